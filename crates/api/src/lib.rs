@@ -1,0 +1,22 @@
+//! The public request, parameter and response types with their validation, shared by gRPC, HTTP and the command line.
+//!
+//! * [`GenerateRequest`] with its [`Parameters`] is what a client sends.
+//! * [`validate`] makes a [`ValidRequest`] of it: the only way to have one, so nothing behind it checks again.
+//! * [`GenerateResponse`] and [`StreamResponse`] are what a client gets; [`ErrorBody`] where that fails.
+//!
+//! Names, defaults, limits, messages and JSON shapes are those of Text Generation Inference ("TGI"), 0.9.3 and up.
+//!
+//! **Invariant:** no socket, clock, entropy or tokenizer: what validation needs of them is passed in.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod request;
+mod response;
+mod validation;
+
+pub use error::{ErrorBody, ErrorKind};
+pub use request::{GenerateRequest, Inputs, Parameters, Priority};
+pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, StreamResponse, Token};
+pub use step::FinishReason;
+pub use validation::{Limits, ValidRequest, ValidationError, validate};

@@ -1,0 +1,174 @@
+//! The KV cache: blocks of keys and values of all layers, and how a batch is cut for attention.
+
+use crate::Isa;
+use crate::kernels::attention::{AttentionTile, HeadTile, PositionTable, RowTile, block_len, store};
+use crate::kernels::memory::Buffer;
+use crate::kernels::pool::Pool;
+use crate::kernels::simd::dispatch;
+use crate::kernels::tiles::Cuts;
+use crate::memory::{CpuTensor, buffer};
+use crate::scratch::Scratch;
+use backend::{AttentionShape, BackendError, Batch, Positions, Tensor, positions};
+use step::BLOCK_TOKENS;
+
+/// Keys and values in f32, of shape (layers, KV heads, blocks, block); see [`block_len`].
+pub struct CpuKvCache {
+    shape: AttentionShape,
+    blocks: usize,
+    values: Buffer<f32>,
+    positions: PositionTable,
+    head_tiles: Vec<HeadTile>,
+    /// Where the head tiles begin and end in a row of results.
+    head_cuts: Vec<usize>,
+    /// Of the batch at hand.
+    row_tiles: Vec<RowTile>,
+    row_cuts: Vec<usize>,
+}
+
+/// Query heads of a tile at most: enough to reuse keys and values, few enough to give every thread a tile.
+const TILE_HEADS: usize = 16;
+
+impl CpuKvCache {
+    pub(crate) fn new(shape: &AttentionShape, layers: usize, blocks: usize) -> Result<Self, BackendError> {
+        let len = layers * shape.groups.len() * blocks * block_len(shape.head_dim);
+        let head_tiles = head_tiles(shape);
+        let ends = head_tiles.iter().map(|tile| tile.queries.end * shape.head_dim);
+        Ok(Self {
+            head_cuts: std::iter::once(0).chain(ends).collect(),
+            head_tiles,
+            shape: shape.clone(),
+            blocks,
+            values: buffer("the KV cache", len)?,
+            positions: position_table(shape),
+            row_tiles: Vec::new(),
+            row_cuts: Vec::new(),
+        })
+    }
+
+    /// [`backend::Backend::attend`].
+    pub(crate) fn attend(
+        &mut self,
+        isa: Isa,
+        pool: &mut Pool,
+        scratch: &mut [Scratch],
+        qkv: &CpuTensor,
+        batch: &Batch,
+        layer: usize,
+        y: &mut CpuTensor,
+    ) {
+        assert_eq!(qkv.columns(), self.shape.qkv_columns(), "columns of queries, keys and values");
+        assert_eq!(y.columns(), self.shape.queries() * self.shape.head_dim, "columns of attention's result");
+        assert!(qkv.rows() == batch.rows() && y.rows() == batch.rows(), "rows of attention");
+        if y.used().is_empty() {
+            return;
+        }
+        self.cut_rows(batch);
+        self.store(pool, qkv, batch, layer);
+        let heads_len = self.blocks * block_len(self.shape.head_dim);
+        let layer = &self.values[layer * self.shape.groups.len() * heads_len..][..self.shape.groups.len() * heads_len];
+        let this = &*self;
+        let (rows, heads) = (Cuts::At(&this.row_cuts), Cuts::At(&this.head_cuts));
+        let columns = y.columns();
+        pool.for_each_tile(y.used_mut(), columns, rows, heads, scratch, |scratch, tile| {
+            let row_tile = &this.row_tiles[tile.row_part];
+            let heads = &this.head_tiles[tile.column_part];
+            let attention = AttentionTile {
+                cache: &layer[heads.group * heads_len..][..heads_len],
+                table: &batch.blocks[row_tile.table.clone()],
+                positions: &this.positions,
+                qkv: qkv.used(),
+                qkv_columns: qkv.columns(),
+                head_dim: this.shape.head_dim,
+                heads,
+                position: row_tile.position,
+                scratch: &mut scratch.attention,
+                y: tile,
+            };
+            dispatch(isa, attention);
+        });
+    }
+
+    /// Cuts each sequence's rows where their positions enter a new block.
+    fn cut_rows(&mut self, batch: &Batch) {
+        self.row_tiles.clear();
+        self.row_cuts.clear();
+        self.row_cuts.push(0);
+        for seq in &batch.seqs {
+            assert!(seq.start + seq.rows.len() <= self.shape.max_positions, "positions of {seq:?}");
+            let mut rows = seq.rows.clone();
+            let mut position = seq.start;
+            while !rows.is_empty() {
+                let end = rows.end.min(rows.start + BLOCK_TOKENS - position % BLOCK_TOKENS);
+                self.row_tiles.push(RowTile { rows: rows.start..end, position, table: seq.table.clone() });
+                self.row_cuts.push(end);
+                position += end - rows.start;
+                rows.start = end;
+            }
+        }
+    }
+
+    /// Rotates the batch's keys and stores them with their values.
+    fn store(&mut self, pool: &mut Pool, qkv: &CpuTensor, batch: &Batch, layer: usize) {
+        let (head_dim, groups) = (self.shape.head_dim, self.shape.groups.len());
+        let block_len = block_len(head_dim);
+        let head_len = self.blocks * block_len;
+        let layer = &mut self.values[layer * groups * head_len..][..groups * head_len];
+        let (shape, positions, row_tiles) = (&self.shape, &self.positions, &self.row_tiles);
+        pool.for_each_plain_tile(layer, head_len, Cuts::Every(1), Cuts::Every(head_len), |mut tile| {
+            let group = tile.row_part;
+            let before: usize = shape.groups[..group].iter().map(|group| group.queries + 2).sum();
+            let column = (before + shape.groups[group].queries) * head_dim;
+            let head = tile.row(group);
+            for row_tile in row_tiles {
+                let block = batch.blocks[row_tile.table.clone()][row_tile.position / BLOCK_TOKENS] as usize;
+                let block = &mut head[block * block_len..][..block_len];
+                for (row, position) in row_tile.rows.clone().zip(row_tile.position..) {
+                    let (key, value) = qkv.row(row)[column..][..2 * head_dim].split_at(head_dim);
+                    store(positions, block, position, key, value);
+                }
+            }
+        });
+    }
+}
+
+/// Cuts each group into tiles of nearly equal numbers of query heads.
+fn head_tiles(shape: &AttentionShape) -> Vec<HeadTile> {
+    let mut tiles = Vec::new();
+    let (mut query, mut qkv_head) = (0, 0);
+    for (group, heads) in shape.groups.iter().enumerate() {
+        let step = heads.queries.div_ceil(heads.queries.div_ceil(TILE_HEADS).max(1)).max(1);
+        for first in (0..heads.queries).step_by(step) {
+            tiles.push(HeadTile {
+                group,
+                queries: query + first..query + heads.queries.min(first + step),
+                qkv_column: (qkv_head + first) * shape.head_dim,
+            });
+        }
+        query += heads.queries;
+        qkv_head += heads.queries + 2;
+    }
+    tiles
+}
+
+fn position_table(shape: &AttentionShape) -> PositionTable {
+    let positions = 0..shape.max_positions.next_multiple_of(BLOCK_TOKENS);
+    match &shape.positions {
+        Positions::Rotary { theta } => {
+            let half = shape.head_dim / 2;
+            let mut table = Vec::with_capacity(positions.len() * 2 * half);
+            for position in positions {
+                let rotations = (0..half).map(|i| positions::rotation(*theta, half, position, i));
+                table.extend(rotations.clone().map(|(cos, _)| cos));
+                table.extend(rotations.map(|(_, sin)| sin));
+            }
+            PositionTable::Rotary(table)
+        }
+        Positions::Alibi { slopes } => {
+            assert_eq!(slopes.len(), shape.queries(), "a slope for each query head");
+            let biases = |slope: &f32| {
+                positions.clone().map(|position| positions::alibi_bias(*slope, shape.head_dim, position)).collect()
+            };
+            PositionTable::Alibi(slopes.iter().map(biases).collect())
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The backend.
+
+use crate::kernels::gelu::Gelu;
+use crate::kernels::linear::LinearTile;
+use crate::kernels::norm::LayerNorm;
+use crate::kernels::pool::Pool;
+use crate::kernels::simd::dispatch;
+use crate::kernels::sum::AddTo;
+use crate::kernels::tiles::Cuts;
+use crate::memory::buffer;
+use crate::scratch::Scratch;
+use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
+use backend::{
+    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights,
+    Tensor, use_row,
+};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::thread::available_parallelism;
+
+/// How a rank uses the processor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads of the rank, at least 1. The thread that owns the backend is one of them.
+    pub threads: usize,
+    /// The instruction set; `None`: the richest that the processor has.
+    pub isa: Option<Isa>,
+    /// Cores to hold the threads on, the owner's first; thread `i` gets core `i` modulo their number. `None`: anywhere.
+    pub pin: Option<Vec<usize>>,
+}
+
+/// One rank on a processor. It must be made on the thread that uses it.
+pub struct Cpu<C> {
+    isa: Isa,
+    collective: C,
+    pool: Pool,
+    /// One for each thread.
+    scratch: Vec<Scratch>,
+    /// Whole rows of logits, a few at a time.
+    whole_rows: Vec<f32>,
+}
+
+/// A task is worth the wakening of a thread from this many elements on, where each costs an operation or two.
+const TASK_ELEMENTS: usize = 8192;
+/// Weights that a task reads, at least.
+const TASK_WEIGHTS: usize = 32_768;
+/// Tasks of a product for each thread: enough for a late thread to be helped out.
+const TASKS_PER_THREAD: usize = 8;
+/// Weights that one call of the reader fills.
+const READ_WEIGHTS: usize = 1 << 20;
+/// How often a waiting thread looks before it sleeps: some 20 to 50 µs, longer than what lies between two operations.
+const SPINS: u32 = 1000;
+
+impl<C: Collective> Cpu<C> {
+    /// Starts the rank's threads.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Device`]: the processor lacks the instruction set, or a thread could not be started or pinned.
+    pub fn new(options: &CpuOptions, collective: C) -> Result<Self, BackendError> {
+        let threads = options.threads.max(1);
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        if !isa.supported() {
+            let message = format!("this processor has no {isa}; the best that it has is {}", Isa::detect());
+            return Err(BackendError::Device { operation: "choosing the instruction set", message });
+        }
+        let pin = options.pin.clone().filter(|cores| !cores.is_empty());
+        if let Some(cores) = &pin {
+            pin_this_thread(cores[0])
+                .map_err(|error| BackendError::Device { operation: "pinning threads", message: error.to_string() })?;
+        }
+        // Where threads outnumber the cores, one that spins keeps another from its work.
+        let cores = available_parallelism().map_or(1, usize::from);
+        let spins = if threads * collective.world() <= cores { SPINS } else { 0 };
+        let start = move |thread: usize| {
+            if let Some(cores) = &pin {
+                // The owner's core was there; a thread that cannot be held on its own still computes the same.
+                let _ = pin_this_thread(cores[thread % cores.len()]);
+            }
+        };
+        let pool = Pool::new(threads, spins, start)
+            .map_err(|error| BackendError::Device { operation: "starting threads", message: error.to_string() })?;
+        Ok(Self {
+            isa,
+            collective,
+            pool,
+            scratch: (0..threads).map(|_| Scratch::new()).collect(),
+            whole_rows: Vec::new(),
+        })
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn product(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor, add: bool) {
+        let weight = &linear.weight;
+        assert_eq!((x.rows(), x.columns()), (y.rows(), weight.columns), "the input's shape");
+        assert_eq!(y.columns(), weight.rows, "the output's columns");
+        let isa = self.isa;
+        let outputs = match self.pool.threads() {
+            1 => weight.rows,
+            threads => {
+                let shared_out = weight.rows.div_ceil(threads * TASKS_PER_THREAD);
+                shared_out.max(TASK_WEIGHTS.div_ceil(weight.columns.max(1))).next_multiple_of(16)
+            }
+        };
+        let columns = y.columns();
+        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.max(1)));
+        self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
+            let tile = LinearTile {
+                weight: &weight.values,
+                bias: linear.bias.as_deref(),
+                x: x.used(),
+                columns: weight.columns,
+                add,
+                sums: &mut scratch.sums,
+                y: tile,
+            };
+            dispatch(isa, tile);
+        });
+    }
+}
+
+impl<C: Collective> Backend for Cpu<C> {
+    type Tensor = CpuTensor;
+    type Matrix = CpuMatrix;
+    type Vector = Vec<f32>;
+    type KvCache = CpuKvCache;
+
+    fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
+        let len = rows * columns;
+        let mut values = buffer("a weight", len)?;
+        self.pool.for_each_plain_tile(&mut values, len, Cuts::Every(1), Cuts::Every(READ_WEIGHTS), |mut tile| {
+            read(tile.columns.clone(), tile.row(0));
+        });
+        Ok(CpuMatrix { values, rows, columns })
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
+        Ok(values.to_vec())
+    }
+
+    fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<CpuTensor, BackendError> {
+        CpuTensor::new(rows_max, columns)
+    }
+
+    fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize) -> Result<CpuKvCache, BackendError> {
+        for scratch in &mut self.scratch {
+            scratch.attention.reserve(shape.head_dim, shape.max_positions);
+        }
+        CpuKvCache::new(shape, layers, blocks)
+    }
+
+    fn write(&mut self, x: &mut CpuTensor, values: &[f32]) -> Result<(), BackendError> {
+        x.set_rows(values.len().checked_div(x.columns()).unwrap_or(0));
+        x.used_mut().copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read(&mut self, x: &CpuTensor) -> Result<Vec<f32>, BackendError> {
+        Ok(x.used().to_vec())
+    }
+
+    fn embed(&mut self, table: &CpuMatrix, first: usize, batch: &Batch, y: &mut CpuTensor) -> Result<(), BackendError> {
+        for (row, &token) in batch.tokens.iter().enumerate() {
+            match (token as usize).checked_sub(first).filter(|&entry| entry < table.rows) {
+                Some(entry) => y.row_mut(row).iter_mut().zip(table.row(entry)).for_each(|(y, w)| *y = w.to_f32()),
+                None => y.row_mut(row).fill(0.0),
+            }
+        }
+        Ok(())
+    }
+
+    fn layer_norm(&mut self, x: &CpuTensor, norm: &Norm<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
+        assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "shapes of a norm");
+        let (isa, columns) = (self.isa, x.columns());
+        let (rows, whole) = (Cuts::Every(TASK_ELEMENTS.div_ceil(columns.max(1))), Cuts::Every(columns.max(1)));
+        self.pool.for_each_plain_tile(y.used_mut(), columns, rows, whole, |mut tile| {
+            for row in tile.rows.clone() {
+                let y = tile.row(row);
+                dispatch(isa, LayerNorm { x: x.row(row), scale: &norm.scale, bias: &norm.bias, eps: norm.eps, y });
+            }
+        });
+        Ok(())
+    }
+
+    fn linear(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
+        self.product(x, linear, y, false);
+        Ok(())
+    }
+
+    fn linear_add(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
+        self.product(x, linear, y, true);
+        Ok(())
+    }
+
+    fn gelu(&mut self, x: &mut CpuTensor) -> Result<(), BackendError> {
+        let isa = self.isa;
+        let len = x.used().len();
+        self.pool.for_each_plain_tile(x.used_mut(), len, Cuts::Every(1), Cuts::Every(TASK_ELEMENTS), |mut tile| {
+            dispatch(isa, Gelu { x: tile.row(0) });
+        });
+        Ok(())
+    }
+
+    fn attend(
+        &mut self,
+        qkv: &CpuTensor,
+        batch: &Batch,
+        layer: usize,
+        cache: &mut CpuKvCache,
+        y: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        cache.attend(self.isa, &mut self.pool, &mut self.scratch, qkv, batch, layer, y);
+        Ok(())
+    }
+
+    fn select(&mut self, x: &CpuTensor, rows: &[usize], y: &mut CpuTensor) -> Result<(), BackendError> {
+        y.set_rows(rows.len());
+        for (i, &row) in rows.iter().enumerate() {
+            y.row_mut(i).copy_from_slice(x.row(row));
+        }
+        Ok(())
+    }
+
+    fn all_reduce(&mut self, x: &mut CpuTensor) -> Result<(), BackendError> {
+        Ok(self.collective.all_reduce(x.used_mut())?)
+    }
+
+    fn all_reduce_add(&mut self, partial: &mut CpuTensor, x: &mut CpuTensor) -> Result<(), BackendError> {
+        assert_eq!((partial.rows(), partial.columns()), (x.rows(), x.columns()), "shapes of a sum");
+        self.all_reduce(partial)?;
+        let isa = self.isa;
+        let len = x.used().len();
+        self.pool.for_each_plain_tile(x.used_mut(), len, Cuts::Every(1), Cuts::Every(TASK_ELEMENTS), |mut tile| {
+            let term = &partial.used()[tile.columns.clone()];
+            dispatch(isa, AddTo { sum: tile.row(0), term });
+        });
+        Ok(())
+    }
+
+    fn use_logits(
+        &mut self,
+        logits: &CpuTensor,
+        vocab: &[usize],
+        uses: &[LogitsUse<'_>],
+    ) -> Result<Vec<LogitsOutput>, BackendError> {
+        assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
+        let columns: usize = vocab.iter().sum();
+        let at_once = self.pool.threads();
+        let mut outputs = Vec::new();
+        outputs.resize(uses.len(), None);
+        self.whole_rows.resize(at_once.min(uses.len()) * columns, 0.0);
+        for (chunk, (uses, outputs)) in uses.chunks(at_once).zip(outputs.chunks_mut(at_once)).enumerate() {
+            for (i, whole) in self.whole_rows.chunks_exact_mut(columns).take(uses.len()).enumerate() {
+                self.collective.all_gather(logits.row(chunk * at_once + i), vocab, whole)?;
+            }
+            let whole_rows = &self.whole_rows;
+            let scratch = &mut self.scratch;
+            self.pool.for_each_tile(outputs, 1, Cuts::Every(1), Cuts::Every(1), scratch, |scratch, mut tile| {
+                let row = tile.row_part;
+                let logits = &whole_rows[row * columns..][..columns];
+                tile.row(row)[0] = Some(use_row(&mut scratch.sampler, logits, &uses[row]));
+            });
+        }
+        Ok(outputs.into_iter().map(|output| output.expect("each row has been used")).collect())
+    }
+}
+
+fn pin_this_thread(core: usize) -> rustix::io::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    sched_setaffinity(None, &cores)
+}

@@ -1,0 +1,54 @@
+//! Layer normalization.
+
+use super::simd::{Kernel, Simd};
+
+/// `y = (x − mean) / √(variance + eps) · scale + bias` for one row, in two passes: the mean, then the variance about it.
+pub struct LayerNorm<'a> {
+    /// A row.
+    pub x: &'a [f32],
+    /// As long as `x`.
+    pub scale: &'a [f32],
+    /// As long as `x`.
+    pub bias: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+    /// As long as `x`.
+    pub y: &'a mut [f32],
+}
+
+impl Kernel for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, scale, bias, eps, y } = self;
+        let len = x.len();
+        assert!(len == scale.len() && len == bias.len() && len == y.len(), "lengths of a norm");
+        let whole = len / S::LANES * S::LANES;
+
+        let mut sum = simd.splat(0.0);
+        for i in (0..whole).step_by(S::LANES) {
+            sum = simd.add(sum, simd.load(&x[i..]));
+        }
+        let mean = (simd.sum(sum) + x[whole..].iter().sum::<f32>()) / len as f32;
+
+        let means = simd.splat(mean);
+        let mut squares = simd.splat(0.0);
+        for i in (0..whole).step_by(S::LANES) {
+            let difference = simd.sub(simd.load(&x[i..]), means);
+            squares = simd.mul_add(difference, difference, squares);
+        }
+        let rest: f32 = x[whole..].iter().map(|x| (x - mean) * (x - mean)).sum();
+        let variance = (simd.sum(squares) + rest) / len as f32;
+
+        let factor = 1.0 / (variance + eps).sqrt();
+        let factors = simd.splat(factor);
+        for i in (0..whole).step_by(S::LANES) {
+            let normal = simd.mul(simd.sub(simd.load(&x[i..]), means), factors);
+            simd.store(simd.mul_add(normal, simd.load(&scale[i..]), simd.load(&bias[i..])), &mut y[i..]);
+        }
+        for i in whole..len {
+            y[i] = (x[i] - mean) * factor * scale[i] + bias[i];
+        }
+    }
+}

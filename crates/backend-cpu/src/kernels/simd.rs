@@ -1,0 +1,103 @@
+//! Vectors of f32, once for each instruction set, so that a kernel is written once for all of them.
+//!
+//! A value of a [`Simd`] type is the proof that the processor has the instructions: it can only be had from the type's
+//! `detect`. That makes arithmetic safe; what reads through pointers stays unsafe.
+
+mod avx2;
+mod avx512;
+mod plain;
+
+use crate::Isa;
+use half::bf16;
+
+pub use avx2::Avx2;
+pub use avx512::Avx512;
+pub use plain::Plain;
+
+/// Vectors of [`Simd::LANES`] f32. Every method is inlined into the kernel, which [`Simd::vectorize`] compiles for the
+/// instruction set.
+pub trait Simd: Copy + Sync {
+    /// A vector.
+    type V: Copy;
+    /// Elements of a vector; divides 16.
+    const LANES: usize;
+    /// How many rows of activations the registers hold in a product with four weights at a time.
+    const TILE_ROWS: usize;
+
+    /// Runs a kernel, compiled for this instruction set.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The first lanes' worth of elements. Panics if there are fewer.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// All elements of a slice that is shorter than a vector; 0 in the other lanes.
+    fn load_part(self, from: &[f32]) -> Self::V;
+    /// As [`Simd::load_part`], widened.
+    fn widen_part(self, from: &[bf16]) -> Self::V;
+    /// To the first lanes' worth of elements. Panics if there are fewer.
+    fn store(self, v: Self::V, to: &mut [f32]);
+    /// The first `to.len()` lanes.
+    fn store_part(self, v: Self::V, to: &mut [f32]) {
+        let mut lanes = [0.0; 16];
+        self.store(v, &mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+    }
+    /// Loads a vector.
+    ///
+    /// # Safety
+    ///
+    /// [`Simd::LANES`] elements can be read at `from`, which need not be aligned.
+    unsafe fn load_at(self, from: *const f32) -> Self::V;
+    /// Loads a vector of bf16 and widens it.
+    ///
+    /// # Safety
+    ///
+    /// [`Simd::LANES`] elements can be read at `from`, which need not be aligned.
+    unsafe fn widen_at(self, from: *const bf16) -> Self::V;
+    /// Asks for the cache line at any address, mapped or not.
+    fn prefetch(self, at: *const bf16);
+
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a − b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the instruction set can.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where one is not a number.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where one is not a number.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// In lanes where `a < b` what `then` has, else what `or` has.
+    fn select_less(self, a: Self::V, b: Self::V, then: Self::V, or: Self::V) -> Self::V;
+    /// `2ⁿ` for integers from −126 to 127.
+    fn exp2(self, n: Self::V) -> Self::V;
+    /// The sum of the lanes, in an order that is always the same.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane.
+    fn max_lane(self, v: Self::V) -> f32;
+}
+
+/// Something to run with vectors. `run` must be `#[inline(always)]`, and so must be what it calls in its loops.
+pub trait Kernel {
+    /// What it gives.
+    type Output;
+    /// Runs it.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs a kernel with the vectors of `isa`.
+///
+/// # Panics
+///
+/// If the processor lacks them.
+pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    const CHECKED: &str = "the backend was made only where the processor supports its instruction set";
+    match isa {
+        Isa::Plain => Plain.vectorize(kernel),
+        Isa::Avx2 => Avx2::detect().expect(CHECKED).vectorize(kernel),
+        Isa::Avx512 => Avx512::detect().expect(CHECKED).vectorize(kernel),
+    }
+}

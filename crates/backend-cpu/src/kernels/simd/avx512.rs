@@ -1,0 +1,128 @@
+//! Sixteen lanes with AVX-512.
+
+use super::{Kernel, Simd};
+use half::bf16;
+use std::arch::x86_64::*;
+
+const LANES: usize = 16;
+
+/// The proof that the processor has AVX-512 F, BW and VL.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// On a processor that has them.
+    pub fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        all.then_some(Self(()))
+    }
+}
+
+macro_rules! arithmetic {
+    ($($name:ident($($arg:ident),*) -> $result:ty { $($body:tt)* })*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: __m512),*) -> $result {
+            // SAFETY: `self` proves that the processor has the instructions.
+            unsafe { $($body)* }
+        }
+    )*};
+}
+
+/// The lanes below `len`.
+#[inline(always)]
+fn below(len: usize) -> __mmask16 {
+    assert!(len < LANES, "less than a vector");
+    (1 << len) - 1
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const LANES: usize = LANES;
+    const TILE_ROWS: usize = 6;
+
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        fn run<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { run(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from = &from[..LANES];
+        // SAFETY: the slice has as many elements as are read.
+        unsafe { self.load_at(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_part(self, from: &[f32]) -> __m512 {
+        // SAFETY: lanes outside of the mask are not read; `self` proves the instructions.
+        unsafe { _mm512_maskz_loadu_ps(below(from.len()), from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn widen_part(self, from: &[bf16]) -> __m512 {
+        // SAFETY: lanes outside of the mask are not read; `self` proves the instructions.
+        unsafe { widen(_mm256_maskz_loadu_epi16(below(from.len()), from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32]) {
+        let to = &mut to[..LANES];
+        // SAFETY: the slice has as many elements as are written; `self` proves the instructions.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller's promise; `self` proves the instructions.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen_at(self, from: *const bf16) -> __m512 {
+        // SAFETY: the caller's promise; `self` proves the instructions.
+        unsafe { widen(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const bf16) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    arithmetic! {
+        add(a, b) -> __m512 { _mm512_add_ps(a, b) }
+        sub(a, b) -> __m512 { _mm512_sub_ps(a, b) }
+        mul(a, b) -> __m512 { _mm512_mul_ps(a, b) }
+        mul_add(a, b, c) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        max(a, b) -> __m512 { _mm512_max_ps(a, b) }
+        min(a, b) -> __m512 { _mm512_min_ps(a, b) }
+        select_less(a, b, then, or) -> __m512 {
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), or, then)
+        }
+        exp2(n) -> __m512 {
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        }
+        sum(v) -> f32 { _mm512_reduce_add_ps(v) }
+        max_lane(v) -> f32 { _mm512_reduce_max_ps(v) }
+    }
+}
+
+/// The bits of a bf16 are the upper half of an f32.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn widen(narrow: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+}

@@ -1,0 +1,155 @@
+//! Disjoint tiles of a matrix, for the tasks of a job to write.
+
+use super::pool::Pool;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// How one axis is cut.
+#[derive(Clone, Copy)]
+pub enum Cuts<'a> {
+    /// Into parts of this many, the last one shorter.
+    Every(usize),
+    /// Between neighbours of this ascending list.
+    At(&'a [usize]),
+}
+
+impl Cuts<'_> {
+    fn parts(self, len: usize) -> usize {
+        match self {
+            Self::Every(step) => len.div_ceil(step),
+            Self::At(cuts) => {
+                assert!(cuts.is_sorted() && cuts.last().is_none_or(|&last| last <= len), "cuts {cuts:?} of {len}");
+                cuts.len().saturating_sub(1)
+            }
+        }
+    }
+
+    fn part(self, len: usize, part: usize) -> Range<usize> {
+        match self {
+            Self::Every(step) => part * step..len.min((part + 1) * step),
+            Self::At(cuts) => cuts[part]..cuts[part + 1],
+        }
+    }
+}
+
+/// A rectangle of a row-major matrix, which only its holder can write.
+pub struct Tile<'a, T> {
+    /// Of the matrix.
+    pub rows: Range<usize>,
+    /// Of the matrix.
+    pub columns: Range<usize>,
+    /// Which of the row cuts' parts.
+    pub row_part: usize,
+    /// Which of the column cuts' parts.
+    pub column_part: usize,
+    base: *mut T,
+    stride: usize,
+    of: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Tile<'_, T> {
+    /// The tile's part of a row of the matrix.
+    #[inline(always)]
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(self.rows.contains(&row), "row {row} of {:?}", self.rows);
+        // SAFETY: `for_each_tile` made the tile of rows and columns that lie in the matrix, and gave nobody else a tile
+        // that overlaps. The slice borrows the tile, so there is one at a time.
+        unsafe {
+            let start = self.base.add(row * self.stride + self.columns.start);
+            std::slice::from_raw_parts_mut(start, self.columns.len())
+        }
+    }
+}
+
+impl Pool {
+    /// Cuts a row-major matrix with rows of `columns` elements into tiles and calls `run` for each, on any thread. Each
+    /// thread has its own element of `scratch`.
+    ///
+    /// # Panics
+    ///
+    /// If `scratch` is shorter than the pool has threads, or if `run` panics.
+    pub fn for_each_tile<T: Send, S: Send>(
+        &mut self,
+        matrix: &mut [T],
+        columns: usize,
+        row_cuts: Cuts<'_>,
+        column_cuts: Cuts<'_>,
+        scratch: &mut [S],
+        run: impl Fn(&mut S, Tile<'_, T>) + Sync,
+    ) {
+        assert!(scratch.len() >= self.threads(), "scratch for each thread");
+        if matrix.is_empty() {
+            return;
+        }
+        let rows = matrix.len() / columns;
+        let (row_parts, column_parts) = (row_cuts.parts(rows), column_cuts.parts(columns));
+        let (matrix, scratch) = (Shared(matrix.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        self.run(row_parts * column_parts, &|thread, task| {
+            let (row_part, column_part) = (task / column_parts, task % column_parts);
+            let tile = Tile {
+                rows: row_cuts.part(rows, row_part),
+                columns: column_cuts.part(columns, column_part),
+                row_part,
+                column_part,
+                base: matrix.get(),
+                stride: columns,
+                of: PhantomData,
+            };
+            // SAFETY: `thread` is below the number of threads and so within `scratch`, and a thread runs one task at a
+            // time, so nobody else has this element.
+            let scratch = unsafe { &mut *scratch.get().add(thread) };
+            run(scratch, tile);
+        });
+    }
+
+    /// As [`Pool::for_each_tile`], without scratch.
+    pub fn for_each_plain_tile<T: Send>(
+        &mut self,
+        matrix: &mut [T],
+        columns: usize,
+        row_cuts: Cuts<'_>,
+        column_cuts: Cuts<'_>,
+        run: impl Fn(Tile<'_, T>) + Sync,
+    ) {
+        let mut scratch = vec![(); self.threads()];
+        self.for_each_tile(matrix, columns, row_cuts, column_cuts, &mut scratch, |(), tile| run(tile));
+    }
+}
+
+/// A pointer that the tasks of a job share.
+struct Shared<T>(*mut T);
+
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+// SAFETY: what is behind the pointer goes to one thread at a time (see its two uses), and is `Send`.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_what_the_cuts_say() {
+        let mut pool = Pool::new(3, 0, |_| {}).unwrap();
+        let mut matrix = vec![0; 7 * 11];
+        pool.for_each_plain_tile(&mut matrix, 11, Cuts::Every(3), Cuts::At(&[0, 4, 4, 10]), |mut tile| {
+            for row in tile.rows.clone() {
+                let parts = 10 * tile.row_part + tile.column_part + 1;
+                tile.row(row).iter_mut().for_each(|x| *x += parts);
+            }
+        });
+        for (i, x) in matrix.into_iter().enumerate() {
+            let (row, column) = (i / 11, i % 11);
+            let column_part = [0, 2][usize::from(column >= 4)];
+            assert_eq!(
+                x,
+                if column == 10 { 0 } else { 10 * (row / 3) + column_part + 1 },
+                "row {row}, column {column}"
+            );
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The collective over shared memory: the suite with one mapping for each rank, and ranks in processes of their own.
+
+use backend::{Collective, CollectiveError, collective_suite};
+use backend_cpu::SharedMemory;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn connect(world: usize, time_limit: Duration) -> Vec<SharedMemory> {
+    let owner = SharedMemory::create(world).expect("shared memory");
+    let path = owner.path();
+    let join = |rank| SharedMemory::join(Path::new(&path), rank, world, time_limit).expect("join");
+    (0..world).map(join).collect()
+}
+
+collective_suite!(shared_memory, connect);
+
+const PLACE: &str = "SHARED_MEMORY_TEST_PLACE";
+const WORLD: usize = 8;
+
+/// The program of a rank, when the test below has started this binary again; nothing otherwise.
+#[test]
+fn rank_in_a_process() {
+    let Ok(place) = std::env::var(PLACE) else { return };
+    let (rank, path) = place.split_once(' ').expect("rank and path");
+    let rank: usize = rank.parse().expect("a rank");
+    let mut end = SharedMemory::join(Path::new(path), rank, WORLD, Duration::from_secs(60)).expect("join");
+    for len in [1, 300, 14_848, 300_000] {
+        for turn in 0..50 {
+            let mut x: Vec<f32> = (0..len).map(|i| ((i + turn) % 100 * (rank + 1)) as f32).collect();
+            end.all_reduce(&mut x).expect("all_reduce");
+            let ranks = WORLD * (WORLD + 1) / 2;
+            assert!(x.iter().enumerate().all(|(i, x)| *x == ((i + turn) % 100 * ranks) as f32), "{len} elements");
+        }
+    }
+}
+
+#[test]
+fn eight_processes_add_up() {
+    let owner = SharedMemory::create(WORLD).expect("shared memory");
+    let start = |rank: usize| {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args(["--exact", "rank_in_a_process"]).env(PLACE, format!("{rank} {}", owner.path()));
+        command.stdout(Stdio::null()).spawn().expect("a process")
+    };
+    let ranks: Vec<_> = (0..WORLD).map(start).collect();
+    for mut rank in ranks {
+        assert!(rank.wait().expect("an end").success());
+    }
+}
+
+#[test]
+fn a_wrong_place_is_refused() {
+    let owner = SharedMemory::create(2).expect("shared memory");
+    let path = owner.path();
+    let limit = Duration::from_secs(1);
+    let refusal = |path: &str, rank, world| match SharedMemory::join(Path::new(path), rank, world, limit) {
+        Err(CollectiveError::Setup { message, .. }) => message,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("rank {rank} of {world} joined"),
+    };
+    assert!(refusal(&path, 0, 3).contains("3 ranks need"));
+    assert!(refusal(&path, 2, 2).contains("no such rank"));
+    assert!(refusal("/proc/self/fd/no", 0, 2).contains("/proc/self/fd/no"));
+}

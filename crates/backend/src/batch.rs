@@ -1,0 +1,46 @@
+//! The rows of one step, as every backend sees them.
+
+use std::ops::Range;
+
+/// The rows of one step: tokens of several sequences, each sequence's rows adjacent and in the order of their positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// The sequences, in row order; their rows cover the batch.
+    pub seqs: Vec<BatchSeq>,
+    /// The block tables of all sequences, one behind the other.
+    pub blocks: Vec<u32>,
+}
+
+/// One sequence's part of a [`Batch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchSeq {
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// The position of its first row in the sequence. The keys and values of all earlier positions are in the KV cache.
+    pub start: usize,
+    /// Its block table, as a range of [`Batch::blocks`]: entry `p / BLOCK_TOKENS` is the block of position `p`.
+    pub table: Range<usize>,
+}
+
+impl Batch {
+    /// How many rows the batch has.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The block table of one of the sequences.
+    #[must_use]
+    pub fn table(&self, seq: &BatchSeq) -> &[u32] {
+        &self.blocks[seq.table.clone()]
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.seqs.clear();
+        self.blocks.clear();
+    }
+}

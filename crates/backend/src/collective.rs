@@ -1,0 +1,127 @@
+//! Sums and gathers between the ranks of one model, over host memory.
+
+/// One rank's end of the connection between all ranks. All ranks must call the same operations in the same order with the
+/// same lengths. A rank that meets an error, or that is dropped, has left: from then on the others' operations fail instead
+/// of waiting for it.
+pub trait Collective: Send {
+    /// This rank.
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn world(&self) -> usize;
+
+    /// `x = Σ x` over all ranks, summed in rank order, so that every rank has the same bits.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`], when another rank is gone, late or does something else.
+    fn all_reduce(&mut self, x: &mut [f32]) -> Result<(), CollectiveError>;
+
+    /// `all` = the ranks' `mine` one behind the other, in rank order; rank `r` gives `counts[r]` elements.
+    ///
+    /// # Errors
+    ///
+    /// As [`Collective::all_reduce`].
+    fn all_gather(&mut self, mine: &[f32], counts: &[usize], all: &mut [f32]) -> Result<(), CollectiveError>;
+}
+
+/// The only rank of a world of one: nothing to wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Collective for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world(&self) -> usize {
+        1
+    }
+
+    fn all_reduce(&mut self, _x: &mut [f32]) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
+    fn all_gather(&mut self, mine: &[f32], _counts: &[usize], all: &mut [f32]) -> Result<(), CollectiveError> {
+        all.copy_from_slice(mine);
+        Ok(())
+    }
+}
+
+impl<C: Collective + ?Sized> Collective for Box<C> {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn world(&self) -> usize {
+        (**self).world()
+    }
+
+    fn all_reduce(&mut self, x: &mut [f32]) -> Result<(), CollectiveError> {
+        (**self).all_reduce(x)
+    }
+
+    fn all_gather(&mut self, mine: &[f32], counts: &[usize], all: &mut [f32]) -> Result<(), CollectiveError> {
+        (**self).all_gather(mine, counts, all)
+    }
+}
+
+/// Why a collective operation did not end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectiveError {
+    /// A rank did not arrive in time.
+    #[error("rank {rank}: {operation} number {sequence}: rank {missing} did not arrive within {limit_ms} ms")]
+    Timeout {
+        /// Who waited.
+        rank: usize,
+        /// In which operation.
+        operation: &'static str,
+        /// The count of this rank's collective operations.
+        sequence: u64,
+        /// Who did not come.
+        missing: usize,
+        /// For how long it was waited, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Another rank gave up.
+    #[error("rank {rank}: {operation} number {sequence}: rank {by} left the collective")]
+    Aborted {
+        /// Who noticed.
+        rank: usize,
+        /// In which operation.
+        operation: &'static str,
+        /// The count of this rank's collective operations.
+        sequence: u64,
+        /// Who gave up.
+        by: usize,
+    },
+    /// Another rank does something else: the ranks' programs differ.
+    #[error(
+        "rank {rank}: {operation} number {sequence} of {length} elements: rank {other} does {other_operation} of {other_length}"
+    )]
+    Mismatch {
+        /// Who noticed.
+        rank: usize,
+        /// In which operation.
+        operation: &'static str,
+        /// The count of this rank's collective operations.
+        sequence: u64,
+        /// How many elements all ranks' results have.
+        length: usize,
+        /// Who does something else.
+        other: usize,
+        /// What it does.
+        other_operation: &'static str,
+        /// Of how many elements.
+        other_length: usize,
+    },
+    /// The shared memory could not be had.
+    #[error("rank {rank}: shared memory: {message}")]
+    Setup {
+        /// Who needs it.
+        rank: usize,
+        /// What the system says.
+        message: String,
+    },
+}

@@ -1,0 +1,78 @@
+//! The operations that need all ranks.
+
+use super::random::{Random, tensor};
+use super::{Subject, assert_bits, reference};
+use crate::{Backend, LogitsOutput, LogitsUse};
+use sampling::SampleRow;
+use step::{Choice, SamplingParams, SamplingSettings};
+
+/// [`Backend::all_reduce`] and [`Backend::all_reduce_add`]: sums in rank order, to the bit, on every rank.
+pub fn all_reduce<B: Backend>(subject: &Subject<B>) {
+    let mut random = Random::new();
+    for world in [1, 2, 3, 8] {
+        let (rows, columns) = (5, 33);
+        let parts: Vec<Vec<f32>> = (0..world).map(|_| random.values(rows * columns, 1.0)).collect();
+        let x = random.values(rows * columns, 1.0);
+        let mut sum = parts[0].clone();
+        parts[1..].iter().for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
+        let total: Vec<f32> = x.iter().zip(&sum).map(|(x, sum)| x + sum).collect();
+        in_ranks(subject, world, |rank, backend| {
+            let mut reduced = tensor(backend, rows, &parts[rank]);
+            backend.all_reduce(&mut reduced).expect("all_reduce");
+            assert_bits("all_reduce", &backend.read(&reduced).expect("read"), &sum);
+            let (mut partial, mut x) = (tensor(backend, rows, &parts[rank]), tensor(backend, rows, &x));
+            backend.all_reduce_add(&mut partial, &mut x).expect("all_reduce_add");
+            assert_bits("all_reduce_add", &backend.read(&x).expect("read"), &total);
+        });
+    }
+}
+
+/// [`Backend::use_logits`]: every rank gives what the reference gives that has the whole rows.
+pub fn use_logits<B: Backend>(subject: &Subject<B>) {
+    let mut random = Random::new();
+    let draw = SamplingSettings {
+        choice: Choice::Draw { seed: random.0.u64(..), index: 1 },
+        temperature: 0.8,
+        top_k: Some(20),
+        top_p: Some(0.9),
+        ..SamplingSettings::default()
+    };
+    let params = [SamplingParams::GREEDY, SamplingParams::try_new(draw).expect("valid settings")];
+    let tokens: Vec<u32> = (0..9).map(|_| random.0.u32(..100)).collect();
+    let sample = |params, position, top_n, return_logits| LogitsUse::Sample {
+        row: SampleRow { params, position, tokens: &tokens, mask: None, top_n },
+        return_logits,
+    };
+    let uses = [
+        sample(&params[0], 9, 0, true),
+        sample(&params[1], 10, 5, false),
+        LogitsUse::Score { token: 42 },
+        sample(&params[1], 11, 1, false),
+        LogitsUse::Score { token: 99 },
+    ];
+    for vocab in [&[100][..], &[60, 40], &[33, 0, 67]] {
+        let logits = random.values(uses.len() * 100, 5.0);
+        let mut whole = reference();
+        let rows = tensor(&mut whole, uses.len(), &logits);
+        let expected: Vec<LogitsOutput> = whole.use_logits(&rows, &[100], &uses).expect("use_logits");
+        in_ranks(subject, vocab.len(), |rank, backend| {
+            let first: usize = vocab[..rank].iter().sum();
+            let mine: Vec<f32> = logits.chunks(100).flat_map(|row| row[first..][..vocab[rank]].to_vec()).collect();
+            let mine = tensor(backend, uses.len(), &mine);
+            let got = backend.use_logits(&mine, vocab, &uses).expect("use_logits");
+            assert_eq!(got, expected, "rank {rank} of the vocabulary parts {vocab:?}");
+        });
+    }
+}
+
+/// Runs each rank on a thread of its own.
+fn in_ranks<B: Backend>(subject: &Subject<B>, world: usize, run: impl Fn(usize, &mut B) + Sync) {
+    let makers = (subject.ranks)(world);
+    assert_eq!(makers.len(), world, "a maker for each rank");
+    std::thread::scope(|scope| {
+        for (rank, make) in makers.into_iter().enumerate() {
+            let run = &run;
+            scope.spawn(move || run(rank, &mut make()));
+        }
+    });
+}

@@ -1,0 +1,32 @@
+//! What a device must be able to do for the Falcon forward pass, and how every device is held to it.
+//!
+//! * [`Backend`]: the operations on one rank's device, each with its formula. The fused ones have a default that is made
+//!   of the plain ones.
+//! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`Alone`] is a world of one,
+//!   [`Threads`] a world within a process.
+//! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,
+//!   and `--backend reference` runs it.
+//! * [`conformance`]: the suite that every backend and every collective must pass.
+//!
+//! **Invariant:** no operation's result for a row depends on the other rows of its batch.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod collective;
+pub mod conformance;
+mod logits;
+pub mod positions;
+mod reference;
+mod threads;
+mod traits;
+
+pub use batch::{Batch, BatchSeq};
+pub use collective::{Alone, Collective, CollectiveError};
+pub use logits::{LogitsOutput, LogitsUse, use_logits, use_row};
+pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
+pub use sampling::SampleRow;
+pub use threads::Threads;
+pub use traits::{
+    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, Tensor,
+};

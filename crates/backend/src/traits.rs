@@ -1,0 +1,257 @@
+//! The operations that a device offers to the forward pass.
+
+use crate::{Batch, CollectiveError, LogitsOutput, LogitsUse};
+use half::bf16;
+use std::ops::Range;
+
+/// A matrix of f32 activations on the device, row-major, with room for a fixed number of rows.
+pub trait Tensor {
+    /// Rows in use.
+    fn rows(&self) -> usize;
+    /// Columns.
+    fn columns(&self) -> usize;
+    /// Sets how many rows are in use. The contents of rows that come into use are not defined.
+    ///
+    /// # Panics
+    ///
+    /// If the tensor was made with fewer rows.
+    fn set_rows(&mut self, rows: usize);
+}
+
+/// Reads elements of a weight (row-major indices into the rank's own part) into the slice, which is as long as the range.
+/// A backend may call it from several threads at once, for any ranges and in any order.
+pub type ReadWeights<'a> = dyn Fn(Range<usize>, &mut [bf16]) + Sync + 'a;
+
+/// `y = x·Wᵀ + b`.
+pub struct Linear<B: Backend> {
+    /// `W`, of shape (outputs, inputs). Either may be 0 on a rank that owns no part.
+    pub weight: B::Matrix,
+    /// `b`, of length outputs.
+    pub bias: Option<B::Vector>,
+}
+
+/// `y = (x − mean(x)) / √(var(x) + eps) · scale + bias`, over a row, with the biased variance.
+pub struct Norm<B: Backend> {
+    /// Of length columns.
+    pub scale: B::Vector,
+    /// Of length columns.
+    pub bias: B::Vector,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// The attention heads of one rank. A row of a query-key-value tensor is, for each group in turn, its query heads, its
+/// key and its value, each of `head_dim` columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Columns of one head.
+    pub head_dim: usize,
+    /// The KV heads on this rank; none on a rank without heads. Groups may be ragged.
+    pub groups: Vec<KvGroup>,
+    /// How positions enter.
+    pub positions: Positions,
+    /// Positions run below this.
+    pub max_positions: usize,
+}
+
+/// A KV head with its query heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvGroup {
+    /// How many query heads of this rank read it; any number from 1 on.
+    pub queries: usize,
+}
+
+/// How positions enter attention.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Positions {
+    /// Query and key are rotated: with `h = head_dim / 2` and `a = p · theta^(−i / h)`, element `i < h` becomes
+    /// `x[i]·cos a − x[i + h]·sin a` and element `i + h` becomes `x[i + h]·cos a + x[i]·sin a`.
+    Rotary {
+        /// Base of the wavelengths.
+        theta: f64,
+    },
+    /// `bf16(slope · p) / √head_dim` is added to the scaled score of the key at position `p`.
+    Alibi {
+        /// Slope of each query head of this rank, in order, already rounded to bf16.
+        slopes: Vec<f32>,
+    },
+}
+
+impl AttentionShape {
+    /// Query heads of the rank.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.groups.iter().map(|group| group.queries).sum()
+    }
+
+    /// Columns of a query-key-value tensor.
+    #[must_use]
+    pub fn qkv_columns(&self) -> usize {
+        (self.queries() + 2 * self.groups.len()) * self.head_dim
+    }
+}
+
+/// Why a backend could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The device has no room.
+    #[error("out of memory: {what} needs {bytes} bytes")]
+    OutOfMemory {
+        /// For what.
+        what: &'static str,
+        /// How much.
+        bytes: usize,
+    },
+    /// Another rank is gone, late, or did something else.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// The device or its driver reports an error.
+    #[error("{operation}: {message}")]
+    Device {
+        /// What was under way.
+        operation: &'static str,
+        /// What it says.
+        message: String,
+    },
+}
+
+/// One rank's device, with its connection to the other ranks. One thread owns it.
+///
+/// Operations take their outputs as arguments, so that nothing is allocated between the first step and the last; the
+/// caller has set the rows of an output. `x`, `y` … are tensors with one row for each row of the batch, and formulas are
+/// for each row. Every method may fail with a [`BackendError`]; shapes that do not fit are a bug of the caller and panic.
+pub trait Backend: Sized {
+    /// Activations.
+    type Tensor: Tensor;
+    /// A weight, stored as the device likes it.
+    type Matrix;
+    /// A bias, or a norm's scale.
+    type Vector;
+    /// Keys and values of all layers, in blocks of [`step::BLOCK_TOKENS`] tokens.
+    type KvCache;
+
+    /// Bytes of one element of the KV cache.
+    const KV_ELEMENT_BYTES: usize = size_of::<f32>();
+
+    // Loading.
+
+    /// A weight of `rows` × `columns` (either may be 0), read through `read`.
+    fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<Self::Matrix, BackendError>;
+
+    /// A vector.
+    fn vector(&mut self, values: &[f32]) -> Result<Self::Vector, BackendError>;
+
+    /// A tensor with room for `rows_max` rows, none of them in use.
+    fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<Self::Tensor, BackendError>;
+
+    /// A KV cache of `blocks` blocks for each of `layers` layers.
+    fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize)
+    -> Result<Self::KvCache, BackendError>;
+
+    /// Sets the rows in use to `values.len() / columns` and fills them: for tests and inspection.
+    fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) -> Result<(), BackendError>;
+
+    /// The rows in use, row-major: for tests and inspection.
+    fn read(&mut self, x: &Self::Tensor) -> Result<Vec<f32>, BackendError>;
+
+    // Plain operations.
+
+    /// `y = table[token − first]` where that is a row of the table, else 0: a rank's part of a vocabulary-parallel
+    /// embedding, to be summed over ranks.
+    fn embed(
+        &mut self,
+        table: &Self::Matrix,
+        first: usize,
+        batch: &Batch,
+        y: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// `y = norm(x)`.
+    fn layer_norm(&mut self, x: &Self::Tensor, norm: &Norm<Self>, y: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// `y = x·Wᵀ + b`.
+    fn linear(&mut self, x: &Self::Tensor, linear: &Linear<Self>, y: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// `y += x·Wᵀ + b`.
+    fn linear_add(&mut self, x: &Self::Tensor, linear: &Linear<Self>, y: &mut Self::Tensor)
+    -> Result<(), BackendError>;
+
+    /// `x = x/2 · (1 + erf(x / √2))`, exact to f32.
+    fn gelu(&mut self, x: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// Rotates queries and keys, stores keys and values of the batch in the cache, and attends: for the row at position
+    /// `p` and each query head, `y = Σ softmax(q·kⱼ / √head_dim + bias(j)) · vⱼ` over the positions `j ≤ p` of its sequence.
+    /// `qkv` has [`AttentionShape::qkv_columns`] columns, `y` has `queries · head_dim`.
+    fn attend(
+        &mut self,
+        qkv: &Self::Tensor,
+        batch: &Batch,
+        layer: usize,
+        cache: &mut Self::KvCache,
+        y: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// `y[i] = x[rows[i]]`; the rows in use of `y` become `rows.len()`.
+    fn select(&mut self, x: &Self::Tensor, rows: &[usize], y: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// `x = Σ x` over all ranks, in rank order.
+    fn all_reduce(&mut self, x: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// `x += Σ partial` over all ranks, in rank order: the same bits on every rank. `partial` may be overwritten.
+    fn all_reduce_add(&mut self, partial: &mut Self::Tensor, x: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// Samples from, or scores, each row of the vocabulary-parallel `logits`, as `uses` says for each. The whole row is the
+    /// ranks' parts one behind the other; `vocab[r]` columns are rank `r`'s. Every rank makes the same choice.
+    fn use_logits(
+        &mut self,
+        logits: &Self::Tensor,
+        vocab: &[usize],
+        uses: &[LogitsUse<'_>],
+    ) -> Result<Vec<LogitsOutput>, BackendError>;
+
+    // Fused operations: launches ① and ③ of a layer at decode (② is `attend`, ④ is `all_reduce_add`).
+
+    /// For each of the products, `yᵢ = normᵢ(x)·Wᵢᵀ + bᵢ`. `normed` is scratch of the shape of `x`. Products that follow
+    /// each other under the very same norm share it.
+    fn norm_linear(
+        &mut self,
+        x: &Self::Tensor,
+        products: &mut [NormLinear<'_, Self>],
+        normed: &mut Self::Tensor,
+    ) -> Result<(), BackendError> {
+        let mut last: Option<&Norm<Self>> = None;
+        for product in products {
+            if !last.is_some_and(|norm| std::ptr::eq(norm, product.norm)) {
+                self.layer_norm(x, product.norm, normed)?;
+                last = Some(product.norm);
+            }
+            self.linear(normed, product.linear, product.y)?;
+        }
+        Ok(())
+    }
+
+    /// `y = attention·Wdᵀ + bd + gelu(up)·W2ᵀ + b2`: one product over the concatenated inputs. `up` may be overwritten.
+    fn dense_and_down(
+        &mut self,
+        attention: &Self::Tensor,
+        dense: &Linear<Self>,
+        up: &mut Self::Tensor,
+        down: &Linear<Self>,
+        y: &mut Self::Tensor,
+    ) -> Result<(), BackendError> {
+        self.linear(attention, dense, y)?;
+        self.gelu(up)?;
+        self.linear_add(up, down, y)
+    }
+}
+
+/// One of the products of [`Backend::norm_linear`].
+pub struct NormLinear<'a, B: Backend> {
+    /// Applied to the input first.
+    pub norm: &'a Norm<B>,
+    /// The product.
+    pub linear: &'a Linear<B>,
+    /// Where it goes.
+    pub y: &'a mut B::Tensor,
+}

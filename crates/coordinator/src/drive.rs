@@ -1,0 +1,325 @@
+//! The loop that leads all ranks.
+
+use crate::fleet::{Change, Fleet, RankEvent, Status};
+use crate::generation::Update;
+use crate::process::{RankLink, WorkerProcess};
+use crate::{CoordinatorConfig, Rendezvous};
+use scheduler::{Load, Scheduler, SchedulerConfig, Submission};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use step::{SeqId, StepResult};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{error, info};
+use wire::control as pb;
+
+/// How long the loop listens for what other ranks say about a failure before it ends the epoch.
+const FAILURE_GRACE: Duration = Duration::from_millis(300);
+
+/// One step runs while the next is on its way, so that a rank never waits for the coordinator.
+const STEPS_IN_FLIGHT_MAX: usize = 2;
+
+/// How long the loop waits for processes to end that have been told to. They are killed long before.
+const END_LIMIT: Duration = Duration::from_secs(15);
+
+/// Everything that the loop reacts to.
+pub(crate) enum Event {
+    Submit { seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update> },
+    Abort(SeqId),
+    Drain,
+    Stop,
+    Rank { rank: usize, event: RankEvent },
+    Result { rank: usize, result: StepResult },
+}
+
+/// Sends events; a loop that has ended does not care.
+#[derive(Clone)]
+pub(crate) struct Sender(mpsc::UnboundedSender<Event>);
+
+impl Sender {
+    pub(crate) fn send(&self, event: Event) {
+        let _ = self.0.send(event);
+    }
+
+    pub(crate) fn rank(&self, rank: usize, event: RankEvent) {
+        self.send(Event::Rank { rank, event });
+    }
+}
+
+/// Where the epoch is.
+enum Phase {
+    Loading(Vec<WorkerProcess>),
+    Running(Vec<RankLink>),
+    /// Nothing is planned any more. The processes have been told to end.
+    Ending,
+}
+
+/// The loop's state.
+pub(crate) struct Driver {
+    config: CoordinatorConfig,
+    events: Sender,
+    status: watch::Sender<Status>,
+    load: watch::Sender<Load>,
+    phase: Phase,
+    fleet: Fleet,
+    scheduler: Scheduler,
+    callers: HashMap<SeqId, mpsc::UnboundedSender<Update>>,
+    /// Results of each rank that wait for those of the others.
+    results: Vec<VecDeque<StepResult>>,
+    /// Processes whose end has not been seen.
+    alive: usize,
+    draining: bool,
+    /// When the epoch ends, once a rank has failed.
+    deadline: Option<Instant>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        config: CoordinatorConfig,
+        events: mpsc::UnboundedSender<Event>,
+        status: watch::Sender<Status>,
+        load: watch::Sender<Load>,
+    ) -> Self {
+        let scheduler = Scheduler::new(SchedulerConfig {
+            blocks: config.kv_blocks,
+            step_rows_max: config.step_rows_max,
+            sequences_max: config.sequences_max,
+            steps_in_flight_max: STEPS_IN_FLIGHT_MAX,
+        });
+        Self {
+            events: Sender(events),
+            status,
+            load,
+            phase: Phase::Loading(Vec::new()),
+            fleet: Fleet::new(config.world),
+            scheduler,
+            callers: HashMap::new(),
+            results: vec![VecDeque::new(); config.world],
+            alive: 0,
+            draining: false,
+            deadline: None,
+            config,
+        }
+    }
+
+    /// Runs until every process has ended.
+    pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, rendezvous: Rendezvous) {
+        self.start(&rendezvous.address).await;
+        while !matches!(self.phase, Phase::Ending) {
+            tokio::select! {
+                event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
+                () = sleep_until(self.deadline) => self.fail(self.fleet.reason()),
+            }
+            while let Ok(event) = events.try_recv() {
+                self.on(event);
+            }
+            self.pump();
+        }
+        let ended = async {
+            while self.alive > 0 {
+                self.on(events.recv().await.expect("the loop itself holds a sender"));
+            }
+        };
+        if tokio::time::timeout(END_LIMIT, ended).await.is_err() {
+            error!("{} worker processes have not ended", self.alive);
+        }
+    }
+
+    /// Starts all workers and asks them to load.
+    async fn start(&mut self, rendezvous: &str) {
+        let mut processes = Vec::new();
+        for rank in 0..self.config.world {
+            match WorkerProcess::start(&self.config, rank, self.events.clone()).await {
+                Ok(process) => processes.push(process),
+                Err(error) => {
+                    self.phase = Phase::Loading(processes);
+                    return self.fail(format!("rank {rank}: {error}"));
+                }
+            }
+            self.alive += 1;
+        }
+        for (rank, process) in processes.iter().enumerate() {
+            process.load(load_request(&self.config, rank, rendezvous), self.events.clone());
+        }
+        self.phase = Phase::Loading(processes);
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Submit { seq, submission, updates } => self.submit(seq, submission, updates),
+            Event::Abort(seq) => {
+                self.callers.remove(&seq);
+                self.scheduler.abort(seq);
+            }
+            Event::Drain => self.drain(),
+            Event::Stop => self.end(Status::Stopped, true),
+            Event::Rank { rank, event } => self.on_rank(rank, event),
+            Event::Result { rank, result } => {
+                self.results[rank].push_back(result);
+                self.gather();
+            }
+        }
+    }
+
+    fn on_rank(&mut self, rank: usize, event: RankEvent) {
+        if matches!(event, RankEvent::Exited { .. }) {
+            self.alive -= 1;
+        }
+        if matches!(self.phase, Phase::Ending) {
+            return;
+        }
+        match self.fleet.on(rank, event) {
+            Change::None => {}
+            Change::AllReady => return self.ready(),
+            Change::Failed => self.deadline = Some(Instant::now() + FAILURE_GRACE),
+        }
+        if matches!(self.phase, Phase::Loading(_)) {
+            let (done, total) = self.fleet.progress();
+            self.status.send_replace(Status::Loading { done, total });
+        }
+    }
+
+    /// Opens the streams of steps.
+    fn ready(&mut self) {
+        let Phase::Loading(processes) = std::mem::replace(&mut self.phase, Phase::Ending) else {
+            unreachable!("ranks become ready once");
+        };
+        self.phase = Phase::Running(processes.into_iter().map(|process| process.run(self.events.clone())).collect());
+        let memory = self.fleet.memory().expect("all ranks are ready");
+        self.status.send_replace(Status::Ready { memory });
+    }
+
+    fn submit(&mut self, seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update>) {
+        match self.scheduler.submit(seq, submission) {
+            Ok(()) => {
+                self.callers.insert(seq, updates);
+            }
+            // The caller may be gone.
+            Err(error) => drop(updates.send(Update::Failed { reason: error.to_string() })),
+        }
+    }
+
+    fn drain(&mut self) {
+        match self.phase {
+            Phase::Running(_) if !self.draining => {
+                self.draining = true;
+                self.status.send_replace(Status::Draining);
+            }
+            Phase::Loading(_) => self.end(Status::Stopped, true),
+            _ => {}
+        }
+    }
+
+    /// Sends as many plans as there may be in flight; ends when there is nothing left to finish.
+    fn pump(&mut self) {
+        let Phase::Running(links) = &self.phase else { return };
+        if self.deadline.is_some() {
+            return;
+        }
+        while let Some(plan) = self.scheduler.plan() {
+            let command = wire::plan_to_wire(&plan);
+            for link in links {
+                // A rank that is gone reports it itself.
+                let _ = link.commands.send(command.clone());
+            }
+        }
+        let load = self.scheduler.load();
+        self.load.send_if_modified(|last| std::mem::replace(last, load) != load);
+        if self.draining && load.waiting + load.running == 0 {
+            self.end(Status::Stopped, false);
+        }
+    }
+
+    /// Commits every step of which all ranks have sent the result.
+    fn gather(&mut self) {
+        while self.deadline.is_none() && self.results.iter().all(|results| !results.is_empty()) {
+            let mut results = self.results.iter_mut().map(|results| results.pop_front().expect("seen above"));
+            let first = results.next().expect("there is a rank 0");
+            let others: Vec<_> = results.collect();
+            let differs = others.iter().position(|other| !same_choices(&first, other));
+            if let Some(index) = differs {
+                let reason = format!("step {}: rank {} chose other tokens than rank 0", first.step, index + 1);
+                return self.fail(reason);
+            }
+            match self.scheduler.commit(first) {
+                Ok(events) => events.into_iter().for_each(|event| self.deliver(event)),
+                Err(error) => return self.fail(error.to_string()),
+            }
+        }
+    }
+
+    fn deliver(&mut self, event: scheduler::Event) {
+        let (seq, update, last) = match event {
+            scheduler::Event::PromptLogprobs { seq, logprobs } => (seq, Update::PromptLogprobs(logprobs), false),
+            scheduler::Event::Token { seq, sample, finish } => {
+                (seq, Update::Token { sample, finish }, finish.is_some())
+            }
+        };
+        if let Some(updates) = self.callers.get(&seq) {
+            // A caller that is gone has sent an abort.
+            let _ = updates.send(update);
+        }
+        if last {
+            self.callers.remove(&seq);
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        error!("the model has failed: {reason}");
+        for updates in self.callers.values() {
+            let _ = updates.send(Update::Failed { reason: reason.clone() });
+        }
+        self.end(Status::Failed { reason }, true);
+    }
+
+    /// Tells all processes to end, and kills them if that must be `now`.
+    fn end(&mut self, status: Status, now: bool) {
+        let processes = match std::mem::replace(&mut self.phase, Phase::Ending) {
+            Phase::Loading(processes) => processes,
+            Phase::Running(links) => links.into_iter().map(|link| link.process).collect(),
+            Phase::Ending => return,
+        };
+        self.deadline = None;
+        self.callers.clear();
+        self.status.send_replace(status);
+        if now {
+            processes.into_iter().for_each(WorkerProcess::kill);
+        } else {
+            info!("all requests are finished; the workers end");
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The ranks sample each for itself, and must agree.
+fn same_choices(one: &StepResult, other: &StepResult) -> bool {
+    let choices = |result: &StepResult| {
+        let outputs = result.outputs.iter();
+        let tokens = outputs.flat_map(|output| output.samples.iter().map(|sample| (output.seq, sample.token.id)));
+        tokens.collect::<Vec<_>>()
+    };
+    one.step == other.step && choices(one) == choices(other)
+}
+
+fn load_request(config: &CoordinatorConfig, rank: usize, rendezvous: &str) -> pb::LoadRequest {
+    // Sizes are checked where they are given; what does not fit 32 bits would be refused by the worker as 0.
+    let narrow = |size: usize| u32::try_from(size).unwrap_or(0);
+    pb::LoadRequest {
+        model_dir: config.model_dir.to_string_lossy().into_owned(),
+        backend: config.backend.clone(),
+        rank: narrow(rank),
+        world: narrow(config.world),
+        kv_blocks: config.kv_blocks,
+        step_rows_max: narrow(config.step_rows_max),
+        rendezvous: rendezvous.to_owned(),
+        collective_limit_ms: u32::try_from(config.collective_limit.as_millis()).unwrap_or(u32::MAX),
+        threads: narrow(config.threads_per_rank),
+        isa: config.isa.clone().unwrap_or_default(),
+    }
+}

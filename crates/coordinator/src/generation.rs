@@ -1,0 +1,50 @@
+//! One sequence, as its caller sees it.
+
+use crate::drive::Event;
+use step::{FinishReason, Sample, SeqId};
+use tokio::sync::mpsc;
+
+/// What a sequence brings, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// The model's log-probabilities of the next prompt tokens, from the second token of the prompt on.
+    PromptLogprobs(Vec<f32>),
+    /// A token.
+    Token {
+        /// It.
+        sample: Sample,
+        /// Why the sequence ended with it, if it did.
+        finish: Option<FinishReason>,
+    },
+    /// The sequence cannot be finished.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A sequence that is queued or runs. Dropping it ends the sequence: no step that is planned afterwards contains it.
+pub struct Generation {
+    pub(crate) seq: SeqId,
+    pub(crate) updates: mpsc::UnboundedReceiver<Update>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+}
+
+impl Generation {
+    /// The next update; `None` after the one that finishes or fails the sequence.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+
+    /// The next update if it is there already.
+    pub fn try_next(&mut self) -> Option<Update> {
+        self.updates.try_recv().ok()
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        // A coordinator that has ended runs nothing any more.
+        let _ = self.events.send(Event::Abort(self.seq));
+    }
+}

@@ -1,0 +1,108 @@
+//! The way to a running coordinator.
+
+use crate::drive::{Driver, Event};
+use crate::{CoordinatorConfig, Generation, Rendezvous, Status};
+use scheduler::{Load, Submission};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use step::{BLOCK_TOKENS, SeqId};
+use tokio::sync::{mpsc, watch};
+
+/// A running coordinator. Clones lead to the same one; it lives until it is drained, stopped, or fails.
+#[derive(Clone)]
+pub struct Coordinator {
+    events: mpsc::UnboundedSender<Event>,
+    status: watch::Receiver<Status>,
+    load: watch::Receiver<Load>,
+    next_seq: Arc<AtomicU64>,
+    kv_tokens: usize,
+}
+
+/// Why a sequence was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The workers are still loading.
+    #[error("the model is loading")]
+    Loading,
+    /// The server is about to end.
+    #[error("the server is shutting down")]
+    Draining,
+    /// A worker has failed.
+    #[error("the model is not available: {reason}")]
+    Failed {
+        /// What the ranks said.
+        reason: String,
+    },
+}
+
+impl Coordinator {
+    /// Starts the workers and, once they are ready, serves. Returns at once; [`Coordinator::status`] tells how it goes.
+    ///
+    /// Must be called within a tokio runtime.
+    #[must_use]
+    pub fn start(config: CoordinatorConfig, rendezvous: Rendezvous) -> Self {
+        let (events_to, events) = mpsc::unbounded_channel();
+        let (status_to, status) = watch::channel(Status::Loading { done: 0, total: 0 });
+        let (load_to, load) = watch::channel(Load::default());
+        let kv_tokens = config.kv_blocks as usize * BLOCK_TOKENS;
+        let driver = Driver::new(config, events_to.clone(), status_to, load_to);
+        tokio::spawn(driver.run(events, rendezvous));
+        Self { events: events_to, status, load, next_seq: Arc::new(AtomicU64::new(0)), kv_tokens }
+    }
+
+    /// How the model is, now and from now on.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// How much is going on.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        *self.load.borrow()
+    }
+
+    /// Tokens for which the KV cache has room.
+    #[must_use]
+    pub fn kv_tokens(&self) -> usize {
+        self.kv_tokens
+    }
+
+    /// Queues a sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`], when nothing is accepted now.
+    pub fn submit(&self, submission: Submission) -> Result<Generation, SubmitError> {
+        match &*self.status.borrow() {
+            Status::Ready { .. } => {}
+            Status::Loading { .. } => return Err(SubmitError::Loading),
+            Status::Draining | Status::Stopped => return Err(SubmitError::Draining),
+            Status::Failed { reason } => return Err(SubmitError::Failed { reason: reason.clone() }),
+        }
+        let seq = SeqId(self.next_seq.fetch_add(1, Ordering::Relaxed));
+        let (updates_to, updates) = mpsc::unbounded_channel();
+        // If the coordinator ends meanwhile, the event is dropped with the sender of updates, and the stream just ends.
+        let _ = self.events.send(Event::Submit { seq, submission, updates: updates_to });
+        Ok(Generation { seq, updates, events: self.events.clone() })
+    }
+
+    /// Accepts nothing from now on, finishes what was accepted, and ends the workers.
+    pub fn drain(&self) {
+        let _ = self.events.send(Event::Drain);
+    }
+
+    /// Ends the workers at once.
+    pub fn stop(&self) {
+        let _ = self.events.send(Event::Stop);
+    }
+
+    /// Waits until every worker process has ended, and says how the model was then: [`Status::Stopped`] or
+    /// [`Status::Failed`].
+    pub async fn ended(&self) -> Status {
+        // The driver keeps the events' receiver until all processes are gone.
+        self.events.closed().await;
+        self.status.borrow().clone()
+    }
+}

@@ -1,0 +1,26 @@
+//! The workers of one model, and the loop that drives them step by step.
+//!
+//! * [`Coordinator`]: start it, submit requests, watch its [`Status`], drain or stop it.
+//! * `fleet` (pure): what is known of every rank, and when all are ready or the epoch has failed.
+//! * `process`: one worker process, and the socket pair that ties its life to ours.
+//! * `drive`: the loop: plan, send to all ranks, gather from all ranks, commit.
+//!
+//! A worker is reached over a socket pair that it inherits as its standard input. So there is no socket file to leave
+//! behind, nobody else can connect, and either side's death is the end of the connection.
+//!
+//! **Invariants:** a step commits on all ranks or ends the epoch · the scheduler is touched by one task only.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod drive;
+mod fleet;
+mod generation;
+mod handle;
+mod process;
+
+pub use config::{CoordinatorConfig, Rendezvous};
+pub use fleet::{RankMemory, Status};
+pub use generation::{Generation, Update};
+pub use handle::{Coordinator, SubmitError};
+pub use scheduler::{Load, Submission};

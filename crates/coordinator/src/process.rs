@@ -1,0 +1,186 @@
+//! One worker process.
+
+use crate::CoordinatorConfig;
+use crate::drive::{Event, Sender};
+use crate::fleet::{RankEvent, RankMemory};
+use hyper_util::rt::TokioIo;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tower::service_fn;
+use wire::control::worker_client::WorkerClient;
+use wire::control::{self as pb, load_event};
+
+/// Logits of a batch may be in one message.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+/// Lines of a worker's standard error that are kept to explain its end.
+const LAST_WORDS_MAX: usize = 3;
+
+/// How long a worker may take to end by itself after its connection has been closed.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+/// A worker process with its connection. Dropping it closes the connection, at which the worker ends itself.
+pub(crate) struct WorkerProcess {
+    rank: usize,
+    client: WorkerClient<Channel>,
+    /// Dropped or used to end the process: at once if used.
+    end: oneshot::Sender<()>,
+}
+
+/// Commands to one rank, and the means to end it.
+pub(crate) struct RankLink {
+    pub(crate) commands: mpsc::UnboundedSender<pb::WorkerCommand>,
+    pub(crate) process: WorkerProcess,
+}
+
+impl WorkerProcess {
+    /// Starts the process and connects to it. Its end will be an event of the rank.
+    pub(crate) async fn start(config: &CoordinatorConfig, rank: usize, events: Sender) -> std::io::Result<Self> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        let (program, arguments) = config.worker_command.split_first().expect("the command names a program");
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // A ctrl-c at the terminal is for the coordinator, which lets the workers finish first.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| std::io::Error::new(error.kind(), format!("cannot start {program}: {error}")))?;
+        let stderr = child.stderr.take().expect("piped above");
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(watch_process(child, stderr, rank, ended, events));
+        let channel = connect(ours).await.map_err(std::io::Error::other)?;
+        let client = WorkerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let client = client.max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok(Self { rank, client, end })
+    }
+
+    /// Asks the rank to load; what it says about it becomes events, until it is ready or has failed.
+    pub(crate) fn load(&self, request: pb::LoadRequest, events: Sender) {
+        let (rank, mut client) = (self.rank, self.client.clone());
+        tokio::spawn(async move {
+            let mut stream = match client.load(request).await {
+                Ok(response) => response.into_inner(),
+                Err(status) => return events.rank(rank, error_event(&status)),
+            };
+            while let Some(message) = stream.next().await {
+                match message.map(|message| message.event) {
+                    Ok(Some(load_event::Event::Progress(pb::LoadProgress { bytes_done, bytes_total }))) => {
+                        events.rank(rank, RankEvent::Progress { done: bytes_done, total: bytes_total });
+                    }
+                    Ok(Some(load_event::Event::Ready(pb::Ready { weight_bytes, kv_bytes }))) => {
+                        return events.rank(rank, RankEvent::Ready(RankMemory { weight_bytes, kv_bytes }));
+                    }
+                    Ok(None) => {}
+                    Err(status) => return events.rank(rank, error_event(&status)),
+                }
+            }
+            events.rank(rank, RankEvent::Lost("it ended the load without a word".to_owned()));
+        });
+    }
+
+    /// Opens the stream of steps; results and errors become events.
+    pub(crate) fn run(self, events: Sender) -> RankLink {
+        let (commands, commands_from) = mpsc::unbounded_channel();
+        let (rank, mut client) = (self.rank, self.client.clone());
+        tokio::spawn(async move {
+            let mut results = match client.run(UnboundedReceiverStream::new(commands_from)).await {
+                Ok(response) => response.into_inner(),
+                Err(status) => return events.rank(rank, error_event(&status)),
+            };
+            while let Some(message) = results.next().await {
+                let result = message.map_err(|status| error_event(&status));
+                match result.and_then(|r| wire::result_from_wire(r).map_err(|e| RankEvent::Error(e.to_string()))) {
+                    Ok(result) => events.send(Event::Result { rank, result }),
+                    Err(event) => return events.rank(rank, event),
+                }
+            }
+        });
+        RankLink { commands, process: self }
+    }
+
+    /// Kills the process.
+    pub(crate) fn kill(self) {
+        // If nobody listens, the process has ended.
+        let _ = self.end.send(());
+    }
+}
+
+/// What a rank says itself comes as an `internal` or `invalid argument` status; all else is the connection's.
+fn error_event(status: &Status) -> RankEvent {
+    match status.code() {
+        Code::Internal | Code::InvalidArgument if std::error::Error::source(status).is_none() => {
+            RankEvent::Error(status.message().to_owned())
+        }
+        _ => RankEvent::Lost(status.message().to_owned()),
+    }
+}
+
+async fn connect(socket: StdUnixStream) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
+    socket.set_nonblocking(true)?;
+    let mut socket = Some(UnixStream::from_std(socket)?);
+    // There is one connection, made already. A second attempt, after it broke, finds nothing.
+    let connector = service_fn(move |_| {
+        let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "the worker is gone");
+        std::future::ready(socket.take().map(TokioIo::new).ok_or_else(gone))
+    });
+    Ok(Endpoint::from_static("http://worker").connect_with_connector(connector).await?)
+}
+
+/// Waits for the end of the process and reports it. `end` used means: kill it; dropped: let it end by itself, for a while.
+async fn watch_process(
+    mut child: Child,
+    stderr: impl AsyncRead + Unpin + Send + 'static,
+    rank: usize,
+    end: oneshot::Receiver<()>,
+    events: Sender,
+) {
+    let last_words = tokio::spawn(pass_on_stderr(stderr, rank));
+    let status = tokio::select! {
+        status = child.wait() => status,
+        order = end => {
+            let by_itself = match order {
+                Ok(()) => None,
+                Err(_) => tokio::time::timeout(END_GRACE, child.wait()).await.ok(),
+            };
+            match by_itself {
+                Some(status) => status,
+                None => {
+                    // It fails only if the process has ended, which the wait will tell.
+                    let _ = child.start_kill();
+                    child.wait().await
+                }
+            }
+        }
+    };
+    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+    let last_words = last_words.await.unwrap_or_default();
+    events.rank(rank, RankEvent::Exited { status, last_words });
+}
+
+/// Passes the worker's log on, line by line, and returns its last lines.
+async fn pass_on_stderr(stderr: impl AsyncRead + Unpin, rank: usize) -> String {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut last = VecDeque::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("rank {rank}: {line}");
+        if last.len() == LAST_WORDS_MAX {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+    Vec::from(last).join(" | ")
+}

@@ -1,0 +1,182 @@
+//! The model on one rank.
+
+use crate::load::Capacity;
+use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, LogitsUse, Norm, NormLinear, Tensor};
+
+/// Falcon on one rank: weights, KV cache, and room for the activations of one step.
+pub struct Falcon<B: Backend> {
+    pub(crate) backend: B,
+    pub(crate) sequential: bool,
+    /// The first token whose embedding this rank holds.
+    pub(crate) first_token: usize,
+    /// Columns of logits that each rank computes.
+    pub(crate) vocab: Vec<usize>,
+    pub(crate) capacity: Capacity,
+    pub(crate) embeddings: Linear<B>,
+    pub(crate) layers: Vec<Layer<B>>,
+    pub(crate) final_norm: Norm<B>,
+    /// `None`: the embedding table serves.
+    pub(crate) lm_head: Option<Linear<B>>,
+    pub(crate) kv_cache: B::KvCache,
+    pub(crate) workspace: Workspace<B>,
+}
+
+/// Is shown the residual stream after each layer, with the layer's number.
+pub type Observe<'a, B> = dyn FnMut(&mut B, usize, &<B as Backend>::Tensor) -> Result<(), BackendError> + 'a;
+
+pub(crate) struct Layer<B: Backend> {
+    pub(crate) attention_norm: Norm<B>,
+    pub(crate) qkv: Linear<B>,
+    pub(crate) dense: Linear<B>,
+    /// `None`: the attention's norm serves.
+    pub(crate) mlp_norm: Option<Norm<B>>,
+    pub(crate) up: Linear<B>,
+    pub(crate) down: Linear<B>,
+}
+
+/// The activations of one step.
+pub(crate) struct Workspace<B: Backend> {
+    /// The residual stream: (rows, hidden).
+    pub(crate) x: B::Tensor,
+    /// (rows, hidden).
+    pub(crate) normed: B::Tensor,
+    /// This rank's share of a layer's output: (rows, hidden).
+    pub(crate) partial: B::Tensor,
+    /// (rows, columns of the rank's queries, keys and values).
+    pub(crate) qkv: B::Tensor,
+    /// (rows, columns of the rank's query heads).
+    pub(crate) attended: B::Tensor,
+    /// (rows, the rank's feed-forward columns).
+    pub(crate) up: B::Tensor,
+    /// Rows of `x` whose logits are wanted: (few, hidden).
+    pub(crate) last: B::Tensor,
+    /// (few, hidden).
+    pub(crate) last_normed: B::Tensor,
+    /// (few, the rank's part of the vocabulary).
+    pub(crate) logits: B::Tensor,
+}
+
+impl<B: Backend> Workspace<B> {
+    fn set_rows(&mut self, rows: usize) {
+        let Self { x, normed, partial, qkv, attended, up, .. } = self;
+        for tensor in [x, normed, partial, qkv, attended, up] {
+            tensor.set_rows(rows);
+        }
+    }
+}
+
+impl<B: Backend> Falcon<B> {
+    /// Runs a batch through all layers. The final residual stream stays in place for [`Falcon::use_logits`], and the keys
+    /// and values of all rows are in the KV cache afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; the KV blocks of the batch are undefined then.
+    pub fn run(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        self.run_observed(batch, &mut |_, _, _| Ok(()))
+    }
+
+    /// As [`Falcon::run`], and shows the residual stream: after the embedding as layer 0, after the first layer as 1, and
+    /// so on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Falcon::run`], and what `observe` returns.
+    pub fn run_observed(&mut self, batch: &Batch, observe: &mut Observe<'_, B>) -> Result<(), BackendError> {
+        let Self { backend, workspace, kv_cache, .. } = self;
+        workspace.set_rows(batch.rows());
+        backend.embed(&self.embeddings.weight, self.first_token, batch, &mut workspace.x)?;
+        backend.all_reduce(&mut workspace.x)?;
+        observe(backend, 0, &workspace.x)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if self.sequential {
+                layer.run_sequential(backend, batch, index, kv_cache, workspace)?;
+            } else {
+                layer.run_parallel(backend, batch, index, kv_cache, workspace)?;
+            }
+            observe(backend, index + 1, &workspace.x)?;
+        }
+        Ok(())
+    }
+
+    /// Logits of some rows of the batch that ran last, put to use: `rows[i]` as `uses[i]` says. All rows may be asked for;
+    /// only a few at a time are held.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub fn use_logits(&mut self, rows: &[usize], uses: &[LogitsUse<'_>]) -> Result<Vec<LogitsOutput>, BackendError> {
+        let Self { backend, workspace, .. } = self;
+        let head = self.lm_head.as_ref().unwrap_or(&self.embeddings);
+        let few = self.capacity.logits_rows_max;
+        let mut outputs = Vec::with_capacity(rows.len());
+        for (rows, uses) in rows.chunks(few).zip(uses.chunks(few)) {
+            backend.select(&workspace.x, rows, &mut workspace.last)?;
+            workspace.last_normed.set_rows(rows.len());
+            workspace.logits.set_rows(rows.len());
+            backend.layer_norm(&workspace.last, &self.final_norm, &mut workspace.last_normed)?;
+            backend.linear(&workspace.last_normed, head, &mut workspace.logits)?;
+            outputs.append(&mut backend.use_logits(&workspace.logits, &self.vocab, uses)?);
+        }
+        Ok(outputs)
+    }
+
+    /// What the rank makes room for.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// Tokens of the vocabulary.
+    #[must_use]
+    pub fn vocab(&self) -> usize {
+        self.vocab.iter().sum()
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    /// `x += Wd·attention(norm₁(x)) + W2·gelu(W1·norm₂(x))`: four steps, one of them across ranks.
+    fn run_parallel(
+        &self,
+        backend: &mut B,
+        batch: &Batch,
+        index: usize,
+        kv_cache: &mut B::KvCache,
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        let Workspace { x, normed, partial, qkv, attended, up, .. } = workspace;
+        let mlp_norm = self.mlp_norm.as_ref().unwrap_or(&self.attention_norm);
+        let mut products = [
+            NormLinear { norm: &self.attention_norm, linear: &self.qkv, y: qkv },
+            NormLinear { norm: mlp_norm, linear: &self.up, y: up },
+        ];
+        backend.norm_linear(x, &mut products, normed)?;
+        backend.attend(qkv, batch, index, kv_cache, attended)?;
+        backend.dense_and_down(attended, &self.dense, up, &self.down, partial)?;
+        backend.all_reduce_add(partial, x)
+    }
+
+    /// `x += Wd·attention(norm₁(x))`, then `x += W2·gelu(W1·norm₂(x))`: the second needs the sum of the first.
+    fn run_sequential(
+        &self,
+        backend: &mut B,
+        batch: &Batch,
+        index: usize,
+        kv_cache: &mut B::KvCache,
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        let Workspace { x, normed, partial, qkv, attended, up, .. } = workspace;
+        let mlp_norm = self.mlp_norm.as_ref().unwrap_or(&self.attention_norm);
+        let attention = NormLinear { norm: &self.attention_norm, linear: &self.qkv, y: qkv };
+        backend.norm_linear(x, &mut [attention], normed)?;
+        backend.attend(qkv, batch, index, kv_cache, attended)?;
+        backend.linear(attended, &self.dense, partial)?;
+        backend.all_reduce_add(partial, x)?;
+
+        let mlp = NormLinear { norm: mlp_norm, linear: &self.up, y: up };
+        backend.norm_linear(x, &mut [mlp], normed)?;
+        backend.gelu(up)?;
+        backend.linear(up, &self.down, partial)?;
+        backend.all_reduce_add(partial, x)
+    }
+}

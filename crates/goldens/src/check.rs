@@ -1,0 +1,132 @@
+//! What we computed, held against the goldens.
+
+use crate::{Case, MARGIN_MIN, PenaltyCase, TOLERANCE};
+
+/// What we computed for one prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Log-probability of each prompt token but the first.
+    pub prompt_logprobs: Vec<f32>,
+    /// The generated tokens.
+    pub tokens: Vec<u32>,
+    /// The log-probability of each.
+    pub logprobs: Vec<f32>,
+    /// The logits from which each was chosen.
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl Case {
+    /// Holds a greedy continuation of [`Case::prompt_ids`] against the golden one. Returns what does not fit.
+    #[must_use]
+    pub fn check_greedy(&self, observed: &Observed) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let expected: Vec<f32> = self.prompt_logprobs.iter().copied().flatten().collect();
+        close("prompt logprob", &observed.prompt_logprobs, &expected, &mut wrong);
+        let greedy = &self.greedy;
+        let same = compared(&observed.tokens, &greedy.ids, &greedy.margins, &mut wrong);
+        close("logprob", &observed.logprobs[..same], &greedy.logprobs[..same], &mut wrong);
+        // The logits of the token at which the sequences part are still those of the same context.
+        for (step, (logits, top)) in observed.logits.iter().zip(&self.top20).take(same + 1).enumerate() {
+            let ours: Vec<f32> = top.ids.iter().map(|&id| logits[id as usize]).collect();
+            close(&format!("top logit at token {step}"), &ours, &top.logits, &mut wrong);
+        }
+        if let Some(first) = observed.logits.first() {
+            close("logit", first, &self.prefill_logits, &mut wrong);
+        }
+        self.label(wrong)
+    }
+
+    /// Prompt and golden continuation as one prompt: every logit that the golden continuation has is then computed from the
+    /// golden tokens, whatever we would have chosen.
+    #[must_use]
+    pub fn forced_ids(&self) -> Vec<u32> {
+        [&self.prompt_ids[..], &self.greedy.ids].concat()
+    }
+
+    /// Holds the prompt log-probabilities of [`Case::forced_ids`] against the golden ones.
+    #[must_use]
+    pub fn check_forced(&self, observed: &Observed) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let prompt = self.prompt_logprobs.iter().copied().flatten();
+        let expected: Vec<f32> = prompt.chain(self.greedy.logprobs.iter().copied()).collect();
+        close("forced logprob", &observed.prompt_logprobs, &expected, &mut wrong);
+        self.label(wrong)
+    }
+
+    fn label(&self, wrong: Vec<String>) -> Vec<String> {
+        wrong.into_iter().map(|what| format!("{}: {what}", self.name)).collect()
+    }
+}
+
+impl PenaltyCase {
+    /// Holds a greedy continuation with the case's penalties against the golden one. Returns what does not fit.
+    #[must_use]
+    pub fn check(&self, observed: &Observed) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let same = compared(&observed.tokens, &self.ids, &self.margins, &mut wrong);
+        close("warped logprob", &observed.logprobs[..same], &self.warped_logprobs[..same], &mut wrong);
+        wrong.into_iter().map(|what| format!("{} {:?}: {what}", self.prompt_case, self.params)).collect()
+    }
+}
+
+/// How many tokens are equal, from the first on. The first that differs must be a near-tie.
+fn compared(ours: &[u32], golden: &[u32], margins: &[f32], wrong: &mut Vec<String>) -> usize {
+    if ours.len() > golden.len() {
+        wrong.push(format!("{} tokens, expected {}", ours.len(), golden.len()));
+    }
+    let same = ours.iter().zip(golden).take_while(|(ours, golden)| ours == golden).count();
+    if same < golden.len() && margins[same] > MARGIN_MIN {
+        let (found, expected, margin) = (ours.get(same), golden[same], margins[same]);
+        wrong.push(format!("token {same}: expected {expected}, found {found:?}, margin {margin}"));
+    }
+    same
+}
+
+fn close(what: &str, ours: &[f32], golden: &[f32], wrong: &mut Vec<String>) {
+    if ours.len() != golden.len() {
+        return wrong.push(format!("{what}: {} values, expected {}", ours.len(), golden.len()));
+    }
+    // Not `>`, so that NaN is off.
+    let off = |(ours, golden): (&f32, &f32)| !((ours - golden).abs() <= TOLERANCE);
+    if let Some(at) = ours.iter().zip(golden).position(off) {
+        wrong.push(format!("{what} {at}: expected {}, found {}", golden[at], ours[at]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Golden;
+    use crate::check::Observed;
+
+    /// What the golden implementation itself would have observed.
+    fn golden() -> (crate::Case, Observed) {
+        let mut golden = Golden::of("tiny-falcon-7b");
+        let case = golden.cases.swap_remove(2);
+        let observed = Observed {
+            prompt_logprobs: case.prompt_logprobs.iter().copied().flatten().collect(),
+            tokens: case.greedy.ids.clone(),
+            logprobs: case.greedy.logprobs.clone(),
+            logits: vec![case.prefill_logits.clone()],
+        };
+        (case, observed)
+    }
+
+    #[test]
+    fn the_golden_passes_and_whatever_is_off_does_not() {
+        let (case, observed) = golden();
+        assert_eq!(case.check_greedy(&observed), [""; 0]);
+        let off = |change: fn(&mut Observed)| {
+            let mut observed = observed.clone();
+            change(&mut observed);
+            case.check_greedy(&observed).len()
+        };
+        assert_eq!(off(|o| o.prompt_logprobs[3] += 0.0021), 1);
+        assert_eq!(off(|o| o.prompt_logprobs[3] = f32::NAN), 1);
+        assert_eq!(off(|o| o.prompt_logprobs.truncate(2)), 1);
+        assert_eq!(off(|o| o.logits[0][7] -= 0.0021), 1);
+        assert_eq!(off(|o| o.tokens[1] ^= 1), 1);
+        assert_eq!(off(|o| o.tokens.truncate(2)), 1);
+        assert_eq!(off(|o| o.tokens.push(1)), 1);
+        assert_eq!(off(|o| o.logprobs[2] += 0.0021), 1);
+    }
+}

@@ -1,0 +1,20 @@
+//! What Falcon is: `config.json` as a [`FalconConfig`], the tensors of a checkpoint, and the one table that cuts them
+//! over ranks.
+//!
+//! * [`FalconConfig`] reads every variant from the config's fields, never from a layer count.
+//! * [`Partition`] says which query heads, KV heads, feed-forward columns and vocabulary rows a rank owns.
+//! * [`tensors`] lists every tensor of a model with its shape and [`Cut`]; [`Checkpoint`] holds a checkpoint's tensors
+//!   against that list; [`shard`] turns the list into the pieces that one rank reads.
+//!
+//! **Invariant:** nothing here knows a device, a file or a socket.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod fields;
+mod partition;
+mod tensors;
+
+pub use config::{AttentionLayout, ConfigError, FalconConfig, LayerNorms, Positions};
+pub use partition::{LocalGroup, Partition, cut_range};
+pub use tensors::{Checkpoint, CheckpointError, Cut, Part, Role, ShardTensor, TensorId, TensorSpec, shard, tensors};

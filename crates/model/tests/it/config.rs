@@ -1,0 +1,215 @@
+use crate::models::{FALCON_7B, FALCON_40B, FALCON_180B, FALCON_RW_1B, FALCON2_11B, parse, testdata};
+use model::{AttentionLayout, ConfigError, FalconConfig, LayerNorms, Partition, Positions};
+use serde_json::{Value, json};
+
+#[test]
+fn published_configs_are_read_in_full() {
+    let falcon_7b = FalconConfig {
+        hidden: 4544,
+        layers: 32,
+        q_heads: 71,
+        kv_heads: 1,
+        head_dim: 64,
+        ffn: 18_176,
+        vocab: 65_024,
+        max_positions: 2048,
+        norm_eps: 1e-5,
+        norms: LayerNorms::ParallelOne,
+        attention: AttentionLayout::MultiQuery,
+        positions: Positions::Rotary { theta: 10_000.0 },
+        bias: false,
+        tied: true,
+        eos: vec![11],
+    };
+    let grouped = FalconConfig {
+        kv_heads: 8,
+        norms: LayerNorms::ParallelTwo,
+        attention: AttentionLayout::Grouped,
+        ..falcon_7b.clone()
+    };
+    let falcon_40b = FalconConfig { hidden: 8192, layers: 60, q_heads: 128, ffn: 32_768, ..grouped.clone() };
+    let falcon_180b = FalconConfig { hidden: 14_848, layers: 80, q_heads: 232, ffn: 59_392, ..grouped.clone() };
+    let falcon2_11b = FalconConfig {
+        hidden: 4096,
+        layers: 60,
+        q_heads: 32,
+        head_dim: 128,
+        ffn: 16_384,
+        max_positions: 8192,
+        norms: LayerNorms::ParallelOne,
+        positions: Positions::Rotary { theta: 500_042.0 },
+        tied: false,
+        ..grouped
+    };
+    let falcon_rw_1b = FalconConfig {
+        hidden: 2048,
+        layers: 24,
+        q_heads: 32,
+        kv_heads: 32,
+        ffn: 8192,
+        vocab: 50_304,
+        norms: LayerNorms::Sequential,
+        attention: AttentionLayout::MultiHead,
+        positions: Positions::Alibi,
+        bias: true,
+        eos: vec![2],
+        ..falcon_7b
+    };
+    assert_eq!(parse(FALCON_7B), falcon_7b);
+    assert_eq!(parse(FALCON_40B), falcon_40b);
+    assert_eq!(parse(FALCON_180B), falcon_180b);
+    assert_eq!(parse(FALCON2_11B), falcon2_11b);
+    assert_eq!(parse(FALCON_RW_1B), falcon_rw_1b);
+}
+
+#[test]
+fn parameters_are_the_published_counts() {
+    assert_eq!(parse(FALCON_7B).parameters(), 6_921_720_704);
+    assert_eq!(parse(FALCON_40B).parameters(), 41_303_293_952);
+    assert_eq!(parse(FALCON_180B).parameters(), 178_557_088_768);
+    assert_eq!(parse(FALCON2_11B).parameters(), 11_102_822_400);
+    assert_eq!(parse(FALCON_RW_1B).parameters(), 1_311_625_216);
+}
+
+#[test]
+fn older_key_spelling_gives_the_same_model() {
+    for name in ["tiny-falcon-7b", "tiny-falcon-40b"] {
+        let new = FalconConfig::from_json(&testdata(&format!("{name}/config.json"))).unwrap();
+        let old = FalconConfig::from_json(&testdata(&format!("{name}/config_legacy.json"))).unwrap();
+        assert_eq!(new, old, "{name}");
+    }
+}
+
+#[test]
+fn variants_come_from_fields_and_absent_fields_have_defaults() {
+    let least = json!({"model_type": "falcon", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1});
+    let with = |fields: Value| read(&edited(&least, &fields)).unwrap();
+    let plain = with(json!({}));
+    assert_eq!((plain.norms, plain.attention), (LayerNorms::ParallelOne, AttentionLayout::MultiQuery));
+    assert_eq!(plain.positions, Positions::Rotary { theta: 10_000.0 });
+    assert_eq!((plain.ffn, plain.vocab, plain.max_positions, plain.norm_eps), (256, 65_024, 2048, 1e-5));
+    assert_eq!((plain.bias, plain.tied, plain.eos), (false, true, vec![11]));
+
+    // `num_kv_heads` means nothing without the grouped architecture, and null is as good as absent.
+    assert_eq!(with(json!({"num_kv_heads": 3, "vocab_size": null})).kv_heads, 1);
+    assert_eq!(with(json!({"multi_query": false})).attention, AttentionLayout::MultiHead);
+    assert_eq!(with(json!({"parallel_attn": false})).norms, LayerNorms::Sequential);
+    let grouped = with(json!({"new_decoder_architecture": true}));
+    assert_eq!((grouped.norms, grouped.kv_heads), (LayerNorms::ParallelTwo, 4));
+    assert_eq!(with(json!({"model_type": "RefinedWeb", "n_head_kv": 2})).queries_per_kv(), 2);
+    assert_eq!(with(json!({"eos_token_id": [11, 12]})).eos, [11, 12]);
+    // No rotary embedding, so heads may be of odd width.
+    assert_eq!(with(json!({"hidden_size": 20, "alibi": true})).head_dim, 5);
+}
+
+#[test]
+fn errors_name_the_field_what_was_expected_and_what_was_found() {
+    const SIZE: &str = "expected a whole number from 1 to 1048576, found";
+    const ID: &str = "field `eos_token_id`: expected a token id or a list of token ids, found";
+    let cases = [
+        (json!({"model_type": null}), "field `model_type` is missing".to_owned()),
+        (json!({"hidden_size": null}), "field `hidden_size` is missing".to_owned()),
+        (json!({"num_attention_heads": null}), "field `num_attention_heads` is missing".to_owned()),
+        (json!({"num_hidden_layers": null}), "field `num_hidden_layers` is missing".to_owned()),
+        (
+            json!({"model_type": "llama"}),
+            r#"field `model_type`: expected "falcon", "RefinedWeb" or "RefinedWebModel", found "llama""#.to_owned(),
+        ),
+        (json!({"model_type": 7}), "field `model_type`: expected a string, found 7".to_owned()),
+        (json!({"hidden_size": 0}), format!("field `hidden_size`: {SIZE} 0")),
+        (json!({"vocab_size": -1}), format!("field `vocab_size`: {SIZE} -1")),
+        (json!({"num_hidden_layers": null, "n_layer": 1.5}), format!("field `n_layer`: {SIZE} 1.5")),
+        (json!({"max_position_embeddings": 1_048_577}), format!("field `max_position_embeddings`: {SIZE} 1048577")),
+        (json!({"ffn_hidden_size": "wide"}), format!("field `ffn_hidden_size`: {SIZE} \"wide\"")),
+        (json!({"multi_query": 1}), "field `multi_query`: expected true or false, found 1".to_owned()),
+        (json!({"rope_theta": 0}), "field `rope_theta`: expected a number above 0 within f32, found 0".to_owned()),
+        (
+            json!({"layer_norm_epsilon": 1e39}),
+            "field `layer_norm_epsilon`: expected a number above 0 within f32, found 1e+39".to_owned(),
+        ),
+        (json!({"eos_token_id": [1, "two"]}), format!("{ID} [1,\"two\"]")),
+        (json!({"eos_token_id": 4_294_967_296_u64}), format!("{ID} 4294967296")),
+        (json!({"activation": "relu"}), r#"field `activation`: only "gelu" is supported, found "relu""#.to_owned()),
+        (
+            json!({"apply_residual_connection_post_layernorm": true}),
+            "field `apply_residual_connection_post_layernorm`: only false is supported, found true".to_owned(),
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear"}}),
+            r#"field `rope_scaling`: only null is supported, found {"type":"linear"}"#.to_owned(),
+        ),
+        (
+            json!({"num_attention_heads": 70}),
+            "field `num_attention_heads` (70) must divide `hidden_size` (4544)".to_owned(),
+        ),
+        (
+            json!({"new_decoder_architecture": true, "num_kv_heads": 3}),
+            "field `num_kv_heads` (3) must divide `num_attention_heads` (71)".to_owned(),
+        ),
+        (
+            json!({"new_decoder_architecture": true, "num_ln_in_parallel_attn": 3}),
+            "field `num_ln_in_parallel_attn`: expected 1 or 2, found 3".to_owned(),
+        ),
+        (
+            json!({"new_decoder_architecture": true, "parallel_attn": false}),
+            "field `parallel_attn`: only true is supported, found false".to_owned(),
+        ),
+        (json!({"hidden_size": 213}), "field `2 (rotary halves)` (2) must divide `head size` (3)".to_owned()),
+    ];
+    let base: Value = serde_json::from_str(FALCON_7B).unwrap();
+    for (fields, expected) in cases {
+        assert_eq!(read(&edited(&base, &fields)).unwrap_err().to_string(), expected, "{fields}");
+    }
+    let array = FalconConfig::from_json(b"[1]").unwrap_err();
+    assert_eq!(array.to_string(), "expected a JSON object, found an array");
+    assert!(FalconConfig::from_json(b"{").unwrap_err().to_string().starts_with("not valid JSON: "));
+}
+
+#[test]
+fn long_values_are_cut_short_in_errors() {
+    let long = edited(&serde_json::from_str(FALCON_7B).unwrap(), &json!({"model_type": "ü".repeat(10_000)}));
+    assert!(read(&long).unwrap_err().to_string().chars().count() < 200);
+}
+
+#[test]
+fn damaged_configs_give_an_error_or_a_consistent_model() {
+    let mut rng = seeded();
+    let sources = [FALCON_7B, FALCON_40B, FALCON_180B, FALCON2_11B, FALCON_RW_1B];
+    for round in 0..10_000 {
+        let mut bytes = rng.choice(sources).unwrap().as_bytes().to_vec();
+        match round % 3 {
+            0 => rng.fill(&mut bytes),
+            1 => bytes.truncate(rng.usize(..bytes.len())),
+            _ => {
+                for _ in 0..rng.usize(1..4) {
+                    let at = rng.usize(..bytes.len());
+                    bytes[at] = *rng.choice(b"0123456789-.eE\"{}[]:,tfn \xff").unwrap();
+                }
+            }
+        }
+        let Ok(config) = FalconConfig::from_json(&bytes) else { continue };
+        assert_eq!(config.q_heads * config.head_dim, config.hidden);
+        assert_eq!(config.queries_per_kv() * config.kv_heads, config.q_heads);
+        assert!(config.norm_eps.is_normal());
+        let world = rng.usize(1..17);
+        let _ = Partition::new(&config, rng.usize(..world), world);
+    }
+}
+
+fn read(config: &Value) -> Result<FalconConfig, ConfigError> {
+    FalconConfig::from_json(config.to_string().as_bytes())
+}
+
+/// `base` with `fields` put over its own.
+fn edited(base: &Value, fields: &Value) -> Value {
+    let mut config = base.as_object().unwrap().clone();
+    config.extend(fields.as_object().unwrap().clone());
+    Value::Object(config)
+}
+
+/// A generator whose seed is in the output of a failing test.
+fn seeded() -> fastrand::Rng {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    fastrand::Rng::with_seed(seed)
+}

@@ -1,0 +1,36 @@
+//! A client of the gRPC face, over the network or within the process.
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use server::{GrpcFace, Service};
+use tonic::transport::{Channel, Endpoint, Server};
+use tower::service_fn;
+use wire::generation::generation_client::GenerationClient;
+
+/// Bytes in the pipe between a client and a server of one process.
+const PIPE_BYTES: usize = 1 << 16;
+
+/// The prompt's and all tokens' details of the longest answer, with alternatives, stay below this.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// A client of the server at `addr`, as `host:port` or a URL.
+pub async fn connect(addr: &str) -> Result<GenerationClient<Channel>> {
+    let url = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };
+    let endpoint = Endpoint::from_shared(url).with_context(|| format!("--server {addr}: not an address"))?;
+    let channel = endpoint.connect().await.with_context(|| format!("--server {addr}: cannot connect"))?;
+    Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// A client of a service in this process, over the same face that the network has.
+pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
+    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(theirs));
+    tokio::spawn(Server::builder().add_routes(GrpcFace::routes(service)).serve_with_incoming(incoming));
+    let mut ours = Some(ours);
+    let connector = service_fn(move |_| {
+        let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "the server is gone");
+        std::future::ready(ours.take().map(TokioIo::new).ok_or_else(gone))
+    });
+    let channel = Endpoint::from_static("http://embedded").connect_with_connector(connector).await?;
+    Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}

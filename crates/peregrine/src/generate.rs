@@ -1,0 +1,144 @@
+//! `peregrine generate`.
+
+use crate::engine::{Engine, EngineArgs};
+use crate::parameters::ParameterArgs;
+use crate::signals::Signals;
+use crate::{client, progress};
+use anyhow::{Context, Result, anyhow, bail};
+use api::{GenerateRequest, Inputs, Priority};
+use clap::Args;
+use coordinator::{Coordinator, Status};
+use server::convert::{request_to_pb, response_from_pb};
+use std::io::{IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+use tonic::transport::Channel;
+use wire::generation as pb;
+use wire::generation::generation_client::GenerationClient;
+
+/// What a shell expects of a program that ctrl-c ended.
+const INTERRUPTED: u8 = 130;
+
+/// Arguments of `peregrine generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// The prompt; read from standard input if it is "-" or not given.
+    prompt: Option<String>,
+    /// The prompt as token ids.
+    #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with = "prompt")]
+    input_ids: Option<Vec<u32>>,
+    /// A server to ask, instead of workers started for this call.
+    #[arg(long, value_name = "ADDR")]
+    server: Option<String>,
+    /// Print the whole answer as the JSON object of TGI's /generate, and nothing else.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    parameters: ParameterArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Over how many workers the model is cut.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    tensor_parallel: usize,
+}
+
+/// Generates once.
+pub fn run(args: GenerateArgs) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(generate(args))
+}
+
+async fn generate(args: GenerateArgs) -> Result<ExitCode> {
+    let GenerateArgs { prompt, input_ids, server, json, parameters, engine, tensor_parallel } = args;
+    let inputs = match input_ids {
+        Some(ids) => Inputs::Ids(ids),
+        None => Inputs::Text(read_prompt(prompt)?),
+    };
+    let parameters = parameters.into();
+    let request = request_to_pb(GenerateRequest { inputs, parameters, stream: false, priority: Priority::Normal });
+    if let Some(addr) = server {
+        answer(client::connect(&addr).await?, request, json).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut signals = Signals::new()?;
+    let Engine { coordinator, service } = engine.start(tensor_parallel)?;
+    let result = tokio::select! {
+        result = answer_embedded(&coordinator, service, request, json) => result.map(|()| ExitCode::SUCCESS),
+        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
+    };
+    coordinator.stop();
+    coordinator.ended().await;
+    result
+}
+
+/// The prompt as given, or all of standard input.
+fn read_prompt(prompt: Option<String>) -> Result<String> {
+    match prompt {
+        Some(prompt) if prompt != "-" => Ok(prompt),
+        None if std::io::stdin().is_terminal() => bail!("give a PROMPT, --input-ids, or a prompt on standard input"),
+        _ => {
+            let mut prompt = String::new();
+            std::io::stdin().read_to_string(&mut prompt).context("the prompt on standard input")?;
+            Ok(prompt)
+        }
+    }
+}
+
+async fn answer_embedded(
+    coordinator: &Coordinator,
+    service: server::Service,
+    request: pb::GenerateRequest,
+    json: bool,
+) -> Result<()> {
+    progress::show(coordinator.status()).await;
+    if let Status::Failed { reason } = &*coordinator.status().borrow() {
+        bail!("{reason}");
+    }
+    answer(client::embed(service).await?, request, json).await
+}
+
+async fn answer(client: GenerationClient<Channel>, request: pb::GenerateRequest, json: bool) -> Result<()> {
+    if json { print_json(client, request).await } else { print_stream(client, request).await }
+}
+
+async fn print_json(mut client: GenerationClient<Channel>, request: pb::GenerateRequest) -> Result<()> {
+    let response = client.generate(request).await.map_err(|status| status_error(&status))?.into_inner();
+    println!("{}", serde_json::to_string(&response_from_pb(response)?)?);
+    Ok(())
+}
+
+/// Prints the text as it comes, then says on standard error how fast it came.
+async fn print_stream(mut client: GenerationClient<Channel>, request: pb::GenerateRequest) -> Result<()> {
+    let begin = Instant::now();
+    let with_prompt = request.parameters.as_ref().is_some_and(|parameters| parameters.return_full_text());
+    let mut shown = if with_prompt { request.inputs.clone() } else { String::new() };
+    let mut out = std::io::stdout();
+    write!(out, "{shown}")?;
+    let mut stream = client.generate_stream(request).await.map_err(|status| status_error(&status))?.into_inner();
+    let (mut tokens, mut first) = (0, None);
+    while let Some(message) = stream.message().await.map_err(|status| status_error(&status))? {
+        first.get_or_insert_with(|| (begin.elapsed(), message.tokens.len()));
+        tokens += message.tokens.len();
+        let text: String = match &message.generated_text {
+            // The last message has the whole text, which may end within its last token.
+            Some(whole) => whole.strip_prefix(&*shown).unwrap_or_default().to_owned(),
+            None => message.tokens.iter().filter(|token| !token.special).map(|token| &*token.text).collect(),
+        };
+        shown += &text;
+        write!(out, "{text}")?;
+        out.flush()?;
+    }
+    writeln!(out)?;
+    let (first_after, first_tokens) = first.ok_or_else(|| anyhow!("the stream ended without a token"))?;
+    eprint!("{tokens} tokens, the first after {:.0} ms", first_after.as_secs_f64() * 1e3);
+    if tokens > first_tokens {
+        let seconds = (begin.elapsed() - first_after).as_secs_f64();
+        eprint!(", then {:.1} tokens/s", (tokens - first_tokens) as f64 / seconds);
+    }
+    eprintln!();
+    Ok(())
+}
+
+fn status_error(status: &tonic::Status) -> anyhow::Error {
+    anyhow!("{}", status.message())
+}

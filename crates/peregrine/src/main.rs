@@ -1,0 +1,63 @@
+//! The `peregrine` command: runs Falcon language models over tensor-parallel workers.
+//!
+//! This is the composition root: the only place that chooses a backend, reads arguments and handles signals.
+
+#![forbid(unsafe_code)]
+
+mod backends;
+mod client;
+mod demo;
+mod engine;
+mod generate;
+mod parameters;
+mod plan;
+mod progress;
+mod serve;
+mod signals;
+mod watermark_detect;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Runs Falcon language models over tensor-parallel workers.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a model over gRPC and HTTP.
+    Serve(serve::ServeArgs),
+    /// Continue a prompt, on a running server or on workers started for the one call.
+    Generate(generate::GenerateArgs),
+    /// Show how a model is cut over a node's GPUs, and whether it fits.
+    Plan(plan::PlanArgs),
+    /// Tell whether a text carries the watermark.
+    WatermarkDetect(watermark_detect::WatermarkDetectArgs),
+    /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
+    #[command(hide = true)]
+    Worker,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("PEREGRINE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Worker => worker::run().map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

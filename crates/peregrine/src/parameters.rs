@@ -1,0 +1,90 @@
+//! The parameters of a request, each as a flag.
+
+use api::Parameters;
+use clap::Args;
+
+/// The parameters of a request. Ranges are checked where all requests are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Parameters")]
+pub struct ParameterArgs {
+    /// The most tokens to generate. [default: 20]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<u32>,
+    /// Draw tokens, even if no other parameter asks for it.
+    #[arg(long)]
+    do_sample: bool,
+    /// Logits are divided by it; above 0.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Draw from the so many most probable tokens.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    top_k: Option<i32>,
+    /// Draw from the most probable tokens up to this mass; between 0 and 1.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Draw from the most typical tokens up to this mass; between 0 and 1.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    typical_p: Option<f32>,
+    /// Logits of tokens seen before are divided by it, or multiplied where negative.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    repetition_penalty: Option<f32>,
+    /// Logits lose this times the share that the token has of all tokens so far.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// Makes draws repeatable.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// A text that ends the generation; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Use only the last so many tokens of the prompt.
+    #[arg(long, value_name = "N")]
+    truncate: Option<usize>,
+    /// Generate so many times and answer with the most probable; only with --json.
+    #[arg(long, value_name = "N", requires = "json")]
+    best_of: Option<usize>,
+    /// Put the prompt before the generated text.
+    #[arg(long)]
+    return_full_text: bool,
+    /// Watermark the text.
+    #[arg(long)]
+    watermark: bool,
+    /// Answer with tokens, log-probabilities and finish reason; only with --json.
+    #[arg(long, requires = "json")]
+    details: bool,
+    /// Answer with the log-probabilities of the prompt, too; only with --json.
+    #[arg(long, requires = "json")]
+    decoder_input_details: bool,
+    /// Answer with so many of the most probable tokens beside each; only with --json.
+    #[arg(long, value_name = "N", requires = "json")]
+    top_n_tokens: Option<u32>,
+    /// Go on after the end of the text.
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+impl From<ParameterArgs> for Parameters {
+    fn from(args: ParameterArgs) -> Self {
+        Self {
+            best_of: args.best_of,
+            temperature: args.temperature,
+            repetition_penalty: args.repetition_penalty,
+            frequency_penalty: args.frequency_penalty,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            typical_p: args.typical_p,
+            do_sample: args.do_sample,
+            max_new_tokens: args.max_new_tokens,
+            return_full_text: args.return_full_text.then_some(true),
+            stop: args.stop,
+            truncate: args.truncate,
+            watermark: args.watermark,
+            details: args.details,
+            decoder_input_details: args.decoder_input_details,
+            seed: args.seed,
+            top_n_tokens: args.top_n_tokens,
+            grammar: None,
+            ignore_eos: args.ignore_eos,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Goldens of the published models in `tests/golden/plan`, written anew with `PEREGRINE_BLESS=1`; figures known from
+//! elsewhere; errors.
+
+use super::*;
+use std::path::Path;
+
+fn args(model: &str) -> PlanArgs {
+    PlanArgs { model: model.to_owned(), tensor_parallel: None, node: None, backend: Backend::Cuda, json: false }
+}
+
+fn plan(id: &str, node: &str, world: usize, backend: Backend) -> Plan {
+    Plan::new(&Model::open(id).unwrap(), Node::named(node).unwrap(), world, backend)
+}
+
+fn error(args: &PlanArgs) -> String {
+    format!("{:#}", report(args).unwrap_err())
+}
+
+fn check_golden(name: &str, args: &PlanArgs) {
+    for json in [true, false] {
+        let file = format!("{name}.{}", if json { "json" } else { "txt" });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plan").join(file);
+        let report = report(&PlanArgs { json, ..args.clone() }).unwrap();
+        if std::env::var_os("PEREGRINE_BLESS").is_some() {
+            std::fs::write(&path, &report).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(report, golden, "{}", path.display());
+    }
+}
+
+#[test]
+fn published_models() {
+    for id in models::ids() {
+        check_golden(id, &args(id));
+    }
+}
+
+#[test]
+fn a_model_that_does_not_fit() {
+    let args = PlanArgs { node: Some("p4d.24xlarge".to_owned()), ..args("huggingface-llm-falcon-180b-bf16") };
+    check_golden("huggingface-llm-falcon-180b-bf16-on-p4d", &args);
+}
+
+#[test]
+fn falcon_180b_over_8_gpus() {
+    let plan = plan("huggingface-llm-falcon-180b-bf16", "p4de.24xlarge", 8, Backend::Cuda);
+    assert!(plan.fits);
+    for rank in &plan.ranks {
+        let [first, end] = rank.q_heads;
+        assert_eq!((first, end), (rank.rank * 29, (rank.rank + 1) * 29));
+        assert_eq!(rank.kv_heads, [rank.rank, rank.rank + 1]);
+        assert!((44_600_000_000..44_900_000_000).contains(&rank.weight_bytes), "{}", rank.weight_bytes);
+        assert_eq!(rank.kv_bytes_per_token, 20_480);
+    }
+    // About 85 GB, less 44.7 GB of weights and 4 GB of reserve.
+    assert!((1_700_000..1_850_000).contains(&plan.kv_tokens), "{}", plan.kv_tokens);
+}
+
+#[test]
+fn falcon_7b_covers_its_71_heads_at_any_degree() {
+    for world in [2, 4, 8] {
+        let plan = plan("huggingface-llm-falcon-7b-bf16", "p4d.24xlarge", world, Backend::Cuda);
+        assert!(plan.fits, "{world} ranks");
+        let ends = plan.ranks.iter().map(|rank| rank.q_heads[1]);
+        let starts: Vec<usize> = plan.ranks.iter().map(|rank| rank.q_heads[0]).chain([71]).collect();
+        assert_eq!([0].into_iter().chain(ends).collect::<Vec<_>>(), starts);
+        assert!(plan.ranks.iter().all(|rank| rank.kv_heads == [0, 1]));
+    }
+}
+
+#[test]
+fn what_would_fit_is_the_smallest_degree_of_each_node() {
+    let plan = plan("huggingface-llm-falcon-180b-bf16", "p4d.24xlarge", 8, Backend::Cuda);
+    let fits: Vec<(&str, usize)> = plan.would_fit.iter().map(|fit| (fit.node, fit.tensor_parallel)).collect();
+    assert!(!plan.fits);
+    assert_eq!(fits, [("g6e.48xlarge", 8), ("p4de.24xlarge", 8), ("p5.48xlarge", 8), ("p5en.48xlarge", 4)]);
+}
+
+#[test]
+fn bytes_short_are_the_border_of_fitting() {
+    let model = Model::open("huggingface-llm-falcon-180b-bf16").unwrap();
+    for node in &nodes::NODES {
+        for world in 1..=node.gpus {
+            let plan = Plan::new(&model, node, world, Backend::Cuda);
+            let short = plan.ranks.iter().map(|rank| rank.short_by_bytes).max().unwrap();
+            assert_eq!((plan.fits, plan.kv_tokens >= plan.sequence_tokens), (short == 0, short == 0), "{}", node.name);
+        }
+    }
+}
+
+#[test]
+fn the_cpu_stores_twice_the_bytes_in_the_memory_of_the_host() {
+    let of = |backend| plan("huggingface-llm-falcon-40b-bf16", "p4de.24xlarge", 8, backend);
+    let (cuda, cpu) = (of(Backend::Cuda), of(Backend::Cpu));
+    assert_eq!(cpu.ranks[0].kv_bytes_per_token, 2 * cuda.ranks[0].kv_bytes_per_token);
+    assert_eq!(cpu.ranks[0].weight_bytes, cuda.ranks[0].weight_bytes);
+    assert_eq!(cpu.memory_bytes, (1152 << 30) / 10 * 9 / 8);
+}
+
+/// The smallest test model has fewer heads than ranks; those without heads set no limit.
+#[test]
+fn ranks_without_heads() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/tiny-falcon-7b");
+    let plan = plan(dir, models::FOLDER_NODE, 8, Backend::Cuda);
+    let (without, with): (Vec<_>, Vec<_>) = plan.ranks.iter().partition(|rank| rank.kv_bytes_per_token == 0);
+    assert_eq!((without.len(), with.len()), (3, 5));
+    assert!(plan.fits && without.iter().all(|rank| rank.kv_heads == [0, 0] && rank.kv_tokens == plan.kv_tokens));
+}
+
+#[test]
+fn errors_say_what_would_do() {
+    let id = "huggingface-llm-falcon-7b-bf16";
+    let unknown = error(&args("falcon-7b"));
+    assert!(unknown.contains("there is no such folder") && models::ids().all(|id| unknown.contains(id)), "{unknown}");
+
+    let unknown = error(&PlanArgs { node: Some("p3.2xlarge".to_owned()), ..args(id) });
+    assert!(unknown.contains("p3.2xlarge") && nodes::NODES.iter().all(|node| unknown.contains(node.name)), "{unknown}");
+
+    for world in [0, 2] {
+        let found = error(&PlanArgs { tensor_parallel: Some(world), ..args(id) });
+        assert_eq!(found, format!("--tensor-parallel is {world}, expected 1 to 1: the GPUs of g5.2xlarge"));
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    assert!(error(&args(path)).contains("config.json"));
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type": "falcon"}"#).unwrap();
+    let found = error(&args(path));
+    assert!(found.contains("config.json") && found.contains("hidden_size"), "{found}");
+}

@@ -1,0 +1,119 @@
+//! A plan as a person reads it.
+
+use super::budget::{Fit, Plan, RankPlan};
+use super::nodes::{Backend, Node};
+
+/// The plan, made for `node`, as text.
+pub fn render(plan: &Plan, node: &Node) -> String {
+    let (world, verdict) = (plan.tensor_parallel, if plan.fits { "fits" } else { "does not fit" });
+    let place = match plan.backend {
+        Backend::Cuda => format!("{world} of {} {} GPUs, KV cache in bf16", node.gpus, node.gpu.name),
+        Backend::Cpu => "the processor, KV cache in f32".to_owned(),
+    };
+    let facts: String = facts(plan, node).iter().map(|(label, fact)| format!("{label:<12}{fact}\n")).collect();
+    let (Plan { model, node, .. }, table) = (plan, table(plan));
+    format!("{model} on {node}: {verdict}\ntensor-parallel {world} on {place}\n\n{table}\n{facts}")
+}
+
+/// A row for each rank, in right-aligned columns.
+fn table(plan: &Plan) -> String {
+    let last = if plan.fits { "KV tokens" } else { "bytes short" };
+    let titles = ["rank", "query heads", "KV heads", "FFN columns", "vocabulary", "weights", "KV a token", last];
+    let mut rows = vec![titles.map(str::to_owned)];
+    rows.extend(plan.ranks.iter().map(|rank| {
+        let last = if plan.fits { rank.kv_tokens as u64 } else { rank.short_by_bytes };
+        [
+            rank.rank.to_string(),
+            range(rank.q_heads),
+            range(rank.kv_heads),
+            range(rank.ffn),
+            range(rank.vocab),
+            format!("{} GB", gb(rank.weight_bytes)),
+            format!("{} B", grouped(rank.kv_bytes_per_token as u64)),
+            grouped(last),
+        ]
+    }));
+    let widths: Vec<usize> = (0..titles.len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().expect("there is a row of titles"))
+        .collect();
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}"));
+        cells.collect::<Vec<_>>().join("  ") + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+/// What holds for the plan as a whole, each with its label.
+fn facts(plan: &Plan, node: &Node) -> Vec<(&'static str, String)> {
+    let weights: u64 = plan.ranks.iter().map(|rank| rank.weight_bytes).sum();
+    let billions = plan.parameters as f64 / 1e9;
+    let mut facts = vec![
+        ("parameters", format!("{billions:.2} billion; in bf16 {} GB over all ranks", gb(weights))),
+        ("memory", memory(plan)),
+        ("reserve", reserve(plan, node)),
+    ];
+    if plan.fits {
+        let sequences = grouped((plan.kv_tokens / plan.sequence_tokens) as u64);
+        let (tokens, length) = (grouped(plan.kv_tokens as u64), grouped(plan.sequence_tokens as u64));
+        facts.push(("KV cache", format!("{tokens} tokens: {sequences} sequences of {length}")));
+    } else {
+        facts.push(("short by", format!("{} bytes a rank", grouped(fullest(plan).short_by_bytes))));
+        facts.push(("would fit", would_fit(plan)));
+    }
+    facts.push(("note", plan.note.to_owned()));
+    facts
+}
+
+/// What a rank has, and what for: of the fullest, if they differ.
+fn memory(plan: &Plan) -> String {
+    let RankPlan { weight_bytes, short_by_bytes, .. } = *fullest(plan);
+    let needed = plan.memory_bytes + short_by_bytes;
+    let (needed_too, kv_cache) = if plan.fits {
+        (String::new(), "KV cache")
+    } else {
+        (format!(", {} needed", gb(needed)), "KV cache of one sequence")
+    };
+    let (memory, weights, reserve) = (gb(plan.memory_bytes), gb(weight_bytes), gb(plan.reserve_bytes));
+    let rest = gb(needed - weight_bytes - plan.reserve_bytes);
+    format!("{memory} GB a rank{needed_too}: {weights} weights + {reserve} reserve + {rest} {kv_cache}")
+}
+
+fn reserve(plan: &Plan, node: &Node) -> String {
+    let reserves = node.reserves(plan.backend, plan.tensor_parallel);
+    let parts: Vec<String> = reserves.iter().map(|reserve| format!("{} {}", gb(reserve.bytes), reserve.what)).collect();
+    format!("{} GB a rank: {}", gb(plan.reserve_bytes), parts.join(" + "))
+}
+
+fn fullest(plan: &Plan) -> &RankPlan {
+    plan.ranks.iter().max_by_key(|rank| (rank.short_by_bytes, rank.weight_bytes)).expect("there is a rank")
+}
+
+fn would_fit(plan: &Plan) -> String {
+    let fits = plan.would_fit.iter().map(|Fit { node, tensor_parallel, kv_tokens }| {
+        format!("{node} --tensor-parallel {tensor_parallel} ({} KV tokens)", grouped(*kv_tokens as u64))
+    });
+    let fits: Vec<String> = fits.collect();
+    if fits.is_empty() { "on no known node".to_owned() } else { fits.join("\n            ") }
+}
+
+fn range([start, end]: [usize; 2]) -> String {
+    format!("{start}..{end}")
+}
+
+/// Bytes in GB, of 10^9 bytes.
+fn gb(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / 1e9)
+}
+
+/// Decimal digits with a comma between groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,87 @@
+//! `peregrine serve`.
+
+use crate::engine::{Engine, EngineArgs};
+use crate::progress;
+use crate::signals::Signals;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use coordinator::{Coordinator, Status};
+use server::Listeners;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+/// Arguments of `peregrine serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Over how many workers the model is cut.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    tensor_parallel: usize,
+    /// Where gRPC listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    grpc_addr: SocketAddr,
+    /// Where HTTP listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    http_addr: SocketAddr,
+}
+
+/// Serves until a signal asks for the end, or the model cannot be loaded.
+pub fn run(args: ServeArgs) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
+}
+
+async fn serve(args: ServeArgs) -> Result<ExitCode> {
+    let bind = async |flag, addr: SocketAddr| {
+        TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
+    };
+    let listeners = Listeners {
+        grpc: bind("--grpc-addr", args.grpc_addr).await?,
+        http: bind("--http-addr", args.http_addr).await?,
+    };
+    // From here on a signal must end the workers, too.
+    let mut signals = Signals::new()?;
+    let Engine { coordinator, service } = args.engine.start(args.tensor_parallel)?;
+    let info = service.info();
+    info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
+    info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);
+    tokio::spawn(progress::show(coordinator.status()));
+    server::serve(service, listeners, until_end(&coordinator, &mut signals)).await.context("a listener failed")?;
+    match coordinator.ended().await {
+        Status::Failed { reason } => bail!("{reason}"),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Waits until the server is to close. The first signal finishes what was accepted, the second gives that up. A model that
+/// cannot be loaded is the end, too; one that fails later is not: its callers are told why, until somebody ends the server.
+async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
+    let mut status = coordinator.status();
+    let (mut signalled, mut was_ready) = (false, false);
+    loop {
+        match &*status.borrow_and_update() {
+            Status::Stopped => return,
+            Status::Failed { .. } if signalled || !was_ready => return,
+            Status::Ready { .. } => was_ready = true,
+            Status::Failed { .. } | Status::Loading { .. } | Status::Draining => {}
+        }
+        tokio::select! {
+            () = signals.next() => on_signal(coordinator, std::mem::replace(&mut signalled, true)),
+            // The last status has been seen when no other can follow.
+            Ok(()) = status.changed() => {}
+        }
+    }
+}
+
+fn on_signal(coordinator: &Coordinator, again: bool) {
+    if again {
+        warn!("stopping at once");
+        coordinator.stop();
+    } else {
+        let load = coordinator.load();
+        info!("finishing {} requests; a second signal stops at once", load.waiting + load.running);
+        coordinator.drain();
+    }
+}

@@ -1,0 +1,21 @@
+//! Continuous batching as a pure state machine.
+//!
+//! [`Scheduler::submit`] queues a sequence, [`Scheduler::plan`] says what the ranks run next, [`Scheduler::commit`] takes
+//! what they answer, [`Scheduler::abort`] ends a sequence early. One rule drives all of it: a sequence's computed tokens
+//! catch up with its known tokens, under a budget of rows a step; when they have caught up, the next token is sampled.
+//!
+//! A step may be planned before the one ahead of it is committed: the sampled token is known on the ranks by then, though
+//! not here. What turns out to be surplus, because a sequence ended meanwhile, is dropped at its commit.
+//!
+//! **Invariants:** no tensor, clock, socket, log or random number · a sequence that is admitted has the blocks for all its
+//! tokens promised to it · a block belongs to one sequence or is free · no plan names a sequence after its end.
+
+#![forbid(unsafe_code)]
+
+mod pool;
+mod scheduler;
+mod sequence;
+
+pub use pool::BlockPool;
+pub use scheduler::{CommitError, Event, Load, Scheduler, SchedulerConfig, SubmitError};
+pub use sequence::Submission;

@@ -1,0 +1,7 @@
+//! Tests of `scheduler` from outside: readable traces, the block pool against a model, and a random simulation.
+
+mod pool;
+mod ranks;
+mod seed;
+mod simulation;
+mod traces;

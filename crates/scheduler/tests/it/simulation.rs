@@ -1,0 +1,232 @@
+//! Random arrivals, aborts and ends of text under random limits: whatever else runs, every caller gets the tokens that
+//! it would get alone.
+
+use crate::ranks::{Ranks, prompt_logprob};
+use crate::seed::Seed;
+use scheduler::{Event, Load, Scheduler, SchedulerConfig, Submission, SubmitError};
+use std::collections::{BTreeMap, VecDeque};
+use step::{BLOCK_TOKENS, FinishReason, SamplingParams, SeqId, StepPlan, StepResult};
+
+const CASES: u64 = 500;
+const OPERATIONS: usize = 200;
+const VOCAB: u32 = 24;
+
+/// What the model says at a position of a sequence: any pure function will do.
+fn choose(seq: SeqId, position: usize) -> u32 {
+    let mut rng = fastrand::Rng::with_seed(seq.0 << 32 | position as u64);
+    rng.u32(..VOCAB)
+}
+
+/// A request, as its caller sees it.
+struct Request {
+    submission: Submission,
+    tokens: Vec<u32>,
+    prompt_logprobs: Vec<f32>,
+    /// A plan has introduced it.
+    introduced: bool,
+    /// It has been aborted or has got its last token.
+    ended: bool,
+}
+
+impl Request {
+    /// The tokens that the sequence gets when nothing else runs, and why it ends.
+    fn alone(&self, seq: SeqId) -> (Vec<u32>, FinishReason) {
+        let Submission { prompt, max_new_tokens, eos, .. } = &self.submission;
+        let mut tokens: Vec<u32> = (0..*max_new_tokens).map(|index| choose(seq, prompt.len() + index)).collect();
+        if let Some(index) = tokens.iter().position(|token| eos.contains(token)) {
+            tokens.truncate(index + 1);
+        }
+        let reason = if tokens.len() == *max_new_tokens { FinishReason::Length } else { FinishReason::EosToken };
+        (tokens, reason)
+    }
+
+    /// Tokens that are run at most: the last that is sampled is not.
+    fn positions_max(&self) -> usize {
+        self.submission.prompt.len() + self.submission.max_new_tokens - 1
+    }
+
+    fn blocks_max(&self) -> usize {
+        self.positions_max().div_ceil(BLOCK_TOKENS)
+    }
+
+    /// Holds what has come so far against what had to come.
+    fn check(&self, seq: SeqId, finish: Option<FinishReason>) {
+        let (tokens, reason) = self.alone(seq);
+        assert!(tokens.starts_with(&self.tokens), "sequence {seq}: {:?} of {tokens:?}", self.tokens);
+        assert_eq!(finish, (self.tokens.len() == tokens.len()).then_some(reason), "the end of sequence {seq}");
+        let scored = if self.submission.prompt_logprobs { self.submission.prompt.len() } else { 1 };
+        let scores: Vec<_> = (1..scored).map(prompt_logprob).collect();
+        assert!(scores.starts_with(&self.prompt_logprobs), "sequence {seq}: {:?}", self.prompt_logprobs);
+        assert!(self.tokens.is_empty() || self.prompt_logprobs == scores, "all of the prompt is scored first");
+    }
+}
+
+struct Simulation {
+    config: SchedulerConfig,
+    scheduler: Scheduler,
+    ranks: Ranks,
+    requests: BTreeMap<SeqId, Request>,
+    /// What the ranks have answered and the scheduler has not heard yet.
+    results: VecDeque<StepResult>,
+}
+
+impl Simulation {
+    fn new(rng: &mut fastrand::Rng) -> Self {
+        let config = SchedulerConfig {
+            blocks: rng.u32(1..=30),
+            step_rows_max: rng.usize(1..=50),
+            sequences_max: rng.usize(1..=8),
+            steps_in_flight_max: rng.usize(1..=2),
+        };
+        let (scheduler, ranks) = (Scheduler::new(config), Ranks::new(config, choose));
+        Self { config, scheduler, ranks, requests: BTreeMap::new(), results: VecDeque::new() }
+    }
+
+    fn operate(&mut self, rng: &mut fastrand::Rng) {
+        match rng.u8(0..20) {
+            0..4 => self.submit(rng),
+            4..12 => _ = self.plan(),
+            12..19 => _ = self.commit(),
+            _ => self.abort(SeqId(rng.u64(0..=self.requests.len() as u64))),
+        }
+        self.check();
+    }
+
+    fn submit(&mut self, rng: &mut fastrand::Rng) {
+        let submission = Submission {
+            prompt: (0..rng.usize(1..80)).map(|_| rng.u32(..VOCAB)).collect(),
+            max_new_tokens: rng.usize(1..50),
+            eos: (0..rng.u32(0..3)).collect(),
+            sampling: SamplingParams::GREEDY,
+            prompt_logprobs: rng.bool(),
+            top_n: 0,
+            return_logits: false,
+        };
+        let seq = SeqId(self.requests.len() as u64);
+        let answer = self.scheduler.submit(seq, submission.clone());
+        let mut request =
+            Request { submission, tokens: Vec::new(), prompt_logprobs: Vec::new(), introduced: false, ended: false };
+        if let Err(SubmitError::TooLong { needed, total, .. }) = answer {
+            assert_eq!((needed, total), (request.blocks_max(), self.config.blocks as usize));
+            request.ended = true;
+        }
+        assert_eq!(
+            request.ended,
+            request.blocks_max() > self.config.blocks as usize,
+            "only what cannot fit is refused"
+        );
+        self.requests.insert(seq, request);
+    }
+
+    /// Ends a sequence; it may be unknown, or have ended.
+    fn abort(&mut self, seq: SeqId) {
+        self.scheduler.abort(seq);
+        if let Some(request) = self.requests.get_mut(&seq) {
+            request.ended = true;
+        }
+    }
+
+    /// Plans a step and has the ranks run it. Says whether there was one.
+    fn plan(&mut self) -> bool {
+        let Some(plan) = self.scheduler.plan() else {
+            let may_wait = !self.results.is_empty() || self.live().next().is_none();
+            assert!(may_wait, "nothing is in flight, and nothing is planned");
+            return false;
+        };
+        for new in &plan.new {
+            let request = self.requests.get_mut(&new.seq).expect("it was submitted");
+            assert_eq!((&new.tokens, new.prompt_len), (&request.submission.prompt, request.submission.prompt.len()));
+            request.introduced = true;
+        }
+        for run in &plan.runs {
+            let request = &self.requests[&run.seq];
+            assert!(!request.ended, "sequence {} is planned after its end", run.seq);
+            assert!(run.start + run.len <= request.positions_max(), "sequence {} is planned past its end", run.seq);
+        }
+        self.results.push_back(self.ranks.run(&plan));
+        assert!(self.results.len() <= self.config.steps_in_flight_max);
+        self.check_no_row_is_wasted(&plan);
+        true
+    }
+
+    /// A step with rows to spare has run all that could run, and has admitted all for which there is room.
+    fn check_no_row_is_wasted(&self, plan: &StepPlan) {
+        if plan.rows() == self.config.step_rows_max {
+            return;
+        }
+        for (seq, request) in self.live().filter(|(_, request)| request.introduced) {
+            let known = &self.ranks.sequences[seq];
+            let runs = known.last_step == plan.step || known.computed == request.positions_max();
+            assert!(runs, "sequence {seq} could run");
+        }
+        if let Some((seq, request)) = self.live().find(|(_, request)| !request.introduced) {
+            let Load { running, blocks_available, .. } = self.scheduler.load();
+            let room = running < self.config.sequences_max && request.blocks_max() <= blocks_available;
+            assert!(!room, "there is room for sequence {seq}");
+        }
+    }
+
+    /// Commits the oldest result. Says whether there was one.
+    fn commit(&mut self) -> bool {
+        let Some(result) = self.results.pop_front() else { return false };
+        let step = result.step;
+        let events = self.scheduler.commit(result).expect("the ranks do as they are told");
+        self.ranks.committed(step);
+        for event in events {
+            let (seq, finish) = match event {
+                Event::PromptLogprobs { seq, logprobs } => {
+                    self.caller(seq).prompt_logprobs.extend(logprobs);
+                    (seq, None)
+                }
+                Event::Token { seq, sample, finish } => {
+                    self.caller(seq).tokens.push(sample.token.id);
+                    (seq, finish)
+                }
+            };
+            let request = self.caller(seq);
+            request.check(seq, finish);
+            request.ended = finish.is_some();
+        }
+        true
+    }
+
+    /// The caller of a sequence, who is there until its end.
+    fn caller(&mut self, seq: SeqId) -> &mut Request {
+        let request = self.requests.get_mut(&seq).expect("it was submitted");
+        assert!(!request.ended, "sequence {seq} has ended, and something comes");
+        request
+    }
+
+    fn live(&self) -> impl Iterator<Item = (&SeqId, &Request)> {
+        self.requests.iter().filter(|(_, request)| !request.ended)
+    }
+
+    fn check(&self) {
+        self.scheduler.check();
+        let running = self.live().filter(|(_, request)| request.introduced).count();
+        let waiting = self.live().count() - running;
+        let load = self.scheduler.load();
+        assert_eq!((load.waiting, load.running), (waiting, running));
+    }
+
+    /// Goes on until nothing is left.
+    fn drain(&mut self) {
+        while self.plan() | self.commit() {
+            self.check();
+        }
+        let blocks_available = self.config.blocks as usize;
+        assert_eq!(self.scheduler.load(), Load { waiting: 0, running: 0, blocks_available }, "all blocks are back");
+    }
+}
+
+#[test]
+fn every_caller_gets_what_it_would_get_alone() {
+    for seed in Seed::cases(CASES) {
+        let mut rng = seed.rng();
+        let mut simulation = Simulation::new(&mut rng);
+        for _ in 0..OPERATIONS {
+            simulation.operate(&mut rng);
+        }
+        simulation.drain();
+    }
+}

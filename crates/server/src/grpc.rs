@@ -1,0 +1,162 @@
+//! `peregrine.v1.Generation`.
+
+use crate::convert::{request_from_pb, response_to_pb, token_to_pb, top_to_pb};
+use crate::{Answer, Error, Service};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+use wire::generation as pb;
+use wire::generation::generation_server::Generation;
+
+/// The transport ends a call at its deadline, too, but with another code; this much earlier is the right one given.
+const DEADLINE_LEAD: Duration = Duration::from_millis(5);
+
+/// The gRPC face of a [`Service`].
+pub struct GrpcFace(pub Service);
+
+#[tonic::async_trait]
+impl Generation for GrpcFace {
+    type GenerateStreamStream = Pin<Box<dyn Stream<Item = Result<pb::GenerateStreamResponse, Status>> + Send>>;
+
+    async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
+        let response = until(deadline, self.0.generate(request)).await??;
+        Ok(Response::new(response_to_pb(response)))
+    }
+
+    async fn generate_stream(
+        &self,
+        request: Request<pb::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStreamStream>, Status> {
+        let deadline = deadline(request.metadata());
+        let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
+        let answer = self.0.stream(request)?;
+        let messages = async_stream::try_stream! {
+            let mut answer = Some(answer);
+            while let Some(message) = next_message(&mut answer, deadline).await? {
+                yield message;
+            }
+        };
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn tokenize(&self, request: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
+        let inputs = request.into_inner().inputs;
+        let tokens = self.0.tokenize(&inputs).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let narrow = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
+        let tokens = tokens.into_iter().map(|token| pb::TokenizedToken {
+            id: token.id,
+            text: token.text,
+            start: narrow(token.start),
+            stop: narrow(token.stop),
+        });
+        Ok(Response::new(pb::TokenizeResponse { tokens: tokens.collect() }))
+    }
+
+    async fn get_info(&self, _: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
+        let info = self.0.info();
+        let narrow = |size| u32::try_from(size).unwrap_or(u32::MAX);
+        Ok(Response::new(pb::GetInfoResponse {
+            model_id: info.model_id.clone(),
+            model_dtype: "bfloat16".to_owned(),
+            backend: info.backend.clone(),
+            tensor_parallel: narrow(info.tensor_parallel),
+            max_input_length: narrow(info.limits.max_input_length),
+            max_total_tokens: narrow(info.limits.max_total_tokens),
+            kv_tokens_total: self.0.kv_tokens() as u64,
+            max_concurrent_requests: narrow(info.max_concurrent_requests),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+}
+
+/// Waits for the next token and takes all that are there by then, so that a slow reader gets fewer, larger messages.
+/// `answer` is empty once the last message has been made.
+async fn next_message(
+    answer: &mut Option<Answer>,
+    deadline: Option<Instant>,
+) -> Result<Option<pb::GenerateStreamResponse>, Status> {
+    let Some(running) = answer else { return Ok(None) };
+    let mut message = pb::GenerateStreamResponse::default();
+    let mut next = until(deadline, running.next()).await??;
+    let mut ended = false;
+    while let Some(step) = next {
+        ended = step.finish.is_some();
+        message.tokens.push(token_to_pb(step.token));
+        if !step.top.is_empty() {
+            message.top_tokens.push(top_to_pb(step.top));
+        }
+        next = running.try_next()?;
+    }
+    if ended {
+        let finished = answer.take().and_then(Answer::into_finished).ok_or(Error::Incomplete)?;
+        message.details = finished.stream_details().map(|details| pb::Details {
+            finish_reason: details.finish_reason.as_str().to_owned(),
+            generated_tokens: details.generated_tokens,
+            seed: details.seed,
+            prompt_tokens: details.input_length,
+            cached_tokens: details.cached_tokens,
+            ..pb::Details::default()
+        });
+        message.generated_text = Some(finished.generated_text().to_owned());
+    }
+    Ok(Some(message))
+}
+
+async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Status> {
+    match deadline {
+        Some(deadline) => {
+            timeout_at(deadline, future).await.map_err(|_| Status::deadline_exceeded("the deadline has passed"))
+        }
+        None => Ok(future.await),
+    }
+}
+
+/// The caller's deadline, from the `grpc-timeout` header: at most eight digits and a unit. What cannot be read counts as
+/// none.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(3600 * count),
+        "M" => Duration::from_secs(60 * count),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Instant::now().checked_add(timeout.saturating_sub(DEADLINE_LEAD))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_in_every_unit() {
+        let left = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().expect("ASCII"));
+            deadline(&metadata).map(|at| (at - Instant::now()).as_secs_f64().round())
+        };
+        assert_eq!(left("2H"), Some(7200.0));
+        assert_eq!(left("3M"), Some(180.0));
+        assert_eq!(left("30S"), Some(30.0));
+        assert_eq!(left("30000m"), Some(30.0));
+        assert_eq!(left("30000000u"), Some(30.0));
+        assert_eq!(left("99999999n"), Some(0.0));
+        for bad in ["", "S", "5", "5x", "-1S", "999999999S", "5é"] {
+            let mut metadata = MetadataMap::new();
+            if let Ok(value) = bad.parse() {
+                metadata.insert("grpc-timeout", value);
+            }
+            assert_eq!(deadline(&metadata), None, "{bad}");
+        }
+    }
+}

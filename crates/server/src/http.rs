@@ -1,0 +1,46 @@
+//! The HTTP face.
+
+use crate::{Error, Service};
+use api::{ErrorBody, GenerateRequest, GenerateResponse};
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use coordinator::Status;
+
+/// The routes.
+pub(crate) fn router(service: Service) -> Router {
+    Router::new().route("/health", get(health)).route("/generate", post(generate)).with_state(service)
+}
+
+/// 200 with an empty body when every rank is ready, else 503 and why.
+async fn health(State(service): State<Service>) -> Response {
+    let why = match &*service.status().borrow() {
+        Status::Ready { .. } => return StatusCode::OK.into_response(),
+        Status::Loading { done, total } => format!("loading, {done} of {total} bytes"),
+        Status::Draining | Status::Stopped => "shutting down".to_owned(),
+        Status::Failed { reason } => reason.clone(),
+    };
+    let unhealthy = ErrorBody::unhealthy();
+    failure(ErrorBody { error: format!("{}: {why}", unhealthy.error), ..unhealthy })
+}
+
+/// TGI's route for a whole answer.
+async fn generate(
+    State(service): State<Service>,
+    request: Result<Json<GenerateRequest>, JsonRejection>,
+) -> Result<Json<GenerateResponse>, Response> {
+    let Json(request) = request.map_err(|rejection| {
+        let body = ErrorBody::rejection(rejection.body_text());
+        (rejection.status(), Json(body)).into_response()
+    })?;
+    let answer = service.generate(request).await;
+    answer.map(Json).map_err(|error: Error| failure(ErrorBody::from(&error)))
+}
+
+fn failure(body: ErrorBody) -> Response {
+    let status = StatusCode::from_u16(body.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(body)).into_response()
+}

@@ -1,0 +1,88 @@
+//! The faces on their listeners.
+
+use crate::http::router;
+use crate::{GrpcFace, Service};
+use coordinator::Status;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use wire::generation::generation_server::GenerationServer;
+
+/// How long open connections may take to end once everything is answered.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where the faces listen.
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For HTTP.
+    pub http: TcpListener,
+}
+
+impl GrpcFace {
+    /// The gRPC services: generation, health, which follows the model's status, and reflection.
+    ///
+    /// Must be called within a tokio runtime.
+    #[must_use]
+    pub fn routes(service: Service) -> Routes {
+        let reporter = HealthReporter::new();
+        let health = tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
+        );
+        tokio::spawn(report_health(service.clone(), reporter));
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("peregrine.v1.Generation")
+            .with_service_name("grpc.health.v1.Health")
+            .build_v1()
+            .expect("the descriptors were made with the services");
+        Routes::new(GenerationServer::new(Self(service))).add_service(health).add_service(reflection)
+    }
+}
+
+/// Serves until `end` resolves, and then as long as open calls take, but no longer than a moment.
+///
+/// # Errors
+///
+/// When a listener fails.
+pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Output = ()>) -> std::io::Result<()> {
+    let (closing, closed) = tokio::sync::watch::channel(false);
+    let until_closing = |mut closed: tokio::sync::watch::Receiver<bool>| async move {
+        // An error means that the sender is gone, which says the same.
+        let _ = closed.wait_for(|closing| *closing).await;
+    };
+    let grpc = tonic::transport::Server::builder()
+        .add_routes(GrpcFace::routes(service.clone()))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.grpc), until_closing(closed.clone()));
+    let http = axum::serve(listeners.http, router(service)).with_graceful_shutdown(until_closing(closed));
+    let both =
+        async { tokio::try_join!(async { grpc.await.map_err(std::io::Error::other) }, http.into_future()).map(|_| ()) };
+    let limit = async {
+        end.await;
+        closing.send_replace(true);
+        tokio::time::sleep(CLOSE_LIMIT).await;
+    };
+    tokio::select! {
+        result = both => result,
+        () = limit => Ok(()),
+    }
+}
+
+/// Tells the health service how the model is, for the server as a whole and for its service.
+async fn report_health(service: Service, reporter: HealthReporter) {
+    let mut statuses = WatchStream::new(service.status());
+    while let Some(status) = statuses.next().await {
+        let serving = match status {
+            Status::Ready { .. } => ServingStatus::Serving,
+            _ => ServingStatus::NotServing,
+        };
+        for name in ["", "peregrine.v1.Generation"] {
+            reporter.set_service_status(name, serving).await;
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What the coordinator asks of every rank.
+
+use crate::{BlockId, SamplingParams, SeqId, StepId};
+
+/// Tokens in one block of the paged KV cache.
+pub const BLOCK_TOKENS: usize = 16;
+
+/// A sequence, as the workers learn of it: once, before its first run (or again after a recovery, when the tokens that
+/// it had generated are part of `tokens`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewSequence {
+    /// Its id.
+    pub seq: SeqId,
+    /// The known tokens: the prompt, then what was generated before a recovery. Never empty.
+    pub tokens: Vec<u32>,
+    /// How many of `tokens` are the prompt.
+    pub prompt_len: usize,
+    /// How its next tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Report the model's log-probability of each prompt token but the first.
+    pub prompt_logprobs: bool,
+    /// Report this many of the most probable tokens beside each sampled one.
+    pub top_n: usize,
+    /// Bring the whole row of logits to the host with each sampled token (for checks; it is slow).
+    pub return_logits: bool,
+}
+
+/// One sequence's part in a step: its tokens at positions `start..start + len` are run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeqRun {
+    /// Whose tokens.
+    pub seq: SeqId,
+    /// How many of its tokens have been computed before this step.
+    pub start: usize,
+    /// How many are computed in this step, the drafts among them; at least one.
+    pub len: usize,
+    /// Blocks that its block table gains, in order, before the step runs.
+    pub new_blocks: Vec<BlockId>,
+    /// Proposed tokens that follow the known ones, to be verified in this step.
+    pub draft_tokens: Vec<u32>,
+    /// The token after position `start + len - 1` is sampled (and after each draft, as far as they hold).
+    pub sample: bool,
+    /// The sampling waits for the [`SampleMask`] of this step and sequence.
+    pub masked: bool,
+}
+
+/// The work of one step, the same on every rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepPlan {
+    /// Which step; consecutive within an epoch.
+    pub step: StepId,
+    /// Sequences that the ranks have not seen yet, before the runs that use them.
+    pub new: Vec<NewSequence>,
+    /// Sequences that no later plan names: the ranks forget them before this step runs.
+    pub retired: Vec<SeqId>,
+    /// The batch, in row order.
+    pub runs: Vec<SeqRun>,
+}
+
+impl StepPlan {
+    /// Rows of the batch: the tokens that the step computes.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.runs.iter().map(|run| run.len).sum()
+    }
+}
+
+/// Which tokens a grammar allows next. It may follow a plan whose run is `masked`, and gates only that step's sampling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleMask {
+    /// The step that waits for it.
+    pub step: StepId,
+    /// The sequence that waits for it.
+    pub seq: SeqId,
+    /// One bit a token, least significant first: bit `i % 32` of word `i / 32` allows token `i`.
+    pub words: Vec<u32>,
+}

@@ -1,0 +1,128 @@
+//! Why a model directory cannot be read.
+
+use model::{CheckpointError, ConfigError};
+use safetensors::SafeTensorError;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a model directory cannot be read. Every text names the file, and the tensor where there is one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// A file cannot be opened, read or mapped.
+    #[error("{path}: {reason}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: io::Error,
+    },
+    /// `config.json` is not that of a Falcon model.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: ConfigError,
+    },
+    /// The directory holds no checkpoint.
+    #[error("{dir}: no checkpoint, expected model.safetensors or model.safetensors.index.json in this directory")]
+    NoCheckpoint {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The index is not valid JSON.
+    #[error("{path}: not valid JSON: {reason}")]
+    IndexJson {
+        /// The index.
+        path: PathBuf,
+        /// What the parser says.
+        reason: serde_json::Error,
+    },
+    /// The index has no usable `weight_map`.
+    #[error("{path}: expected an object `weight_map` of at least one tensor name with its file name, found {found}")]
+    IndexShape {
+        /// The index.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The index gives a tensor something else than the name of a file beside it.
+    #[error("{path}: tensor `{tensor}`: expected the name of a file in the same directory, found {found}")]
+    IndexEntry {
+        /// The index.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the index gives, as JSON.
+        found: String,
+    },
+    /// The index names a file that is not there.
+    #[error("{path}: tensor `{tensor}` should be in `{file}`, but there is no such file")]
+    IndexedFileMissing {
+        /// The index.
+        path: PathBuf,
+        /// The first tensor that should be in the file.
+        tensor: String,
+        /// The file's name.
+        file: String,
+    },
+    /// The index names a file that does not hold the tensor.
+    #[error("{path}: tensor `{tensor}` should be in `{file}`, but that file does not hold it")]
+    IndexedTensorMissing {
+        /// The index.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The file's name.
+        file: String,
+    },
+    /// Two files hold a tensor of the same name.
+    #[error("tensor `{tensor}` is in two files: {first} and {second}")]
+    Duplicate {
+        /// The tensor.
+        tensor: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// The tensors that the header lists do not fill the file.
+    #[error(
+        "{path}: its {found} bytes are not the sum of its header and tensors: cut short, or not wholly downloaded?"
+    )]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it has.
+        found: usize,
+    },
+    /// The header is damaged.
+    #[error("{path}: not a valid safetensors header: {reason} (the file has {bytes} bytes)")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the file has.
+        bytes: usize,
+        /// What the parser says; it names the tensor where offsets overlap or leave a gap.
+        reason: SafeTensorError,
+    },
+    /// A tensor has elements of a type that is not supported.
+    #[error("{path}: tensor `{tensor}`: expected dtype BF16, F16 or F32, found {found}")]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype.
+        found: safetensors::Dtype,
+    },
+    /// The checkpoint's tensors are not those of the model.
+    #[error("{path}: {reason}")]
+    Checkpoint {
+        /// The file that stores the tensor, or the directory where the tensor is missing.
+        path: PathBuf,
+        /// Which tensor, and what is wrong with it.
+        reason: CheckpointError,
+    },
+}

@@ -1,0 +1,155 @@
+//! Copies a rank's part of each tensor out of the mapped files.
+
+use crate::files::Located;
+use crate::header::Dtype;
+use crate::{CheckpointFiles, Progress};
+use half::{bf16, f16};
+use model::{ShardTensor, TensorId};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+const _: () = assert!(cfg!(target_endian = "little"), "safetensors are little-endian and are copied as they are");
+
+/// Reads the tensors of one rank. Any number of threads may read at once.
+pub struct ShardReader<'a> {
+    files: &'a CheckpointFiles,
+    tensors: Vec<ShardTensor>,
+    located: HashMap<TensorId, &'a Located>,
+    progress: Arc<Progress>,
+}
+
+impl<'a> ShardReader<'a> {
+    pub(crate) fn new(
+        files: &'a CheckpointFiles,
+        tensors: Vec<ShardTensor>,
+        locate: impl Fn(TensorId) -> &'a Located,
+    ) -> Self {
+        let located: HashMap<_, _> = tensors.iter().map(|tensor| (tensor.id, locate(tensor.id))).collect();
+        let bytes = |tensor: &ShardTensor| tensor.local_elements() * located[&tensor.id].stored.dtype.bytes();
+        let total = tensors.iter().map(|tensor| bytes(tensor) as u64).sum();
+        Self { files, tensors, located, progress: Arc::new(Progress::new(total)) }
+    }
+
+    /// The rank's tensors, in the order in which a forward pass meets them.
+    #[must_use]
+    pub fn tensors(&self) -> &[ShardTensor] {
+        &self.tensors
+    }
+
+    /// How much has been read; may be watched from another thread, and outlives the reader.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Copies `elements` of the rank's part of `tensor` (row-major numbers in its local matrix) to `out`. BF16 is
+    /// copied as it is, in runs as long as the cut allows; F16 and F32 are rounded to the nearest, ties to even, a NaN
+    /// staying a NaN.
+    ///
+    /// # Panics
+    ///
+    /// If `tensor` is not one of [`tensors`](Self::tensors), if `elements` are not all within its local matrix, or if
+    /// `out` has another length.
+    pub fn read(&self, tensor: &ShardTensor, elements: Range<usize>, out: &mut [bf16]) {
+        self.copy_runs(tensor, elements, out, |dtype, bytes, out| match dtype {
+            Dtype::Bf16 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
+            Dtype::F16 => convert(bytes, out, |pair| bf16::from_f32(f16::from_le_bytes(pair).to_f32())),
+            Dtype::F32 => convert(bytes, out, |quad| bf16::from_f32(f32::from_le_bytes(quad))),
+        });
+    }
+
+    /// Copies the rank's whole part of `tensor` to `out` in full precision: for norms and biases, which an F32
+    /// checkpoint holds more precisely than bf16. Every stored type widens to f32 exactly.
+    ///
+    /// # Panics
+    ///
+    /// If `tensor` is not one of [`tensors`](Self::tensors), or if `out` has another length than its local elements.
+    pub fn read_f32(&self, tensor: &ShardTensor, out: &mut [f32]) {
+        self.copy_runs(tensor, 0..tensor.local_elements(), out, |dtype, bytes, out| match dtype {
+            Dtype::Bf16 => convert(bytes, out, |pair| bf16::from_le_bytes(pair).to_f32()),
+            Dtype::F16 => convert(bytes, out, |pair| f16::from_le_bytes(pair).to_f32()),
+            Dtype::F32 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
+        });
+    }
+
+    /// Asks the system to read `tensor` ahead from the disk: worth it for the next tensor while this one is copied.
+    ///
+    /// # Panics
+    ///
+    /// If `tensor` is not one of [`tensors`](Self::tensors).
+    pub fn prefetch(&self, tensor: &ShardTensor) {
+        let located = self.located(tensor);
+        spans(located, tensor).for_each(|span| self.files.file(located).prefetch(&span));
+    }
+
+    /// Gives back the memory of the pages that held `tensor`, once it has been read: without it, a shard is resident
+    /// twice while it is loaded. Reading the tensor again is allowed, and slower.
+    ///
+    /// # Panics
+    ///
+    /// If `tensor` is not one of [`tensors`](Self::tensors).
+    pub fn release(&self, tensor: &ShardTensor) {
+        let located = self.located(tensor);
+        spans(located, tensor).for_each(|span| self.files.file(located).release(&span));
+    }
+
+    /// Hands every contiguous run of `elements`, with the part of `out` that it fills, to `copy`.
+    fn copy_runs<T>(
+        &self,
+        tensor: &ShardTensor,
+        elements: Range<usize>,
+        out: &mut [T],
+        copy: impl Fn(Dtype, &[u8], &mut [T]),
+    ) {
+        assert_eq!(out.len(), elements.len(), "{}: length of the output for elements {elements:?}", tensor.id);
+        let located = self.located(tensor);
+        let dtype = located.stored.dtype;
+        let bytes = &self.files.file(located).bytes()[located.stored.place.clone()];
+        let mut rest = out;
+        while !rest.is_empty() {
+            let run = run_at(tensor, elements.end - rest.len());
+            let length = run.len().min(rest.len());
+            let (filled, after) = rest.split_at_mut(length);
+            copy(dtype, &bytes[run.start * dtype.bytes()..(run.start + length) * dtype.bytes()], filled);
+            rest = after;
+        }
+        self.progress.add(elements.len() * dtype.bytes());
+    }
+
+    fn located(&self, tensor: &ShardTensor) -> &'a Located {
+        self.located.get(&tensor.id).unwrap_or_else(|| panic!("{} is not in this shard", tensor.id))
+    }
+}
+
+/// The longest run of elements, numbered in the whole tensor, that starts with the local element `local`: to the end of
+/// its row, or of its range of rows where the columns are uncut.
+fn run_at(tensor: &ShardTensor, local: usize) -> Range<usize> {
+    let (mut row, column) = (local / tensor.local_columns(), local % tensor.local_columns());
+    for rows in &tensor.rows {
+        if row < rows.len() {
+            row += rows.start;
+            let start = row * tensor.columns_total + tensor.columns.start + column;
+            let last_row = if tensor.local_columns() == tensor.columns_total { rows.end - 1 } else { row };
+            return start..last_row * tensor.columns_total + tensor.columns.end;
+        }
+        row -= rows.len();
+    }
+    panic!("{}: element {local} of {}", tensor.id, tensor.local_elements());
+}
+
+/// The bytes of the file between the first and the last element of each of the tensor's ranges of rows.
+fn spans(located: &Located, tensor: &ShardTensor) -> impl Iterator<Item = Range<usize>> {
+    let bytes = located.stored.dtype.bytes();
+    tensor.rows.iter().filter(|rows| !rows.is_empty()).map(move |rows| {
+        let first = rows.start * tensor.columns_total + tensor.columns.start;
+        let end = (rows.end - 1) * tensor.columns_total + tensor.columns.end;
+        located.stored.place.start + first * bytes..located.stored.place.start + end * bytes
+    })
+}
+
+fn convert<T, const N: usize>(bytes: &[u8], out: &mut [T], element: impl Fn([u8; N]) -> T) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = element(*bytes);
+    }
+}

@@ -1,0 +1,30 @@
+//! The generated gRPC types, and the conversions between those of the control plane and the plain data of `step`.
+//!
+//! * [`generation`]: the public service.
+//! * [`control`]: messages and stubs of the control plane. Its step messages stay behind this crate: [`plan_to_wire`] and
+//!   its siblings are the only way in and out, and every way in is fallible.
+//!
+//! **Invariant:** no other crate sees the prost types of a step.
+
+#![forbid(unsafe_code)]
+
+mod convert;
+
+pub use convert::{
+    Command, ConvertError, command_from_wire, mask_to_wire, plan_to_wire, result_from_wire, result_to_wire,
+};
+
+/// The public service, generated from `proto/peregrine/v1/generation.proto`.
+#[expect(missing_docs, clippy::too_many_lines, reason = "generated; the proto file has the documentation")]
+pub mod generation {
+    tonic::include_proto!("peregrine.v1");
+}
+
+/// The control plane, generated from `proto/peregrine/v1/control.proto`.
+#[expect(missing_docs, clippy::too_many_lines, reason = "generated; the proto file has the documentation")]
+pub mod control {
+    tonic::include_proto!("peregrine.control.v1");
+}
+
+/// Descriptors of both services, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peregrine.bin"));

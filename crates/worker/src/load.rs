@@ -1,0 +1,103 @@
+//! A rank's shard into its backend.
+
+use crate::RankSpec;
+use backend::{Backend, BackendError};
+use forward::{Capacity, Engine, Falcon, StepError, WeightSource};
+use half::bf16;
+use model::{Partition, ShardTensor};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use step::{BLOCK_TOKENS, SampleMask, StepPlan, StepResult};
+use weights::{CheckpointFiles, Progress, ShardReader, WeightsError};
+
+/// How far a load has come; empty until the checkpoint's files have been opened.
+pub type LoadProgress = OnceLock<Arc<Progress>>;
+
+/// A rank that is ready to run.
+pub struct Loaded {
+    /// It.
+    pub rank: Box<dyn Rank>,
+    /// Bytes of its weights.
+    pub weight_bytes: u64,
+    /// Bytes of its KV cache.
+    pub kv_bytes: u64,
+}
+
+/// Runs steps on a device that it owns.
+pub trait Rank {
+    /// Runs one step; `masks` are those for which it waits.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`]; nothing can be run after one.
+    fn step(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<StepResult, StepError>;
+}
+
+impl<B: Backend> Rank for Engine<B> {
+    fn step(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<StepResult, StepError> {
+        Engine::step(self, plan, masks)
+    }
+}
+
+/// Why a rank did not become ready.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The model's files.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The device could not be opened as asked.
+    #[error("backend {backend}: {message}")]
+    Open {
+        /// Which backend.
+        backend: String,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// Logits rows that are held at a time: enough to keep a product busy, few enough to stay small beside the weights.
+const LOGITS_ROWS_MAX: usize = 32;
+
+/// Reads the rank's shard of the model in `spec.model_dir` into `backend`.
+///
+/// # Errors
+///
+/// [`LoadError`].
+pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadProgress) -> Result<Loaded, LoadError> {
+    let config = weights::read_config(&spec.model_dir)?;
+    let partition = Partition::new(&config, spec.rank, spec.world);
+    let files = CheckpointFiles::open(&spec.model_dir)?;
+    let reader = files.shard(&config, &partition)?;
+    // A second load of the same rank does not happen; if it did, its progress would merely not be seen.
+    let _ = progress.set(reader.progress());
+    let capacity =
+        Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: LOGITS_ROWS_MAX };
+    let falcon = Falcon::load(backend, &config, &partition, capacity, &Source(reader))?;
+    let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * partition.kv_bytes_per_token(&config, B::KV_ELEMENT_BYTES);
+    Ok(Loaded {
+        rank: Box::new(Engine::new(falcon)),
+        weight_bytes: partition.weight_bytes(&config, size_of::<bf16>()),
+        kv_bytes: kv_bytes as u64,
+    })
+}
+
+/// `forward` asks for weights and `weights` has them; neither knows the other.
+struct Source<'a>(ShardReader<'a>);
+
+impl WeightSource for Source<'_> {
+    fn read(&self, tensor: &ShardTensor, elements: Range<usize>, out: &mut [bf16]) {
+        self.0.read(tensor, elements, out);
+    }
+
+    fn read_f32(&self, tensor: &ShardTensor, out: &mut [f32]) {
+        self.0.read_f32(tensor, out);
+    }
+
+    fn release(&self, tensor: &ShardTensor) {
+        self.0.release(tensor);
+    }
+}

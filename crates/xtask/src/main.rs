@@ -1,0 +1,33 @@
+//! Tasks of this repository: `cargo xtask COMMAND`.
+
+#![forbid(unsafe_code)]
+
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+struct Command {
+    name: &'static str,
+    help: &'static str,
+    /// Takes the repository's root and the arguments after the command's name.
+    run: fn(&Path, &[String]) -> anyhow::Result<ExitCode>,
+}
+
+const COMMANDS: &[Command] =
+    &[Command { name: "tidy", help: "check the repository's rules over its files", run: tidy::run }];
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/xtask is two levels deep");
+    let command = arguments.first().and_then(|name| COMMANDS.iter().find(|command| command.name == name));
+    if let Some(command) = command {
+        return (command.run)(root, &arguments[1..]);
+    }
+    println!("Usage: cargo xtask COMMAND\n\nCommands:");
+    for command in COMMANDS {
+        println!("  {:8} {}", command.name, command.help);
+    }
+    // No command asks for this text; an unknown one is an error.
+    Ok(if arguments.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}

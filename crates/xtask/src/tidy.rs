@@ -1,0 +1,39 @@
+//! `cargo xtask tidy`: the repository's rules as code. A rule takes the tree and gives what violates it.
+
+mod dependencies;
+mod files;
+mod functions;
+mod leftovers;
+mod manifests;
+mod safety;
+mod tree;
+
+use std::path::Path;
+use std::process::ExitCode;
+use tree::Tree;
+
+type Rule = fn(&Tree) -> Vec<String>;
+
+const RULES: &[(&str, Rule)] = &[
+    ("dependencies point downward", dependencies::check),
+    ("functions are short", functions::check),
+    ("unsafe code is where it may be, and argued", safety::check),
+    ("manifests inherit from the workspace", manifests::check),
+    ("files are clean and small", files::check),
+    ("nothing is left over", leftovers::check),
+];
+
+/// Prints every violation of every rule; the exit code is 1 if there is one.
+pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(arguments.is_empty(), "tidy takes no arguments, found {arguments:?}");
+    let tree = Tree::of_repository(root)?;
+    let mut violations = 0;
+    for (rule, check) in RULES {
+        for violation in check(&tree) {
+            println!("tidy: {rule}: {violation}");
+            violations += 1;
+        }
+    }
+    println!("tidy: {} files, {} rules, {violations} violations", tree.files.len(), RULES.len());
+    Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
