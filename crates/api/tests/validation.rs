@@ -34,7 +34,7 @@ fn each_rule_has_its_message_and_its_field() {
         (json!({"best_of": 2}), "best_of", "you must use sampling when `best_of` is > 1"),
         (json!({"temperature": 0.0}), "temperature", "`temperature` must be strictly positive"),
         (json!({"repetition_penalty": -1.0}), "repetition_penalty", "`repetition_penalty` must be strictly positive"),
-        (json!({"frequency_penalty": 3.0}), "frequency_penalty", "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+        (json!({"frequency_penalty": 1e39}), "frequency_penalty", "`frequency_penalty` must be a finite number"),
         (json!({"top_p": 1.0}), "top_p", "`top_p` must be > 0.0 and < 1.0"),
         (json!({"typical_p": 0.0}), "typical_p", "`typical_p` must be > 0.0 and < 1.0"),
         (json!({"top_k": 0}), "top_k", "`top_k` must be strictly positive"),

@@ -103,7 +103,7 @@ async fn answer(client: GenerationClient<Channel>, request: pb::GenerateRequest,
 
 async fn print_json(mut client: GenerationClient<Channel>, request: pb::GenerateRequest) -> Result<()> {
     let response = client.generate(request).await.map_err(|status| status_error(&status))?.into_inner();
-    println!("{}", serde_json::to_string(&response_from_pb(response)?)?);
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(&response_from_pb(response)?)?)?;
     Ok(())
 }
 

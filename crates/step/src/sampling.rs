@@ -15,7 +15,7 @@ pub struct SamplingSettings {
     pub typical_p: Option<f32>,
     /// Logits of tokens seen before are divided by it (multiplied where negative); greater than 0, 1 is off.
     pub repetition_penalty: f32,
-    /// Logits lose this times the share that the token has of all tokens so far; within -2 ..= 2, 0 is off.
+    /// Logits lose this times the share that the token has of all tokens so far; any finite number, 0 is off.
     pub frequency_penalty: f32,
     /// Favour the half of the vocabulary that the previous token selects.
     pub watermark: bool,
@@ -65,8 +65,8 @@ pub enum ParamError {
     /// Zero, negative or not a number.
     #[error("`repetition_penalty` must be strictly positive")]
     RepetitionPenalty,
-    /// Outside -2 ..= 2, or not a number.
-    #[error("`frequency_penalty` must be >= -2.0 and <= 2.0")]
+    /// Infinite, or not a number.
+    #[error("`frequency_penalty` must be a finite number")]
     FrequencyPenalty,
     /// Outside (0, 1), or not a number.
     #[error("`top_p` must be > 0.0 and < 1.0")]
@@ -118,7 +118,7 @@ impl SamplingParams {
         let checks = [
             (positive(settings.temperature), ParamError::Temperature),
             (positive(settings.repetition_penalty), ParamError::RepetitionPenalty),
-            ((-2.0..=2.0).contains(&settings.frequency_penalty), ParamError::FrequencyPenalty),
+            (settings.frequency_penalty.is_finite(), ParamError::FrequencyPenalty),
             (inside(settings.top_p), ParamError::TopP),
             (inside(settings.typical_p), ParamError::TypicalP),
             (settings.top_k != Some(0), ParamError::TopK),
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(with(|s| s.temperature = f32::INFINITY), Err("temperature"));
         assert_eq!(with(|s| s.repetition_penalty = -1.0), Err("repetition_penalty"));
         assert_eq!(with(|s| s.frequency_penalty = f32::NAN), Err("frequency_penalty"));
-        assert_eq!(with(|s| s.frequency_penalty = 2.5), Err("frequency_penalty"));
+        assert_eq!(with(|s| s.frequency_penalty = f32::INFINITY), Err("frequency_penalty"));
         assert_eq!(with(|s| s.top_p = Some(1.0)), Err("top_p"));
         assert_eq!(with(|s| s.typical_p = Some(f32::NAN)), Err("typical_p"));
         assert_eq!(with(|s| s.top_k = Some(0)), Err("top_k"));

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod goldens;
 mod tidy;
 
 use std::path::Path;
@@ -14,8 +15,10 @@ struct Command {
     run: fn(&Path, &[String]) -> anyhow::Result<ExitCode>,
 }
 
-const COMMANDS: &[Command] =
-    &[Command { name: "tidy", help: "check the repository's rules over its files", run: tidy::run }];
+const COMMANDS: &[Command] = &[
+    Command { name: "tidy", help: "check the repository's rules over its files", run: tidy::run },
+    Command { name: "goldens", help: "hold every model against every golden, in real processes", run: goldens::run },
+];
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -19,11 +19,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend-cuda", &["backend", "step", "sampling"]),
     ("forward", &["model", "backend", "step"]),
     ("worker", &["forward", "weights", "wire", "model", "backend", "step"]),
-    ("coordinator", &["scheduler", "text", "wire", "model", "api", "step"]),
+    ("coordinator", &["scheduler", "wire", "step"]),
     ("server", &["coordinator", "wire", "api", "text", "step"]),
     ("bench", &["wire", "api", "step"]),
     ("peregrine", EVERY_CRATE),
     ("xtask", EVERY_CRATE),
+    ("goldens", &[]),
 ];
 const EVERY_CRATE: &[&str] = &["*"];
 

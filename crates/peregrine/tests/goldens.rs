@@ -1,0 +1,205 @@
+//! The goldens of an independent implementation, through a coordinator and real worker processes.
+//!
+//! An ordinary run takes the demo model and three others at degrees 1, 2 and 8 on the cpu backend, and the shorter cases of
+//! one model on the reference. With `PEREGRINE_GOLDENS=all` it takes every model and case, at degrees 1, 2, 4 and 8, on
+//! both backends and on every instruction set that the processor has: `cargo xtask goldens` does that.
+
+use backend_cpu::{Isa, SharedMemory};
+use coordinator::{Coordinator, CoordinatorConfig, Rendezvous, Status, Submission, Update};
+use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, TOLERANCE, model_dir};
+use std::time::Duration;
+use step::{SamplingParams, SamplingSettings};
+use tokio::task::JoinSet;
+
+/// How long a model may take to load, or a case to run. Only a hang takes that long.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// One way to run a model.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    model: &'static str,
+    backend: &'static str,
+    isa: Option<Isa>,
+    world: usize,
+}
+
+impl Setup {
+    async fn start(self) -> Coordinator {
+        let memory = SharedMemory::create(self.world).expect("shared memory");
+        let config = CoordinatorConfig {
+            worker_command: vec![env!("CARGO_BIN_EXE_peregrine").to_owned(), "worker".to_owned()],
+            model_dir: model_dir(self.model),
+            backend: self.backend.to_owned(),
+            world: self.world,
+            kv_blocks: 1024,
+            step_rows_max: 512,
+            sequences_max: 64,
+            threads_per_rank: 1,
+            isa: self.isa.map(|isa| isa.to_string()),
+            collective_limit: Duration::from_secs(60),
+        };
+        let rendezvous = Rendezvous { address: memory.path(), keep: Box::new(memory) };
+        let coordinator = Coordinator::start(config, rendezvous);
+        let mut status = coordinator.status();
+        let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
+        let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
+        assert!(matches!(loaded, Status::Ready { .. }), "{self:?}: {loaded:?}");
+        coordinator
+    }
+}
+
+async fn stop(coordinator: &Coordinator) {
+    coordinator.drain();
+    assert_eq!(coordinator.ended().await, Status::Stopped);
+}
+
+/// Runs one prompt to its last token.
+async fn observe(coordinator: &Coordinator, submission: Submission) -> Observed {
+    let mut generation = coordinator.submit(submission).expect("it is ready");
+    let mut observed = Observed::default();
+    loop {
+        match tokio::time::timeout(LIMIT, generation.next()).await.expect("no hang") {
+            Some(Update::PromptLogprobs(logprobs)) => observed.prompt_logprobs.extend(logprobs),
+            Some(Update::Token { sample, finish }) => {
+                observed.tokens.push(sample.token.id);
+                observed.logprobs.push(sample.token.score.logprob);
+                observed.logits.push(sample.logits);
+                if finish.is_some() {
+                    return observed;
+                }
+            }
+            Some(Update::Failed { reason }) => panic!("{reason}"),
+            None => panic!("the stream ended early"),
+        }
+    }
+}
+
+fn submission(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {
+    Submission {
+        prompt: prompt.to_vec(),
+        max_new_tokens,
+        eos: Vec::new(),
+        sampling,
+        prompt_logprobs: true,
+        top_n: 0,
+        return_logits: true,
+    }
+}
+
+fn greedy(case: &Case) -> Submission {
+    submission(&case.prompt_ids, case.greedy.ids.len(), SamplingParams::GREEDY)
+}
+
+/// Runs all submissions at once and returns what they bring, in their order.
+async fn observe_all(coordinator: &Coordinator, submissions: Vec<Submission>) -> Vec<Observed> {
+    let mut tasks = JoinSet::new();
+    for (index, submission) in submissions.into_iter().enumerate() {
+        let coordinator = coordinator.clone();
+        tasks.spawn(async move { (index, observe(&coordinator, submission).await) });
+    }
+    let mut observed = tasks.join_all().await;
+    observed.sort_by_key(|(index, _)| *index);
+    observed.into_iter().map(|(_, observed)| observed).collect()
+}
+
+/// Holds all cases against the goldens: greedy, teacher-forced, and with penalties. Returns the greedy runs.
+async fn check(setup: Setup, cases: &[Case]) -> Vec<Observed> {
+    let coordinator = setup.start().await;
+    let runs = observe_all(&coordinator, cases.iter().map(greedy).collect()).await;
+    let forced = cases.iter().map(|case| submission(&case.forced_ids(), 1, SamplingParams::GREEDY)).collect();
+    let forced = observe_all(&coordinator, forced).await;
+    let penalties = PenaltyCase::of(setup.model);
+    let penalized = penalties.iter().map(|case| submission(&case.prompt_ids, case.ids.len(), with_penalties(case)));
+    let penalized = observe_all(&coordinator, penalized.collect()).await;
+    stop(&coordinator).await;
+    let mut wrong: Vec<String> = Vec::new();
+    for ((case, run), forced) in cases.iter().zip(&runs).zip(&forced) {
+        wrong.extend(case.check_greedy(run));
+        wrong.extend(case.check_forced(forced));
+    }
+    wrong.extend(penalties.iter().zip(&penalized).flat_map(|(case, run)| case.check(run)));
+    assert!(wrong.is_empty(), "{setup:?}:\n{}", wrong.join("\n"));
+    runs
+}
+
+fn with_penalties(case: &PenaltyCase) -> SamplingParams {
+    let penalty = |name, off| case.params.get(name).copied().unwrap_or(off);
+    let settings = SamplingSettings {
+        repetition_penalty: penalty("repetition_penalty", 1.0),
+        frequency_penalty: penalty("frequency_penalty", 0.0),
+        ..SamplingSettings::default()
+    };
+    SamplingParams::try_new(settings).expect("golden penalties are within limits")
+}
+
+/// Two degrees compute the same logits, as long as they have chosen the same tokens.
+fn assert_near(setup: Setup, runs: &[Observed], single: &[Observed]) {
+    for (run, single) in runs.iter().zip(single) {
+        let same = run.tokens.iter().zip(&single.tokens).take_while(|(a, b)| a == b).count();
+        for (ours, theirs) in run.logits.iter().zip(&single.logits).take(same + 1) {
+            let near = ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= TOLERANCE);
+            assert!(near, "{setup:?}: logits are not those of one rank");
+        }
+    }
+}
+
+async fn check_degrees(model: &'static str, backend: &'static str, isa: Option<Isa>, worlds: &[usize], cases: &[Case]) {
+    let mut single = None;
+    for &world in worlds {
+        let setup = Setup { model, backend, isa, world };
+        let runs = check(setup, cases).await;
+        println!("{setup:?}: {} cases hold", cases.len());
+        match &single {
+            None => single = Some(runs),
+            Some(single) => assert_near(setup, &runs, single),
+        }
+    }
+}
+
+fn everything() -> bool {
+    std::env::var("PEREGRINE_GOLDENS").is_ok_and(|value| value == "all")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cpu_backend_equals_the_goldens() {
+    let isas = [Isa::Plain, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.supported());
+    let (models, isas, worlds) = if everything() {
+        (&MODELS[..], isas.map(Some).collect(), &[1, 2, 4, 8][..])
+    } else {
+        (&["falcon-demo", "tiny-falcon-7b", "tiny-falcon-180b", "tiny-falcon-rw"][..], vec![None], &[1, 2, 8][..])
+    };
+    for model in models {
+        for &isa in &isas {
+            check_degrees(model, "cpu", isa, worlds, &Golden::of(model).cases).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_backend_equals_the_goldens() {
+    if everything() {
+        for model in MODELS {
+            check_degrees(model, "reference", None, &[1, 2, 4, 8], &Golden::of(model).cases).await;
+        }
+    } else {
+        let mut cases = Golden::of("tiny-falcon-40b").cases;
+        cases.retain(|case| case.prompt_ids.len() < 100);
+        check_degrees("tiny-falcon-40b", "reference", None, &[1, 2], &cases).await;
+    }
+}
+
+/// The same prompts one by one and all at once, with one thread and several: the same bits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_many_equals_one_alone_to_the_bit() {
+    for model in ["falcon-demo", "tiny-falcon-40b"] {
+        let setup = Setup { model, backend: "cpu", isa: None, world: 2 };
+        let coordinator = setup.start().await;
+        let golden = Golden::of(model);
+        let together = observe_all(&coordinator, golden.cases.iter().map(greedy).collect()).await;
+        for (case, together) in golden.cases.iter().zip(together) {
+            let alone = observe(&coordinator, greedy(case)).await;
+            assert!(alone == together, "{model}, {}: the batch changed the result", case.name);
+        }
+        stop(&coordinator).await;
+    }
+}
