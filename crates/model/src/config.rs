@@ -126,13 +126,16 @@ pub enum ConfigError {
     },
 }
 
+/// Far beyond every real model; each layer has tensors to be listed.
+const LAYERS_MAX: usize = 4096;
+
 const Q_HEADS: [&str; 2] = ["num_attention_heads", "n_head"];
 const LAYERS: [&str; 2] = ["num_hidden_layers", "n_layer"];
 const KV_HEADS: [&str; 2] = ["num_kv_heads", "n_head_kv"];
 
 impl FalconConfig {
-    /// Reads the text of a `config.json`. Fields that are absent take the defaults of the original models
-    /// (`configuration_falcon.py`, and `configuration_RW.py` for the older key spelling).
+    /// Reads the text of a `config.json`. Fields that are absent take the defaults of
+    /// `configuration_falcon.py`, in the older key spelling, too.
     ///
     /// # Errors
     ///
@@ -151,13 +154,17 @@ impl FalconConfig {
         // RefinedWeb is the older name of the grouped architecture, from before the flag was there.
         let grouped = fields.flag("new_decoder_architecture")?.unwrap_or(model_type == "RefinedWeb");
         let hidden = fields.required_size(&["hidden_size"])?;
+        let layers = fields.required_size(&LAYERS)?;
+        if layers > LAYERS_MAX {
+            return Err(invalid(LAYERS[0], "a whole number from 1 to 4096", &Value::from(layers)));
+        }
         let q_heads = fields.required_size(&Q_HEADS)?;
         divides(Q_HEADS[0], q_heads, "hidden_size", hidden)?;
         let (attention, kv_heads) = attention(&fields, grouped, q_heads)?;
         let positions = positions(&fields, hidden / q_heads)?;
         Ok(Self {
             hidden,
-            layers: fields.required_size(&LAYERS)?,
+            layers,
             q_heads,
             kv_heads,
             head_dim: hidden / q_heads,

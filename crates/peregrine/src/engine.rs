@@ -86,7 +86,8 @@ impl EngineArgs {
                 world,
                 kv_blocks: self.kv_blocks()?,
                 step_rows_max: at_least_1("--max-batch-tokens", self.max_batch_tokens)?,
-                sequences_max: self.max_concurrent_requests,
+                // A sequence that decodes needs a row of every step.
+                sequences_max: self.max_concurrent_requests.min(self.max_batch_tokens),
                 threads_per_rank: at_least_1("--threads-per-rank", self.threads(world))?,
                 isa: self.isa.clone(),
                 collective_limit: Duration::from_secs(self.collective_timeout.max(1)),

@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Streams every request of prompts.json over gRPC and prints the answers as they come.
+
+Needs the packages grpcio and grpcio-tools.
+usage: grpc_client.py [ADDR]    the server's gRPC address, localhost:50051 if not given
+"""
+
+import pathlib
+import sys
+
+import grpc
+
+import prompts
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "proto"))
+pb, services = grpc.protos_and_services("peregrine/v1/generation.proto")
+
+
+def stream(stub, body):
+    """Prints the answer to `body` token by token and returns its text."""
+    request = pb.GenerateRequest(inputs=body["inputs"], parameters=pb.Parameters(**body["parameters"]))
+    message = None
+    for message in stub.GenerateStream(request, timeout=300):
+        print("".join(token.text for token in message.tokens if not token.special), end="", flush=True)
+    print()
+    return message.generated_text
+
+
+def main():
+    addr = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
+    with grpc.insecure_channel(addr) as channel:
+        stub = services.GenerationStub(channel)
+        info = stub.GetInfo(pb.GetInfoRequest())
+        print(f"{info.model_id} over {info.tensor_parallel} workers, backend {info.backend}")
+        for name, body, follow_up in prompts.requests():
+            print(f"\n--- {name}\n{body['inputs']}", end="")
+            answer = stream(stub, body)
+            if follow_up:
+                print(f"--- {name}, second turn: {follow_up}")
+                stream(stub, prompts.next_turn(body, answer, follow_up))
+
+
+if __name__ == "__main__":
+    main()
