@@ -8,7 +8,7 @@ use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::kernels::tiles::Cuts;
 use crate::memory::buffer;
-use crate::scratch::Scratch;
+use crate::team::Team;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights,
@@ -20,7 +20,7 @@ use std::thread::available_parallelism;
 /// How a rank uses the processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Threads of the rank, at least 1. The thread that owns the backend is one of them.
+    /// Threads of the rank; 0 counts as 1. The thread that owns the backend is one of them.
     pub threads: usize,
     /// The instruction set; `None`: the richest that the processor has.
     pub isa: Option<Isa>,
@@ -30,11 +30,8 @@ pub struct CpuOptions {
 
 /// One rank on a processor. It must be made on the thread that uses it.
 pub struct Cpu<C> {
-    isa: Isa,
+    team: Team,
     collective: C,
-    pool: Pool,
-    /// One for each thread.
-    scratch: Vec<Scratch>,
     /// Whole rows of logits, a few at a time.
     whole_rows: Vec<f32>,
 }
@@ -57,49 +54,43 @@ impl<C: Collective> Cpu<C> {
     ///
     /// [`BackendError::Device`]: the processor lacks the instruction set, or a thread could not be started or pinned.
     pub fn new(options: &CpuOptions, collective: C) -> Result<Self, BackendError> {
+        let device = |operation: &'static str, message: String| BackendError::Device { operation, message };
         let threads = options.threads.max(1);
         let isa = options.isa.unwrap_or_else(Isa::detect);
         if !isa.supported() {
             let message = format!("this processor has no {isa}; the best that it has is {}", Isa::detect());
-            return Err(BackendError::Device { operation: "choosing the instruction set", message });
+            return Err(device("choosing the instruction set", message));
         }
-        let pin = options.pin.clone().filter(|cores| !cores.is_empty());
-        if let Some(cores) = &pin {
-            pin_this_thread(cores[0])
-                .map_err(|error| BackendError::Device { operation: "pinning threads", message: error.to_string() })?;
+        let cores = options.pin.clone().unwrap_or_default();
+        // Every core is tried, the owner's last.
+        for &core in cores.iter().rev() {
+            pin_this_thread(core).map_err(|error| device("pinning threads", format!("core {core}: {error}")))?;
         }
         // Where threads outnumber the cores, one that spins keeps another from its work.
-        let cores = available_parallelism().map_or(1, usize::from);
-        let spins = if threads * collective.world() <= cores { SPINS } else { 0 };
+        let all_cores = available_parallelism().map_or(1, usize::from);
+        let spins = if threads * collective.world() <= all_cores { SPINS } else { 0 };
         let start = move |thread: usize| {
-            if let Some(cores) = &pin {
-                // The owner's core was there; a thread that cannot be held on its own still computes the same.
-                let _ = pin_this_thread(cores[thread % cores.len()]);
+            if let Some(&core) = cores.get(thread % cores.len().max(1)) {
+                // The core was there a moment ago; and a thread that is not held computes the same.
+                let _ = pin_this_thread(core);
             }
         };
-        let pool = Pool::new(threads, spins, start)
-            .map_err(|error| BackendError::Device { operation: "starting threads", message: error.to_string() })?;
-        Ok(Self {
-            isa,
-            collective,
-            pool,
-            scratch: (0..threads).map(|_| Scratch::new()).collect(),
-            whole_rows: Vec::new(),
-        })
+        let pool = Pool::new(threads, spins, start).map_err(|error| device("starting threads", error.to_string()))?;
+        Ok(Self { team: Team::new(isa, pool), collective, whole_rows: Vec::new() })
     }
 
     /// The instruction set in use.
     #[must_use]
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.team.isa
     }
 
     fn product(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor, add: bool) {
         let weight = &linear.weight;
         assert_eq!((x.rows(), x.columns()), (y.rows(), weight.columns), "the input's shape");
         assert_eq!(y.columns(), weight.rows, "the output's columns");
-        let isa = self.isa;
-        let outputs = match self.pool.threads() {
+        let isa = self.team.isa;
+        let outputs = match self.team.pool.threads() {
             1 => weight.rows,
             threads => {
                 let shared_out = weight.rows.div_ceil(threads * TASKS_PER_THREAD);
@@ -108,7 +99,7 @@ impl<C: Collective> Cpu<C> {
         };
         let columns = y.columns();
         let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.max(1)));
-        self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
+        self.team.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.team.scratch, |scratch, tile| {
             let tile = LinearTile {
                 weight: &weight.values,
                 bias: linear.bias.as_deref(),
@@ -132,7 +123,7 @@ impl<C: Collective> Backend for Cpu<C> {
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
         let len = rows * columns;
         let mut values = buffer("a weight", len)?;
-        self.pool.for_each_plain_tile(&mut values, len, Cuts::Every(1), Cuts::Every(READ_WEIGHTS), |mut tile| {
+        self.team.pool.for_each_plain_tile(&mut values, len, Cuts::Every(1), Cuts::Every(READ_WEIGHTS), |mut tile| {
             read(tile.columns.clone(), tile.row(0));
         });
         Ok(CpuMatrix { values, rows, columns })
@@ -147,7 +138,7 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize) -> Result<CpuKvCache, BackendError> {
-        for scratch in &mut self.scratch {
+        for scratch in &mut self.team.scratch {
             scratch.attention.reserve(shape.head_dim, shape.max_positions);
         }
         CpuKvCache::new(shape, layers, blocks)
@@ -175,9 +166,9 @@ impl<C: Collective> Backend for Cpu<C> {
 
     fn layer_norm(&mut self, x: &CpuTensor, norm: &Norm<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
         assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "shapes of a norm");
-        let (isa, columns) = (self.isa, x.columns());
+        let (isa, columns) = (self.team.isa, x.columns());
         let (rows, whole) = (Cuts::Every(TASK_ELEMENTS.div_ceil(columns.max(1))), Cuts::Every(columns.max(1)));
-        self.pool.for_each_plain_tile(y.used_mut(), columns, rows, whole, |mut tile| {
+        self.team.pool.for_each_plain_tile(y.used_mut(), columns, rows, whole, |mut tile| {
             for row in tile.rows.clone() {
                 let y = tile.row(row);
                 dispatch(isa, LayerNorm { x: x.row(row), scale: &norm.scale, bias: &norm.bias, eps: norm.eps, y });
@@ -197,11 +188,17 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn gelu(&mut self, x: &mut CpuTensor) -> Result<(), BackendError> {
-        let isa = self.isa;
+        let isa = self.team.isa;
         let len = x.used().len();
-        self.pool.for_each_plain_tile(x.used_mut(), len, Cuts::Every(1), Cuts::Every(TASK_ELEMENTS), |mut tile| {
-            dispatch(isa, Gelu { x: tile.row(0) });
-        });
+        self.team.pool.for_each_plain_tile(
+            x.used_mut(),
+            len,
+            Cuts::Every(1),
+            Cuts::Every(TASK_ELEMENTS),
+            |mut tile| {
+                dispatch(isa, Gelu { x: tile.row(0) });
+            },
+        );
         Ok(())
     }
 
@@ -213,7 +210,7 @@ impl<C: Collective> Backend for Cpu<C> {
         cache: &mut CpuKvCache,
         y: &mut CpuTensor,
     ) -> Result<(), BackendError> {
-        cache.attend(self.isa, &mut self.pool, &mut self.scratch, qkv, batch, layer, y);
+        cache.attend(&mut self.team, qkv, batch, layer, y);
         Ok(())
     }
 
@@ -232,12 +229,18 @@ impl<C: Collective> Backend for Cpu<C> {
     fn all_reduce_add(&mut self, partial: &mut CpuTensor, x: &mut CpuTensor) -> Result<(), BackendError> {
         assert_eq!((partial.rows(), partial.columns()), (x.rows(), x.columns()), "shapes of a sum");
         self.all_reduce(partial)?;
-        let isa = self.isa;
+        let isa = self.team.isa;
         let len = x.used().len();
-        self.pool.for_each_plain_tile(x.used_mut(), len, Cuts::Every(1), Cuts::Every(TASK_ELEMENTS), |mut tile| {
-            let term = &partial.used()[tile.columns.clone()];
-            dispatch(isa, AddTo { sum: tile.row(0), term });
-        });
+        self.team.pool.for_each_plain_tile(
+            x.used_mut(),
+            len,
+            Cuts::Every(1),
+            Cuts::Every(TASK_ELEMENTS),
+            |mut tile| {
+                let term = &partial.used()[tile.columns.clone()];
+                dispatch(isa, AddTo { sum: tile.row(0), term });
+            },
+        );
         Ok(())
     }
 
@@ -249,7 +252,7 @@ impl<C: Collective> Backend for Cpu<C> {
     ) -> Result<Vec<LogitsOutput>, BackendError> {
         assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
         let columns: usize = vocab.iter().sum();
-        let at_once = self.pool.threads();
+        let at_once = self.team.pool.threads();
         let mut outputs = Vec::new();
         outputs.resize(uses.len(), None);
         self.whole_rows.resize(at_once.min(uses.len()) * columns, 0.0);
@@ -258,8 +261,8 @@ impl<C: Collective> Backend for Cpu<C> {
                 self.collective.all_gather(logits.row(chunk * at_once + i), vocab, whole)?;
             }
             let whole_rows = &self.whole_rows;
-            let scratch = &mut self.scratch;
-            self.pool.for_each_tile(outputs, 1, Cuts::Every(1), Cuts::Every(1), scratch, |scratch, mut tile| {
+            let scratch = &mut self.team.scratch;
+            self.team.pool.for_each_tile(outputs, 1, Cuts::Every(1), Cuts::Every(1), scratch, |scratch, mut tile| {
                 let row = tile.row_part;
                 let logits = &whole_rows[row * columns..][..columns];
                 tile.row(row)[0] = Some(use_row(&mut scratch.sampler, logits, &uses[row]));

@@ -1,12 +1,12 @@
 //! The backend for processors: vectorized kernels, a thread pool for each rank, and a collective over shared memory.
 //!
-//! * [`Cpu`]: the backend. [`Isa`] is the instruction set that its kernels use; results depend on it, and on nothing else
-//!   of the machine.
+//! * [`Cpu`]: the backend. [`Isa`] is the instruction set that its kernels use; results depend on it, and on nothing
+//!   else of the machine.
 //! * [`SharedMemory`]: the collective between the ranks' processes on one host; [`SharedMemoryOwner`] makes the memory.
 //! * `kernels`: what runs on vectors and on several threads.
 //!
-//! **Invariant:** a row's result is the same to the bit with any other rows, chunks of its sequence, blocks and threads:
-//! every sum has one order.
+//! **Invariant:** a row's result is the same to the bit with any other rows, chunks of its sequence, blocks and
+//! threads: every sum has one order.
 
 #![deny(unsafe_code)]
 
@@ -16,11 +16,11 @@ mod isa;
 #[allow(unsafe_code, reason = "vector instructions, and borrowed data shared with the threads of the pool")]
 mod kernels;
 mod memory;
-mod scratch;
 #[allow(unsafe_code, reason = "reads and writes what other processes share, in turns that the protocol makes")]
 mod shm;
 #[allow(unsafe_code, reason = "maps the shared memory")]
 mod shm_region;
+mod team;
 
 pub use cache::CpuKvCache;
 pub use cpu::{Cpu, CpuOptions};

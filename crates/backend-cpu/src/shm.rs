@@ -1,13 +1,13 @@
 //! The collective between the ranks of one host: memory that they share, without a name in any file system.
 //!
-//! An operation is a sequence of *ticks*. At a tick a rank has filled its slot; it raises its tick counter (release) and
-//! waits until the counters of all others are as high (acquire), and then their slots are its to read. Pieces of a long
-//! message use a rank's two slots in turn. A rank fills a slot again only after all others have reached a tick of the piece
-//! in between, that is, after they have read what was there.
+//! An operation is a sequence of *ticks*. At a tick a rank has filled its slot; it raises its tick counter (release)
+//! and waits until the counters of all others are as high (acquire), and then their slots are its to read. Pieces of a
+//! long message use a rank's two slots in turn. A rank fills a slot again only after all others have reached a tick of
+//! the piece in between, that is, after they have read what was there.
 //!
-//! Short sums: everybody adds all slots. Long ones: at a first tick each rank adds its share of all slots and puts it into
-//! its own slot, where nobody else reads that share; at a second tick everybody copies the shares. Either way each element
-//! is added up in rank order.
+//! Short sums: everybody adds all slots. Long ones: at a first tick each rank adds its share of all slots and puts it
+//! into its own slot, where nobody else reads that share; at a second tick everybody copies the shares. Either way each
+//! element is added up in rank order.
 
 use crate::Isa;
 use crate::kernels::simd::dispatch;
@@ -50,11 +50,14 @@ pub struct SharedMemory {
     sequence: u64,
     /// Pieces so far; its parity chooses the slot.
     pieces: usize,
+    /// What ended this rank's part. It must not fill a slot again: it has not waited for those who read there.
+    failure: Option<CollectiveError>,
 }
 
 /// Sums longer than this are shared out, if there are more than two ranks: with two it saves nothing.
 const SHARED_OUT_FROM: usize = 4096;
-/// Looks before sleep: some 50 µs where each rank has a core, a few otherwise, since then the awaited one may need this.
+/// Looks before sleep: some 50 µs where each rank has a core, a few otherwise, since then the awaited one may need
+/// this.
 const SPINS: u32 = 1000;
 const SPINS_ON_SHARED_CORES: u32 = 50;
 /// A sleeper looks this often whether a rank has left, for the case that it fell asleep just after the leaver's call.
@@ -106,17 +109,21 @@ impl SharedMemory {
         let region = Region::map(&fd, world).map_err(system)?;
         let cores = available_parallelism().map_or(1, usize::from);
         let spins = if world <= cores { SPINS } else { SPINS_ON_SHARED_CORES };
-        Ok(Self { region, rank, world, isa: Isa::detect(), time_limit, spins, sequence: 0, pieces: 0 })
+        Ok(Self { region, rank, world, isa: Isa::detect(), time_limit, spins, sequence: 0, pieces: 0, failure: None })
     }
 
-    fn begin(&mut self, code: u32, length: usize) -> Operation {
+    fn begin(&mut self, code: u32, length: usize) -> Result<Operation, CollectiveError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
         self.sequence += 1;
-        Operation { name: OPERATIONS[code as usize], code, length }
+        Ok(Operation { name: OPERATIONS[code as usize], code, length })
     }
 
     /// Leaves after an error, so that the others need not wait.
-    fn end(&self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
-        if result.is_err() {
+    fn end(&mut self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
+        if let Err(failure) = &result {
+            self.failure = Some(failure.clone());
             self.leave();
         }
         result
@@ -131,8 +138,9 @@ impl SharedMemory {
     fn exchange(&mut self, operation: Operation, mine: &[f32]) -> Result<usize, CollectiveError> {
         let slot = self.pieces % SLOTS;
         self.pieces += 1;
-        // SAFETY: others read this slot at the ticks of the piece before the last. This rank has since waited for all of them
-        // to reach a tick of the last piece (acquire), before which they had done with it (release).
+        // SAFETY: others read this slot at the ticks of the piece before the last. This rank has since waited for all
+        // of them to reach a tick of the last piece (acquire), before which they had done with it (release); where such
+        // a wait failed, `begin` lets nothing follow.
         unsafe { self.region.slot_mut(self.rank, slot, 0, mine.len()) }.copy_from_slice(mine);
         let doing = &self.region.control(self.rank).doing[slot];
         doing.0.store(operation.code, Ordering::Relaxed);
@@ -159,8 +167,9 @@ impl SharedMemory {
     /// Reaches the next tick, and waits until all others have.
     fn tick(&self, operation: Operation) -> Result<(), CollectiveError> {
         let mine = self.region.control(self.rank);
-        // Only this rank writes its counter. Release: what it has written to its slot, and read from others', comes before.
-        // Sequentially consistent with the sleepers' count: either this rank sees the sleeper, or the sleeper the tick.
+        // Only this rank writes its counter. Release: what it has written to its slot, and read from others', comes
+        // before. Sequentially consistent with the sleepers' count: either this rank sees the sleeper, or the sleeper
+        // the tick.
         let tick = mine.tick.load(Ordering::Relaxed).wrapping_add(1);
         mine.tick.store(tick, Ordering::SeqCst);
         if mine.sleepers.load(Ordering::SeqCst) > 0 {
@@ -222,8 +231,8 @@ impl SharedMemory {
         self.tick(operation)?;
         for other in (0..world).filter(|&other| other != self.rank) {
             let range = share(other);
-            // SAFETY: after the second tick the share is written, until its rank fills the slot again, which it does after
-            // this rank has reached a tick of the next piece.
+            // SAFETY: after the second tick the share is written, until its rank fills the slot again, which it does
+            // after this rank has reached a tick of the next piece.
             let sum = unsafe { self.region.slot(other, slot, range.start, range.len()) };
             x[range].copy_from_slice(sum);
         }
@@ -233,9 +242,9 @@ impl SharedMemory {
     /// `sums = Σ` over all ranks of a range of their slots.
     fn add_slots(&self, slot: usize, range: Range<usize>, sums: &mut [f32]) {
         for rank in 0..self.world {
-            // SAFETY: every rank has reached the tick at which its slot is filled. It fills it again after this rank has
-            // reached a tick of the next piece, and at the second tick of a long sum it writes its own share alone, which
-            // only itself adds.
+            // SAFETY: every rank has reached the tick at which its slot is filled. It fills it again after this rank
+            // has reached a tick of the next piece, and at the second tick of a long sum it writes its own share alone,
+            // which only itself adds.
             let term = unsafe { self.region.slot(rank, slot, range.start, range.len()) };
             match rank {
                 0 => sums.copy_from_slice(term),
@@ -260,8 +269,8 @@ impl SharedMemory {
             for (rank, &count) in counts.iter().enumerate() {
                 let (part, behind) = rest.split_at_mut(count);
                 let range = piece(count, start);
-                // SAFETY: the rank has filled its slot, and fills it again after this rank has reached a tick of the next
-                // piece.
+                // SAFETY: the rank has filled its slot, and fills it again after this rank has reached a tick of the
+                // next piece.
                 part[range.clone()].copy_from_slice(unsafe { self.region.slot(rank, slot, 0, range.len()) });
                 rest = behind;
             }
@@ -280,7 +289,7 @@ impl Collective for SharedMemory {
     }
 
     fn all_reduce(&mut self, x: &mut [f32]) -> Result<(), CollectiveError> {
-        let operation = self.begin(0, x.len());
+        let operation = self.begin(0, x.len())?;
         let result = match x.len() {
             0 => self.reduce_piece(operation, x),
             _ => x.chunks_mut(SLOT_LEN).try_for_each(|piece| self.reduce_piece(operation, piece)),
@@ -292,7 +301,7 @@ impl Collective for SharedMemory {
         assert_eq!(counts.len(), self.world, "one count for each rank");
         assert_eq!(counts[self.rank], mine.len(), "a rank gives what it announced");
         assert_eq!(counts.iter().sum::<usize>(), all.len(), "the counts make up the whole");
-        let operation = self.begin(1, all.len());
+        let operation = self.begin(1, all.len())?;
         let result = self.gather_pieces(operation, mine, counts, all);
         self.end(result)
     }

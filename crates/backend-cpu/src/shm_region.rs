@@ -29,8 +29,8 @@ pub struct Region {
     world: usize,
 }
 
-// SAFETY: the mapping belongs to no thread. Its control words are atomic, and slots are reached through unsafe functions
-// whose callers answer for exclusion.
+// SAFETY: the mapping belongs to no thread. Its control words are atomic, and slots are reached through unsafe
+// functions whose callers answer for exclusion.
 unsafe impl Send for Region {}
 
 impl Region {
@@ -51,8 +51,8 @@ impl Region {
     /// A rank's control words.
     pub fn control(&self, rank: usize) -> &Control {
         assert!(rank < self.world, "rank {rank} of {}", self.world);
-        // SAFETY: the lines come first, from a page boundary on, one for each rank; they are atomics, for which every bit
-        // pattern is valid and which all may change at once. The mapping lives as long as `self`.
+        // SAFETY: the lines come first, from a page boundary on, one for each rank; they are atomics, for which every
+        // bit pattern is valid and which all may change at once. The mapping lives as long as `self`.
         unsafe { self.base.cast::<Control>().add(rank).as_ref() }
     }
 
@@ -83,8 +83,8 @@ impl Region {
     fn slot_at(&self, rank: usize, slot: usize, from: usize, len: usize) -> NonNull<f32> {
         assert!(rank < self.world && slot < SLOTS && from <= SLOT_LEN && len <= SLOT_LEN - from, "slot out of bounds");
         let skipped = (rank * SLOTS + slot) * SLOT_LEN + from;
-        // SAFETY: behind the control lines there are `world * SLOTS * SLOT_LEN` elements, and `skipped` is at most that by
-        // the assertion.
+        // SAFETY: behind the control lines there are `world * SLOTS * SLOT_LEN` elements, and `skipped` is at most that
+        // by the assertion.
         unsafe { self.base.add(self.world * size_of::<Control>()).cast::<f32>().add(skipped) }
     }
 }

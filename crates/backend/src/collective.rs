@@ -1,8 +1,8 @@
 //! Sums and gathers between the ranks of one model, over host memory.
 
-/// One rank's end of the connection between all ranks. All ranks must call the same operations in the same order with the
-/// same lengths. A rank that meets an error, or that is dropped, has left: from then on the others' operations fail instead
-/// of waiting for it.
+/// One rank's end of the connection between all ranks. All ranks must call the same operations in the same order with
+/// the same lengths. A rank that meets an error, or that is dropped, has left: from then on the others' operations fail
+/// instead of waiting for it.
 pub trait Collective: Send {
     /// This rank.
     fn rank(&self) -> usize;
@@ -98,7 +98,8 @@ pub enum CollectiveError {
     },
     /// Another rank does something else: the ranks' programs differ.
     #[error(
-        "rank {rank}: {operation} number {sequence} of {length} elements: rank {other} does {other_operation} of {other_length}"
+        "rank {rank}: {operation} number {sequence} of {length} elements: rank {other} does {other_operation} of \
+         {other_length}"
     )]
     Mismatch {
         /// Who noticed.

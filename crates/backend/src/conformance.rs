@@ -58,8 +58,8 @@ macro_rules! conformance_suite {
     )*};
 }
 
-/// Makes a module with the tests of a collective. `$connect` is a function of the number of ranks and the time limit that
-/// gives the ranks' ends.
+/// Makes a module with the tests of a collective. `$connect` is a function of the number of ranks and the time limit
+/// that gives the ranks' ends.
 #[macro_export]
 macro_rules! collective_suite {
     ($name:ident, $connect:expr) => {

@@ -1,7 +1,7 @@
 //! What a device must be able to do for the Falcon forward pass, and how every device is held to it.
 //!
-//! * [`Backend`]: the operations on one rank's device, each with its formula. The fused ones have a default that is made
-//!   of the plain ones.
+//! * [`Backend`]: the operations on one rank's device, each with its formula. The fused ones have a default that is
+//!   made of the plain ones.
 //! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`Alone`] is a world of one,
 //!   [`Threads`] a world within a process.
 //! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,

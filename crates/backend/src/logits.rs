@@ -30,8 +30,8 @@ pub enum LogitsOutput {
     Score(f32),
 }
 
-/// [`crate::Backend::use_logits`] on host memory: gathers each row of `logits` (this rank's part, row-major) and uses it.
-/// `whole` is scratch for one row.
+/// [`crate::Backend::use_logits`] on host memory: gathers each row of `logits` (this rank's part, row-major) and uses
+/// it. `whole` is scratch for one row.
 ///
 /// # Errors
 ///

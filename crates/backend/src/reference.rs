@@ -86,8 +86,8 @@ impl HostKvCache {
         (token * self.shape.groups.len() + group) * self.shape.head_dim
     }
 
-    /// By which angles the token at `position` rotates its queries and keys: (cosine, sine) for each element of half a head;
-    /// none without rotation.
+    /// By which angles the token at `position` rotates its queries and keys: (cosine, sine) for each element of half a
+    /// head; none without rotation.
     fn rotations(&self, position: usize) -> Vec<(f32, f32)> {
         let half = self.shape.head_dim / 2;
         match self.shape.positions {

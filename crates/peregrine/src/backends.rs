@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use backend::{Alone, BackendError, Collective, Reference};
-use backend_cpu::{Cpu, CpuOptions, SharedMemory};
+use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory};
 use clap::ValueEnum;
 use coordinator::Rendezvous;
 use std::path::Path;
@@ -30,6 +30,15 @@ impl BackendName {
             Self::Cuda => bail!("this version of peregrine has no cuda backend; use --backend cpu"),
         }
     }
+}
+
+/// The name of an instruction set, if this processor has it.
+pub fn isa(name: &str) -> Result<String> {
+    let isa: Isa = name.parse()?;
+    if !isa.supported() {
+        bail!("this processor does not have {isa}");
+    }
+    Ok(name.to_owned())
 }
 
 /// A place where `world` ranks of this machine meet.

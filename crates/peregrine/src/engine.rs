@@ -1,6 +1,6 @@
 //! A model with its workers, as `serve` and `generate` start it.
 
-use crate::backends::{BackendName, rendezvous};
+use crate::backends::{BackendName, isa, rendezvous};
 use crate::demo;
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
@@ -44,7 +44,7 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N")]
     threads_per_rank: Option<usize>,
     /// Instruction set to use instead of the best that the processor has: plain, avx2 or avx512. (cpu)
-    #[arg(long)]
+    #[arg(long, value_parser = isa)]
     isa: Option<String>,
     /// Seconds for which a rank waits for the others within a step before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]

@@ -1,8 +1,8 @@
 //! Attention over paged keys and values.
 //!
-//! A block holds [`BLOCK_TOKENS`] keys as columns, so that one vector has the same element of several keys, then as many
-//! values as rows. A query meets whole blocks from the first to its own, whatever is computed beside it, so its result
-//! depends on nothing but its sequence.
+//! A block holds [`BLOCK_TOKENS`] keys as columns, so that one vector has the same element of several keys, then as
+//! many values as rows. A query meets whole blocks from the first to its own, whatever is computed beside it, so its
+//! result depends on nothing but its sequence.
 
 use super::exp::exp;
 use super::simd::{Kernel, Simd};

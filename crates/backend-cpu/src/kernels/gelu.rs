@@ -52,3 +52,25 @@ fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     // Not a number is not above `SMALL`, and the small branch keeps it.
     simd.select_less(simd.splat(SMALL), t, large, small)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::kernels::simd::dispatch;
+
+    #[test]
+    fn error_is_within_its_bound() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.supported()) {
+            let x: Vec<f32> = (-1_000_000..1_000_003).map(|i| i as f32 * 1e-5).collect();
+            let mut y = x.clone();
+            dispatch(isa, Gelu { x: &mut y });
+            for (x, y) in x.into_iter().zip(y) {
+                let wide = f64::from(x);
+                let exact = wide / 2.0 * (1.0 + libm::erf(wide / std::f64::consts::SQRT_2));
+                let error = (f64::from(y) - exact).abs();
+                assert!(error < 2e-7 * exact.abs().max(1.0), "{isa}: gelu({x}) is off by {error:e}");
+            }
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Products of bf16 weights with f32 activations.
 //!
-//! One output of one row is `Σ w·x` in as many partial sums as a vector has lanes, over ascending columns, then the sum of
-//! the lanes. That order depends on nothing else, so neither rows beside it nor threads change a bit of a result. Four
-//! outputs and up to [`Simd::TILE_ROWS`] rows are computed at a time: a weight is widened once for all of them.
+//! One output of one row is `Σ w·x` in as many partial sums as a vector has lanes, over ascending columns, then the sum
+//! of the lanes. That order depends on nothing else, so neither rows beside it nor threads change a bit of a result.
+//! Four outputs and up to [`Simd::TILE_ROWS`] rows are computed at a time: a weight is widened once for all of them.
 
 use super::simd::{Kernel, Simd};
 use super::tiles::Tile;
@@ -29,9 +29,9 @@ pub struct LinearTile<'a> {
 
 /// Outputs at a time: four streams of weights are enough to keep the memory busy.
 const OUTPUTS: usize = 4;
-/// Many rows are computed in blocks of so many rows, outputs and columns: the rows' and the weights' part of a block stay in
-/// the second-level cache, what the registers work on in the first. A few rows need no blocks.
-const BLOCK_ROWS: usize = 48;
+/// Many rows are computed in blocks of so many rows, outputs and columns: the rows' and the weights' part of a block
+/// stay in the second-level cache, what the registers work on in the first. A few rows need no blocks.
+const BLOCK_ROWS: usize = 96;
 const BLOCK_OUTPUTS: usize = 32;
 const BLOCK_COLUMNS: usize = 1024;
 /// Elements of the partial sums of a block, from one block of columns to the next.
@@ -113,19 +113,22 @@ impl LinearTile<'_> {
         let w = &self.weight[output * columns..][..O * columns];
         let x = &self.x[row * columns..][..R * columns];
         let stored = ((row - block.rows.start) * BLOCK_OUTPUTS + (output - block.outputs.start) * R) * S::LANES;
+        let stored = &mut self.sums[stored..][..O * R * S::LANES];
         let mut sums = [[simd.splat(0.0); R]; O];
         if block.columns.start > 0 {
             for o in 0..O {
                 for r in 0..R {
-                    sums[o][r] = simd.load(&self.sums[stored + (o * R + r) * S::LANES..]);
+                    // SAFETY: `stored` has `O * R` vectors.
+                    sums[o][r] = unsafe { simd.load_at(stored.as_ptr().add((o * R + r) * S::LANES)) };
                 }
             }
         }
-        dot_products::<S, O, R>(simd, w, x, columns, block.columns.clone(), &mut sums);
+        let sums = dot_products::<S, O, R>(simd, w, x, columns, block.columns.clone(), sums);
         if block.columns.end < columns {
             for o in 0..O {
                 for r in 0..R {
-                    simd.store(sums[o][r], &mut self.sums[stored + (o * R + r) * S::LANES..]);
+                    // SAFETY: `stored` has `O * R` vectors.
+                    unsafe { simd.store_at(sums[o][r], stored.as_mut_ptr().add((o * R + r) * S::LANES)) };
                 }
             }
             return;
@@ -141,8 +144,8 @@ impl LinearTile<'_> {
     }
 }
 
-/// `sums[o][r] += w[o]·x[r]` over a part of the columns, whose start, and whose end unless it is the last, is a multiple of
-/// a cache line.
+/// `sums[o][r] += w[o]·x[r]` over a part of the columns, whose start, and whose end unless it is the last, is a
+/// multiple of a cache line.
 #[inline(always)]
 fn dot_products<S: Simd, const O: usize, const R: usize>(
     simd: S,
@@ -150,8 +153,8 @@ fn dot_products<S: Simd, const O: usize, const R: usize>(
     x: &[f32],
     columns: usize,
     part: Range<usize>,
-    sums: &mut [[S::V; R]; O],
-) {
+    mut sums: [[S::V; R]; O],
+) -> [[S::V; R]; O] {
     assert!(w.len() == O * columns && x.len() == R * columns && part.start <= part.end && part.end <= columns);
     let lines = part.start + part.len() / LINE * LINE;
     let whole = part.start + part.len() / S::LANES * S::LANES;
@@ -163,12 +166,12 @@ fn dot_products<S: Simd, const O: usize, const R: usize>(
         }
         for step in 0..LINE / S::LANES {
             // SAFETY: a whole line of columns, and with it `LANES` from each step on, lies below `columns`.
-            unsafe { multiply_add::<S, O, R>(simd, w, x, columns, line + step * S::LANES, sums) };
+            sums = unsafe { multiply_add::<S, O, R>(simd, w, x, columns, line + step * S::LANES, sums) };
         }
     }
     for column in (lines..whole).step_by(S::LANES) {
         // SAFETY: `column + LANES` is at most `whole`, which is at most `columns`.
-        unsafe { multiply_add::<S, O, R>(simd, w, x, columns, column, sums) };
+        sums = unsafe { multiply_add::<S, O, R>(simd, w, x, columns, column, sums) };
     }
     if whole < part.end {
         for o in 0..O {
@@ -178,6 +181,7 @@ fn dot_products<S: Simd, const O: usize, const R: usize>(
             }
         }
     }
+    sums
 }
 
 /// Adds the products of one vector of columns.
@@ -192,8 +196,8 @@ unsafe fn multiply_add<S: Simd, const O: usize, const R: usize>(
     x: &[f32],
     columns: usize,
     column: usize,
-    sums: &mut [[S::V; R]; O],
-) {
+    mut sums: [[S::V; R]; O],
+) -> [[S::V; R]; O] {
     let mut x_vectors = [simd.splat(0.0); R];
     for r in 0..R {
         // SAFETY: row `r` has `columns` elements from `r * columns` on, of which `LANES` are left at `column`, by the
@@ -207,4 +211,5 @@ unsafe fn multiply_add<S: Simd, const O: usize, const R: usize>(
             sums[o][r] = simd.mul_add(w, x_vectors[r], sums[o][r]);
         }
     }
+    sums
 }

@@ -51,7 +51,7 @@ fn advise_huge_pages(lines: &[Line]) {
     let skip = bytes.as_ptr().align_offset(page).min(bytes.len());
     let whole_pages = (bytes.len() - skip) / page * page;
     let start = bytes[skip..].as_ptr().cast_mut().cast();
-    // SAFETY: the range lies within the allocation, and the advice changes no contents. A system without huge pages says
-    // no, and nothing is lost.
+    // SAFETY: the range lies within the allocation, and the advice changes no contents. A system without huge pages
+    // says no, and nothing is lost.
     let _ = unsafe { rustix::mm::madvise(start, whole_pages, rustix::mm::Advice::LinuxHugepage) };
 }

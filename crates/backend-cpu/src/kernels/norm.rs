@@ -2,7 +2,8 @@
 
 use super::simd::{Kernel, Simd};
 
-/// `y = (x − mean) / √(variance + eps) · scale + bias` for one row, in two passes: the mean, then the variance about it.
+/// `y = (x − mean) / √(variance + eps) · scale + bias` for one row, in two passes: the mean, then the variance about
+/// it.
 pub struct LayerNorm<'a> {
     /// A row.
     pub x: &'a [f32],

@@ -28,8 +28,8 @@ struct Shared {
 }
 
 // SAFETY: `job` is written only in `Pool::run`, before `generation` grows (release) and after `busy` was seen as 0
-// (acquire); a helper reads it only after it has seen `generation` grow (acquire) and before it lowers `busy` (release).
-// All other fields are `Sync`, and what `job` holds is `Send` and `Sync`.
+// (acquire); a helper reads it only after it has seen `generation` grow (acquire) and before it lowers `busy`
+// (release). All other fields are `Sync`, and what `job` holds is `Send` and `Sync`.
 unsafe impl Sync for Shared {}
 
 #[derive(Clone)]
@@ -87,8 +87,8 @@ impl Pool {
             return;
         }
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. No helper uses `run` after it has lowered `busy`, and this function does not
-        // return, nor unwind, before `busy` is 0: the tasks of this thread run under `catch_unwind`.
+        // SAFETY: only the lifetime changes. No helper uses `run` after it has lowered `busy`, and this function does
+        // not return, nor unwind, before `busy` is 0: the tasks of this thread run under `catch_unwind`.
         let run = unsafe {
             std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static (dyn Fn(usize, usize) + Sync)>(run)
         };

@@ -49,6 +49,12 @@ pub trait Simd: Copy + Sync {
     ///
     /// [`Simd::LANES`] elements can be read at `from`, which need not be aligned.
     unsafe fn load_at(self, from: *const f32) -> Self::V;
+    /// Stores a vector.
+    ///
+    /// # Safety
+    ///
+    /// [`Simd::LANES`] elements can be written at `to`, which need not be aligned.
+    unsafe fn store_at(self, v: Self::V, to: *mut f32);
     /// Loads a vector of bf16 and widens it.
     ///
     /// # Safety

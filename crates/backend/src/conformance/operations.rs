@@ -122,8 +122,8 @@ pub fn select<B: Backend>(subject: &Subject<B>) {
     }
 }
 
-/// [`Backend::norm_linear`] and [`Backend::dense_and_down`] against the plain operations that they stand for, relative to
-/// the magnitudes of the last product's terms.
+/// [`Backend::norm_linear`] and [`Backend::dense_and_down`] against the plain operations that they stand for, relative
+/// to the magnitudes of the last product's terms.
 pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
     let (mut random, mut backend) = (Random::new(), subject.alone());
     for (rows, hidden, first, second) in [(1, 64, 96, 40), (70, 33, 7, 0), (5, 200, 130, 64), (3, 64, 0, 16)] {

@@ -72,14 +72,20 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store(self, v: __m256, to: &mut [f32]) {
         let to = &mut to[..LANES];
-        // SAFETY: the slice has as many elements as are written; `self` proves the instructions.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+        // SAFETY: the slice has as many elements as are written.
+        unsafe { self.store_at(v, to.as_mut_ptr()) }
     }
 
     #[inline(always)]
     unsafe fn load_at(self, from: *const f32) -> __m256 {
         // SAFETY: the caller's promise; `self` proves the instructions.
         unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, v: __m256, to: *mut f32) {
+        // SAFETY: the caller's promise; `self` proves the instructions.
+        unsafe { _mm256_storeu_ps(to, v) }
     }
 
     #[inline(always)]

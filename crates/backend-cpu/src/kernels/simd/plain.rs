@@ -59,8 +59,14 @@ impl Simd for Plain {
 
     #[inline(always)]
     unsafe fn load_at(self, from: *const f32) -> Self::V {
-        // SAFETY: the caller's promise; an array of f32 has the alignment of f32, which every pointer into a slice has.
+        // SAFETY: the caller's promise.
         unsafe { from.cast::<[f32; LANES]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_at(self, v: Self::V, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(v) }
     }
 
     #[inline(always)]

@@ -1,0 +1,38 @@
+//! The threads of a rank, with what each of them needs.
+
+use crate::Isa;
+use crate::kernels::pool::Pool;
+use crate::kernels::{attention, linear};
+use sampling::Sampler;
+
+/// Who computes, and with what.
+pub struct Team {
+    /// The instruction set of all kernels.
+    pub isa: Isa,
+    /// The threads.
+    pub pool: Pool,
+    /// One for each thread.
+    pub scratch: Vec<Scratch>,
+}
+
+/// Room that a thread has for itself.
+pub struct Scratch {
+    /// For products.
+    pub sums: Vec<f32>,
+    /// For attention.
+    pub attention: attention::Scratch,
+    /// For rows of logits.
+    pub sampler: Sampler,
+}
+
+impl Team {
+    /// With room for all but attention, whose shape is not known yet.
+    pub fn new(isa: Isa, pool: Pool) -> Self {
+        let scratch = || Scratch {
+            sums: vec![0.0; linear::SUMS_LEN],
+            attention: attention::Scratch::default(),
+            sampler: Sampler::new(),
+        };
+        Self { isa, scratch: (0..pool.threads()).map(|_| scratch()).collect(), pool }
+    }
+}

@@ -1,0 +1,17 @@
+//! The `peregrine` program as its users meet it: real processes, loopback addresses, signals and faults.
+//!
+//! * [`support`]: starts programs, watches what they leave behind, and ends them whatever happens.
+//! * [`faces`]: gRPC and HTTP, as a client sees them.
+//! * [`cancel`]: callers that give up.
+//! * [`lifecycle`]: signals, and processes that die.
+//! * [`bad_input`]: models and flags that cannot work.
+//! * [`generate_cli`]: `peregrine generate`.
+//! * [`memory`]: what the workers hold.
+
+mod bad_input;
+mod cancel;
+mod faces;
+mod generate_cli;
+mod lifecycle;
+mod memory;
+mod support;

@@ -1,0 +1,168 @@
+//! The program, started and watched.
+
+use super::family::{Family, MARK, Process};
+use super::within;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A call of the program, to be made.
+pub struct Program {
+    command: Command,
+    input: Option<Vec<u8>>,
+    family: Family,
+}
+
+impl Program {
+    /// With these arguments, each word one.
+    pub fn new<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let family = Family::new();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_peregrine"));
+        command.args(arguments).env(MARK, &family.mark).env("TMPDIR", family.temp.path());
+        command.env_remove("PEREGRINE_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // As a shell starts it, so that the group can be signalled as a terminal does.
+        command.process_group(0).kill_on_drop(true);
+        Self { command, input: None, family }
+    }
+
+    /// With this on standard input.
+    pub fn input(mut self, input: &str) -> Self {
+        self.input = Some(input.as_bytes().to_owned());
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// In this folder.
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Running {
+        let mut child = self.command.spawn().expect("the program starts");
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), self.input) {
+            tokio::spawn(async move { stdin.write_all(&input).await });
+        }
+        let stdout = Output::collect(child.stdout.take().expect("piped"));
+        let stderr = Output::collect(child.stderr.take().expect("piped"));
+        Running { child, stdout, stderr, family: self.family }
+    }
+
+    /// Starts it and waits for its end.
+    pub async fn run(self) -> Ended {
+        self.start().end().await
+    }
+}
+
+/// A program that was started. Dropping it ends it with all of its workers.
+pub struct Running {
+    child: Child,
+    stdout: Output,
+    stderr: Output,
+    family: Family,
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub status: ExitStatus,
+    /// What it said.
+    pub stdout: String,
+    /// What it said besides.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// What it said on standard output, if all went well.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert!(self.status.success(), "{self:?}");
+        self.stdout
+    }
+
+    /// What it said on standard error, if it failed by itself and said nothing on standard output.
+    #[track_caller]
+    pub fn failure(self) -> String {
+        assert!(matches!(self.status.code(), Some(1 | 2)), "{self:?}");
+        assert!(self.stdout.is_empty() && !self.stderr.contains("panicked"), "{self:?}");
+        self.stderr
+    }
+}
+
+impl Running {
+    /// Sends a signal to the program alone.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("our child has not been waited for");
+    }
+
+    /// Sends a signal to the program's process group, as a terminal does.
+    pub fn signal_group(&self, signal: Signal) {
+        kill_process_group(self.pid(), signal).expect("our child has not been waited for");
+    }
+
+    fn pid(&self) -> Pid {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        pid.expect("our child has not been waited for")
+    }
+
+    /// Waits until standard error contains `text`, and returns all of it.
+    pub async fn says(&mut self, text: &str) -> String {
+        self.stderr.contains(text).await
+    }
+
+    /// Waits until standard output has something.
+    pub async fn prints(&mut self) {
+        self.stdout.contains("").await;
+    }
+
+    /// The workers, in rank order, once there are `world` that load.
+    pub async fn ranks(&self, world: usize) -> Vec<Process> {
+        self.family.ranks(world).await
+    }
+
+    /// Waits for its end, and for that of all its processes.
+    pub async fn end(mut self) -> Ended {
+        let status = within("the program's end", self.child.wait()).await.expect("our child");
+        let (stdout, stderr) = (self.stdout.all().await, self.stderr.all().await);
+        self.family.gone().await;
+        Ended { status, stdout, stderr }
+    }
+}
+
+/// What a program writes, as it comes.
+struct Output {
+    text: watch::Receiver<String>,
+    reader: JoinHandle<()>,
+}
+
+impl Output {
+    fn collect(mut from: impl AsyncRead + Unpin + Send + 'static) -> Self {
+        let (to, text) = watch::channel(String::new());
+        let reader = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            while from.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {
+                to.send_replace(String::from_utf8_lossy(&bytes).into_owned());
+            }
+        });
+        Self { text, reader }
+    }
+
+    async fn contains(&mut self, text: &str) -> String {
+        let waited = within(text, self.text.wait_for(|all| !all.is_empty() && all.contains(text))).await;
+        match waited.map(|all| all.clone()) {
+            Ok(all) => all,
+            Err(_) => panic!("ended without {text:?}: {}", *self.text.borrow()),
+        }
+    }
+
+    async fn all(&mut self) -> String {
+        within("the end of an output", &mut self.reader).await.expect("no panic");
+        self.text.borrow().clone()
+    }
+}
