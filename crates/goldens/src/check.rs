@@ -86,8 +86,7 @@ fn close(what: &str, ours: &[f32], golden: &[f32], wrong: &mut Vec<String>) {
     if ours.len() != golden.len() {
         return wrong.push(format!("{what}: {} values, expected {}", ours.len(), golden.len()));
     }
-    // Not `>`, so that NaN is off.
-    let off = |(ours, golden): (&f32, &f32)| !((ours - golden).abs() <= TOLERANCE);
+    let off = |(ours, golden): (&f32, &f32)| (ours - golden).is_nan() || (ours - golden).abs() > TOLERANCE;
     if let Some(at) = ours.iter().zip(golden).position(off) {
         wrong.push(format!("{what} {at}: expected {}, found {}", golden[at], ours[at]));
     }

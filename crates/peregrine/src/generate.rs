@@ -16,9 +16,6 @@ use tonic::transport::Channel;
 use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
 
-/// What a shell expects of a program that ctrl-c ended.
-const INTERRUPTED: u8 = 130;
-
 /// Arguments of `peregrine generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
@@ -64,7 +61,7 @@ async fn generate(args: GenerateArgs) -> Result<ExitCode> {
     let Engine { coordinator, service } = engine.start(tensor_parallel)?;
     let result = tokio::select! {
         result = answer_embedded(&coordinator, service, request, json) => result.map(|()| ExitCode::SUCCESS),
-        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
+        code = signals.next() => Ok(ExitCode::from(code)),
     };
     coordinator.stop();
     coordinator.ended().await;
@@ -119,10 +116,12 @@ async fn print_stream(mut client: GenerationClient<Channel>, request: pb::Genera
     while let Some(message) = stream.message().await.map_err(|status| status_error(&status))? {
         first.get_or_insert_with(|| (begin.elapsed(), message.tokens.len()));
         tokens += message.tokens.len();
+        let of_tokens = || message.tokens.iter().filter(|token| !token.special).map(|token| &*token.text).collect();
         let text: String = match &message.generated_text {
-            // The last message has the whole text, which may end within its last token.
-            Some(whole) => whole.strip_prefix(&*shown).unwrap_or_default().to_owned(),
-            None => message.tokens.iter().filter(|token| !token.special).map(|token| &*token.text).collect(),
+            // The last message has the whole text, which may end within its last token. It does not begin with what was
+            // shown where a special token came within a character.
+            Some(whole) => whole.strip_prefix(&*shown).map_or_else(of_tokens, str::to_owned),
+            None => of_tokens(),
         };
         shown += &text;
         write!(out, "{text}")?;

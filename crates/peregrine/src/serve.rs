@@ -68,7 +68,7 @@ async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
             Status::Failed { .. } | Status::Loading { .. } | Status::Draining => {}
         }
         tokio::select! {
-            () = signals.next() => on_signal(coordinator, std::mem::replace(&mut signalled, true)),
+            _ = signals.next() => on_signal(coordinator, std::mem::replace(&mut signalled, true)),
             // The last status has been seen when no other can follow.
             Ok(()) = status.changed() => {}
         }

@@ -11,7 +11,7 @@ pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<ExitCode> {
         bail!("goldens: unknown argument {argument}; there is only --all, which is the default");
     }
     let status = Command::new("cargo")
-        .args(["test", "--release", "--package", "peregrine", "--test", "goldens", "--", "--nocapture"])
+        .args(["test", "--release", "--package", "peregrine", "--test", "engine", "--", "--nocapture"])
         .env("PEREGRINE_GOLDENS", "all")
         .current_dir(root)
         .status()

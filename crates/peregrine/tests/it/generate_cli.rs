@@ -134,6 +134,21 @@ async fn parameters_do_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_text_that_is_shown_as_it_comes_is_complete() {
+    // Tokens drawn at random: characters over several of them, characters that never end, special tokens.
+    let model = tiny_model("tiny-falcon-7b");
+    let model = ["--model", model.to_str().expect("UTF-8"), "--temperature", "8", "--ignore-eos"];
+    for seed in ["9", "10", "11"] {
+        let arguments = [&model[..], &["--max-new-tokens", "97", "--seed", seed]].concat();
+        let whole = generate_json(&arguments).await;
+        let shown = generate(&arguments).await;
+        // What a special token cuts off within a character is only in the whole text.
+        let without = |text: &str| text.replace('\u{FFFD}', "");
+        assert_eq!(without(shown.trim_end_matches('\n')), without(text(&whole)).trim_end_matches('\n'), "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn invalid_parameters_are_refused_as_tgi_does() {
     let cases: [(&[&str], &str); 10] = [
         (&["--max-new-tokens", "0"], "`max_new_tokens` must be strictly positive"),

@@ -229,7 +229,7 @@ async fn a_worker_that_dies_while_it_loads_ends_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn ctrl_c_ends_generate() {
+async fn a_signal_ends_generate() {
     let slow = SlowModel::new();
     let loading = Program::new(generate_arguments(slow.path(), "8")).start();
     loading.ranks(8).await;
@@ -238,6 +238,11 @@ async fn ctrl_c_ends_generate() {
     let mut generating = Program::new(generate_arguments(&demo_model(), "2")).start();
     generating.prints().await;
     interrupted(generating).await;
+
+    let mut generating = Program::new(generate_arguments(&demo_model(), "2")).start();
+    generating.prints().await;
+    generating.signal(Signal::TERM);
+    assert_eq!(generating.end().await.status.code(), Some(143));
 
     let failing = Program::new(generate_arguments(slow.path(), "2")).start();
     failing.ranks(2).await[0].signal(Signal::KILL);

@@ -4,112 +4,29 @@
 //! one model on the reference. With `PEREGRINE_GOLDENS=all` it takes every model and case, at degrees 1, 2, 4 and 8, on
 //! both backends and on every instruction set that the processor has: `cargo xtask goldens` does that.
 
-use backend_cpu::{Isa, SharedMemory};
-use coordinator::{Coordinator, CoordinatorConfig, Rendezvous, Status, Submission, Update};
-use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, TOLERANCE, model_dir};
-use std::time::Duration;
+use crate::fleet::{Setup, observe, observe_all, stop, submission};
+use backend_cpu::Isa;
+use coordinator::Submission;
+use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, TOLERANCE};
 use step::{SamplingParams, SamplingSettings};
-use tokio::task::JoinSet;
 
-/// How long a model may take to load, or a case to run. Only a hang takes that long.
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// One way to run a model.
-#[derive(Clone, Copy, Debug)]
-struct Setup {
-    model: &'static str,
-    backend: &'static str,
-    isa: Option<Isa>,
-    world: usize,
-}
-
-impl Setup {
-    async fn start(self) -> Coordinator {
-        let memory = SharedMemory::create(self.world).expect("shared memory");
-        let config = CoordinatorConfig {
-            worker_command: vec![env!("CARGO_BIN_EXE_peregrine").to_owned(), "worker".to_owned()],
-            model_dir: model_dir(self.model),
-            backend: self.backend.to_owned(),
-            world: self.world,
-            kv_blocks: 1024,
-            step_rows_max: 512,
-            sequences_max: 64,
-            threads_per_rank: 1,
-            isa: self.isa.map(|isa| isa.to_string()),
-            collective_limit: Duration::from_secs(60),
-        };
-        let rendezvous = Rendezvous { address: memory.path(), keep: Box::new(memory) };
-        let coordinator = Coordinator::start(config, rendezvous);
-        let mut status = coordinator.status();
-        let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
-        let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
-        assert!(matches!(loaded, Status::Ready { .. }), "{self:?}: {loaded:?}");
-        coordinator
-    }
-}
-
-async fn stop(coordinator: &Coordinator) {
-    coordinator.drain();
-    assert_eq!(coordinator.ended().await, Status::Stopped);
-}
-
-/// Runs one prompt to its last token.
-async fn observe(coordinator: &Coordinator, submission: Submission) -> Observed {
-    let mut generation = coordinator.submit(submission).expect("it is ready");
-    let mut observed = Observed::default();
-    loop {
-        match tokio::time::timeout(LIMIT, generation.next()).await.expect("no hang") {
-            Some(Update::PromptLogprobs(logprobs)) => observed.prompt_logprobs.extend(logprobs),
-            Some(Update::Token { sample, finish }) => {
-                observed.tokens.push(sample.token.id);
-                observed.logprobs.push(sample.token.score.logprob);
-                observed.logits.push(sample.logits);
-                if finish.is_some() {
-                    return observed;
-                }
-            }
-            Some(Update::Failed { reason }) => panic!("{reason}"),
-            None => panic!("the stream ended early"),
-        }
-    }
-}
-
-fn submission(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {
-    Submission {
-        prompt: prompt.to_vec(),
-        max_new_tokens,
-        eos: Vec::new(),
-        sampling,
-        prompt_logprobs: true,
-        top_n: 0,
-        return_logits: true,
-    }
+/// A sequence of which everything is wanted.
+fn full(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {
+    Submission { prompt_logprobs: true, return_logits: true, ..submission(prompt, max_new_tokens, sampling) }
 }
 
 fn greedy(case: &Case) -> Submission {
-    submission(&case.prompt_ids, case.greedy.ids.len(), SamplingParams::GREEDY)
-}
-
-/// Runs all submissions at once and returns what they bring, in their order.
-async fn observe_all(coordinator: &Coordinator, submissions: Vec<Submission>) -> Vec<Observed> {
-    let mut tasks = JoinSet::new();
-    for (index, submission) in submissions.into_iter().enumerate() {
-        let coordinator = coordinator.clone();
-        tasks.spawn(async move { (index, observe(&coordinator, submission).await) });
-    }
-    let mut observed = tasks.join_all().await;
-    observed.sort_by_key(|(index, _)| *index);
-    observed.into_iter().map(|(_, observed)| observed).collect()
+    full(&case.prompt_ids, case.greedy.ids.len(), SamplingParams::GREEDY)
 }
 
 /// Holds all cases against the goldens: greedy, teacher-forced, and with penalties. Returns the greedy runs.
 async fn check(setup: Setup, cases: &[Case]) -> Vec<Observed> {
     let coordinator = setup.start().await;
     let runs = observe_all(&coordinator, cases.iter().map(greedy).collect()).await;
-    let forced = cases.iter().map(|case| submission(&case.forced_ids(), 1, SamplingParams::GREEDY)).collect();
+    let forced = cases.iter().map(|case| full(&case.forced_ids(), 1, SamplingParams::GREEDY)).collect();
     let forced = observe_all(&coordinator, forced).await;
     let penalties = PenaltyCase::of(setup.model);
-    let penalized = penalties.iter().map(|case| submission(&case.prompt_ids, case.ids.len(), with_penalties(case)));
+    let penalized = penalties.iter().map(|case| full(&case.prompt_ids, case.ids.len(), with_penalties(case)));
     let penalized = observe_all(&coordinator, penalized.collect()).await;
     stop(&coordinator).await;
     let mut wrong: Vec<String> = Vec::new();
@@ -156,13 +73,14 @@ async fn check_degrees(model: &'static str, backend: &'static str, isa: Option<I
     }
 }
 
-fn everything() -> bool {
+/// The full extent is asked for.
+pub fn everything() -> bool {
     std::env::var("PEREGRINE_GOLDENS").is_ok_and(|value| value == "all")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cpu_backend_equals_the_goldens() {
-    let isas = [Isa::Plain, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.supported());
+    let isas = Isa::ALL.into_iter().filter(|isa| isa.supported());
     let (models, isas, worlds) = if everything() {
         (&MODELS[..], isas.map(Some).collect(), &[1, 2, 4, 8][..])
     } else {

@@ -1,0 +1,102 @@
+//! Starting a coordinator with its workers, and running sequences on it.
+
+use backend_cpu::{Isa, SharedMemory};
+use coordinator::{Coordinator, CoordinatorConfig, Rendezvous, Status, Submission, Update};
+use goldens::{Observed, model_dir};
+use std::time::Duration;
+use step::SamplingParams;
+use tokio::task::JoinSet;
+
+/// How long a model may take to load, or a sequence to bring its next token. Only a hang takes that long.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// One way to run a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// One of those that have goldens.
+    pub model: &'static str,
+    /// Name of the backend.
+    pub backend: &'static str,
+    /// Instruction set, or the best that there is.
+    pub isa: Option<Isa>,
+    /// The tensor-parallel degree.
+    pub world: usize,
+}
+
+impl Setup {
+    /// Starts the workers and waits until they are ready.
+    pub async fn start(self) -> Coordinator {
+        let memory = SharedMemory::create(self.world).expect("shared memory");
+        let config = CoordinatorConfig {
+            worker_command: vec![env!("CARGO_BIN_EXE_peregrine").to_owned(), "worker".to_owned()],
+            model_dir: model_dir(self.model),
+            backend: self.backend.to_owned(),
+            world: self.world,
+            kv_blocks: 1024,
+            step_rows_max: 512,
+            sequences_max: 64,
+            threads_per_rank: 1,
+            isa: self.isa.map(|isa| isa.to_string()),
+            collective_limit: Duration::from_secs(60),
+        };
+        let rendezvous = Rendezvous { address: memory.path(), keep: Box::new(memory) };
+        let coordinator = Coordinator::start(config, rendezvous);
+        let mut status = coordinator.status();
+        let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
+        let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
+        assert!(matches!(loaded, Status::Ready { .. }), "{self:?}: {loaded:?}");
+        coordinator
+    }
+}
+
+/// Ends the workers and waits for that.
+pub async fn stop(coordinator: &Coordinator) {
+    coordinator.drain();
+    assert_eq!(coordinator.ended().await, Status::Stopped);
+}
+
+/// A sequence of exactly so many new tokens, of which nothing but the tokens is wanted.
+pub fn submission(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {
+    Submission {
+        prompt: prompt.to_vec(),
+        max_new_tokens,
+        eos: Vec::new(),
+        sampling,
+        prompt_logprobs: false,
+        top_n: 0,
+        return_logits: false,
+    }
+}
+
+/// Runs one sequence to its last token.
+pub async fn observe(coordinator: &Coordinator, submission: Submission) -> Observed {
+    let mut generation = coordinator.submit(submission).expect("it is ready");
+    let mut observed = Observed::default();
+    loop {
+        match tokio::time::timeout(LIMIT, generation.next()).await.expect("no hang") {
+            Some(Update::PromptLogprobs(logprobs)) => observed.prompt_logprobs.extend(logprobs),
+            Some(Update::Token { sample, finish }) => {
+                observed.tokens.push(sample.token.id);
+                observed.logprobs.push(sample.token.score.logprob);
+                observed.logits.push(sample.logits);
+                if finish.is_some() {
+                    return observed;
+                }
+            }
+            Some(Update::Failed { reason }) => panic!("{reason}"),
+            None => panic!("the stream ended early"),
+        }
+    }
+}
+
+/// Runs all sequences at once and returns what they bring, in their order.
+pub async fn observe_all(coordinator: &Coordinator, submissions: Vec<Submission>) -> Vec<Observed> {
+    let mut tasks = JoinSet::new();
+    for (index, submission) in submissions.into_iter().enumerate() {
+        let coordinator = coordinator.clone();
+        tasks.spawn(async move { (index, observe(&coordinator, submission).await) });
+    }
+    let mut observed = tasks.join_all().await;
+    observed.sort_by_key(|(index, _)| *index);
+    observed.into_iter().map(|(_, observed)| observed).collect()
+}

@@ -1,0 +1,37 @@
+//! The detector finds watermarked texts of the demo model, and no others.
+
+use crate::fleet::{Setup, observe_all, stop, submission};
+use goldens::Golden;
+use sampling::watermark::detect;
+use step::{Choice, SamplingParams, SamplingSettings};
+
+const TOKENS: usize = 200;
+const VOCAB: u32 = 3072;
+
+/// How many of `count` drawn texts of [`TOKENS`] tokens have a z-score above 4.
+async fn found(coordinator: &coordinator::Coordinator, prompts: &[Vec<u32>], count: usize, watermark: bool) -> usize {
+    let text = |index: usize| {
+        let choice = Choice::Draw { seed: index as u64, index: 0 };
+        let settings = SamplingSettings { choice, watermark, ..SamplingSettings::default() };
+        let sampling = SamplingParams::try_new(settings).expect("within limits");
+        submission(&prompts[index % prompts.len()], TOKENS, sampling)
+    };
+    let texts = observe_all(coordinator, (0..count).map(text).collect()).await;
+    texts.iter().filter(|text| detect(&text.tokens, VOCAB).z_score > 4.0).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watermarked_texts_are_found_and_no_others() {
+    let setup = Setup { model: "falcon-demo", backend: "cpu", isa: None, world: 2 };
+    let coordinator = setup.start().await;
+    let mut golden = Golden::of("falcon-demo");
+    golden.cases.retain(|case| case.prompt_ids.len() < 100);
+    let prompts: Vec<_> = golden.cases.into_iter().map(|case| case.prompt_ids).collect();
+    let (marked, unmarked) = if crate::goldens::everything() { (400, 2000) } else { (60, 200) };
+    let true_positives = found(&coordinator, &prompts, marked, true).await;
+    let false_positives = found(&coordinator, &prompts, unmarked, false).await;
+    stop(&coordinator).await;
+    println!("found {true_positives} of {marked} watermarked, {false_positives} of {unmarked} others");
+    assert!(true_positives * 100 >= marked * 95, "found {true_positives} of {marked} watermarked texts");
+    assert!(false_positives * 1000 <= unmarked, "found {false_positives} of {unmarked} texts without a watermark");
+}

@@ -1,0 +1,67 @@
+//! What Text Generation Inference answered for Falcon-7B, as far as it can be held against us without the weights: the
+//! tokens of the prompt, its truncation, and the texts of the tokens that it generated.
+
+use api::{GenerateRequest, GenerateResponse, Limits, validate};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use text::{OutputText, Tokenizer};
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).expect("the file is there")).expect("it is JSON")
+}
+
+/// Each case's request, with the answers that TGI 0.9.3 gave (several for the case that asks several times at once).
+fn cases() -> Vec<(GenerateRequest, Vec<GenerateResponse>)> {
+    let folder = testdata().join("tgi-snapshots");
+    let cases = json(&folder.join("cases.json"));
+    let cases = cases["cases"].as_array().expect("a list").iter().map(|case| {
+        let request = serde_json::from_value(case.clone()).expect("a request");
+        let snapshot = json(&folder.join("v0.9.3").join(case["snapshot"].as_str().expect("a name")));
+        let answers = if snapshot.is_array() { snapshot } else { Value::Array(vec![snapshot]) };
+        (request, serde_json::from_value(answers).expect("answers"))
+    });
+    cases.collect()
+}
+
+#[test]
+fn prompts_have_the_same_tokens_after_truncation() {
+    let tokenizer = Tokenizer::open(&testdata().join("tokenizer")).expect("the real tokenizer");
+    let cases = cases();
+    assert_eq!(cases.len(), 3);
+    for (request, answers) in cases {
+        let limits = Limits::of_model(2048, tokenizer.vocab_size());
+        let encode = |text: &str| tokenizer.encode(text).map_err(|error| error.to_string());
+        let valid = validate(request, false, &limits, 0, encode).expect("TGI took it");
+        for answer in answers {
+            let prefill = answer.details.expect("details were asked for").prefill;
+            let ids: Vec<u32> = prefill.iter().map(|token| token.id).collect();
+            assert_eq!(valid.prompt, ids);
+            for token in prefill {
+                assert_eq!(tokenizer.decode(&[token.id], false), token.text);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_tokens_give_the_same_texts() {
+    let tokenizer = Tokenizer::open(&testdata().join("tokenizer")).expect("the real tokenizer");
+    for (request, answers) in cases() {
+        for answer in answers {
+            let details = answer.details.expect("details were asked for");
+            let mut text = OutputText::new(tokenizer.clone(), &request.parameters.stop);
+            for token in &details.tokens {
+                let piece = text.push(token.id);
+                assert_eq!((piece.token_text, piece.special), (token.text.clone(), token.special));
+            }
+            let _ = text.finish();
+            let api::Inputs::Text(prompt) = &request.inputs else { panic!("the prompts are texts") };
+            let prompt = if request.parameters.return_full_text == Some(true) { &**prompt } else { "" };
+            assert_eq!(format!("{prompt}{}", text.with_stop()), answer.generated_text);
+        }
+    }
+}
