@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use server::{GrpcFace, Service};
 use tonic::transport::{Channel, Endpoint, Server};
+use tonic_health::server::HealthReporter;
 use tower::service_fn;
 use wire::generation::generation_client::GenerationClient;
 
@@ -25,7 +26,9 @@ pub async fn connect(addr: &str) -> Result<GenerationClient<Channel>> {
 pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(theirs));
-    tokio::spawn(Server::builder().add_routes(GrpcFace::routes(service)).serve_with_incoming(incoming));
+    tokio::spawn(
+        Server::builder().add_routes(GrpcFace::routes(service, HealthReporter::new())).serve_with_incoming(incoming),
+    );
     let mut ours = Some(ours);
     let connector = service_fn(move |_| {
         let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "the server is gone");

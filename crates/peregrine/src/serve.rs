@@ -41,22 +41,30 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         grpc: bind("--grpc-addr", args.grpc_addr).await?,
         http: bind("--http-addr", args.http_addr).await?,
     };
-    // From here on a signal must end the workers, too.
-    let mut signals = Signals::new()?;
+    // From here on a signal must end the workers, too. Each of the two sees every signal.
+    let (mut first, mut second) = (Signals::new()?, Signals::new()?);
     let Engine { coordinator, service } = args.engine.start(args.tensor_parallel)?;
     let info = service.info();
     info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);
     tokio::spawn(progress::show(coordinator.status()));
-    server::serve(service, listeners, until_end(&coordinator, &mut signals)).await.context("a listener failed")?;
+    tokio::select! {
+        served = server::serve(service, listeners, until_end(&coordinator, &mut first)) => {
+            served.context("a listener failed")?;
+        }
+        () = second_of(&mut second) => {
+            warn!("stopping at once");
+            coordinator.stop();
+        }
+    }
     match coordinator.ended().await {
         Status::Failed { reason } => bail!("{reason}"),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Waits until the server is to close. The first signal finishes what was accepted, the second gives that up. A model that
-/// cannot be loaded is the end, too; one that fails later is not: its callers are told why, until somebody ends the server.
+/// Waits until the server is to close: when all that was accepted is finished after a signal, or when the model cannot be
+/// loaded. A model that fails later is not the end: its callers are told why, until somebody ends the server.
 async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
     let mut status = coordinator.status();
     let (mut signalled, mut was_ready) = (false, false);
@@ -68,20 +76,20 @@ async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
             Status::Failed { .. } | Status::Loading { .. } | Status::Draining => {}
         }
         tokio::select! {
-            _ = signals.next() => on_signal(coordinator, std::mem::replace(&mut signalled, true)),
+            _ = signals.next(), if !signalled => {
+                signalled = true;
+                let load = coordinator.load();
+                info!("finishing {} requests; a second signal stops at once", load.waiting + load.running);
+                coordinator.drain();
+            }
             // The last status has been seen when no other can follow.
             Ok(()) = status.changed() => {}
+            else => return,
         }
     }
 }
 
-fn on_signal(coordinator: &Coordinator, again: bool) {
-    if again {
-        warn!("stopping at once");
-        coordinator.stop();
-    } else {
-        let load = coordinator.load();
-        info!("finishing {} requests; a second signal stops at once", load.waiting + load.running);
-        coordinator.drain();
-    }
+async fn second_of(signals: &mut Signals) {
+    signals.next().await;
+    signals.next().await;
 }

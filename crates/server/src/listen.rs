@@ -12,8 +12,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use wire::generation::generation_server::GenerationServer;
 
-/// How long open connections may take to end once everything is answered.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long slow readers may take to fetch their answers once everything is answered.
+const CLOSE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Under which names the health service knows the model: the server as a whole, and its service.
+const HEALTH_NAMES: [&str; 2] = ["", "peregrine.v1.Generation"];
 
 /// Where the faces listen.
 pub struct Listeners {
@@ -24,12 +27,11 @@ pub struct Listeners {
 }
 
 impl GrpcFace {
-    /// The gRPC services: generation, health, which follows the model's status, and reflection.
+    /// The gRPC services: generation, health, which follows the model's status by way of `reporter`, and reflection.
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn routes(service: Service) -> Routes {
-        let reporter = HealthReporter::new();
+    pub fn routes(service: Service, reporter: HealthReporter) -> Routes {
         let health = tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
@@ -45,7 +47,7 @@ impl GrpcFace {
     }
 }
 
-/// Serves until `end` resolves, and then as long as open calls take, but no longer than a moment.
+/// Serves until `end` resolves, and then as long as open calls take, within a limit.
 ///
 /// # Errors
 ///
@@ -56,14 +58,19 @@ pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Outp
         // An error means that the sender is gone, which says the same.
         let _ = closed.wait_for(|closing| *closing).await;
     };
+    let mut health = HealthReporter::new();
     let grpc = tonic::transport::Server::builder()
-        .add_routes(GrpcFace::routes(service.clone()))
+        .add_routes(GrpcFace::routes(service.clone(), health.clone()))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.grpc), until_closing(closed.clone()));
     let http = axum::serve(listeners.http, router(service)).with_graceful_shutdown(until_closing(closed));
     let both =
         async { tokio::try_join!(async { grpc.await.map_err(std::io::Error::other) }, http.into_future()).map(|_| ()) };
     let limit = async {
         end.await;
+        // Otherwise whoever watches would hold the connection open.
+        for name in HEALTH_NAMES {
+            health.clear_service_status(name).await;
+        }
         closing.send_replace(true);
         tokio::time::sleep(CLOSE_LIMIT).await;
     };
@@ -73,7 +80,7 @@ pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Outp
     }
 }
 
-/// Tells the health service how the model is, for the server as a whole and for its service.
+/// Tells the health service how the model is.
 async fn report_health(service: Service, reporter: HealthReporter) {
     let mut statuses = WatchStream::new(service.status());
     while let Some(status) = statuses.next().await {
@@ -81,7 +88,7 @@ async fn report_health(service: Service, reporter: HealthReporter) {
             Status::Ready { .. } => ServingStatus::Serving,
             _ => ServingStatus::NotServing,
         };
-        for name in ["", "peregrine.v1.Generation"] {
+        for name in HEALTH_NAMES {
             reporter.set_service_status(name, serving).await;
         }
     }

@@ -7,6 +7,7 @@
 //! * [`bad_input`]: models and flags that cannot work.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`memory`]: what the workers hold.
+//! * [`validation`]: requests that break a rule.
 
 mod bad_input;
 mod cancel;
@@ -15,3 +16,4 @@ mod generate_cli;
 mod lifecycle;
 mod memory;
 mod support;
+mod validation;
