@@ -6,8 +6,8 @@ use sampling::watermark::detect;
 use step::{Choice, SamplingParams, SamplingSettings};
 
 const TOKENS: usize = 200;
-/// A watermark can only tip choices that are open. The demo model knows much of its text by heart: at a temperature of 1 about
-/// half of the texts leave too few such choices among 200 tokens.
+/// A watermark can only tip choices that are open. The demo model knows much of its text by heart: at a temperature of 1 most of
+/// its stories, and nearly all of its answers to questions, leave too few such choices among 200 tokens.
 const TEMPERATURE: f32 = 1.5;
 const VOCAB: u32 = 3072;
 
@@ -27,9 +27,8 @@ async fn found(coordinator: &coordinator::Coordinator, prompts: &[Vec<u32>], cou
 async fn watermarked_texts_are_found_and_no_others() {
     let setup = Setup { model: "falcon-demo", backend: "cpu", isa: None, world: 2 };
     let coordinator = setup.start().await;
-    let mut golden = Golden::of("falcon-demo");
-    golden.cases.retain(|case| case.prompt_ids.len() < 100);
-    let prompts: Vec<_> = golden.cases.into_iter().map(|case| case.prompt_ids).collect();
+    let golden = Golden::of("falcon-demo");
+    let prompts = ["once", "tale"].map(|name| golden.case(name).prompt_ids.clone());
     let (marked, unmarked) = if crate::goldens::everything() { (400, 2000) } else { (60, 200) };
     let true_positives = found(&coordinator, &prompts, marked, true).await;
     let false_positives = found(&coordinator, &prompts, unmarked, false).await;
