@@ -100,7 +100,7 @@ fn streams_have_rules_of_their_own() {
 #[test]
 fn the_first_error_is_the_same() {
     let mut parameters = json!({
-        "best_of": 3, "temperature": 0.0, "repetition_penalty": 0.0, "frequency_penalty": 9.0, "top_p": 0.0,
+        "best_of": 3, "temperature": 0.0, "repetition_penalty": 0.0, "frequency_penalty": 1e39, "top_p": 0.0,
         "typical_p": 0.0, "top_k": 0, "max_new_tokens": 0, "stop": ["", "", "", "", ""], "seed": 1, "top_n_tokens": 9,
         "truncate": 0,
     });

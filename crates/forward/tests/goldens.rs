@@ -1,29 +1,12 @@
 //! The plain reference against the goldens of an independent implementation, ranks as threads of this process.
 
 use backend::{Batch, BatchSeq, Collective, Reference, Threads};
-use forward::{Capacity, Engine, Falcon, WeightSource};
+use forward::{Capacity, Engine, Falcon};
 use goldens::{Golden, LayerGolden, MODELS, Observed, TOLERANCE, model_dir};
-use half::bf16;
-use model::{FalconConfig, Partition, ShardTensor};
-use std::ops::Range;
+use model::{FalconConfig, Partition};
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
-use weights::{CheckpointFiles, ShardReader, read_config};
-
-struct Source<'a>(ShardReader<'a>);
-
-impl WeightSource for Source<'_> {
-    fn read(&self, tensor: &ShardTensor, elements: Range<usize>, out: &mut [bf16]) {
-        self.0.read(tensor, elements, out);
-    }
-
-    fn read_f32(&self, tensor: &ShardTensor, out: &mut [f32]) {
-        self.0.read_f32(tensor, out);
-    }
-
-    fn release(&self, tensor: &ShardTensor) {
-        self.0.release(tensor);
-    }
-}
+use weights::{CheckpointFiles, read_config};
+use worker::ShardSource;
 
 fn load(model: &str, collective: Threads) -> (FalconConfig, Falcon<Reference<Threads>>) {
     let dir = model_dir(model);
@@ -33,7 +16,7 @@ fn load(model: &str, collective: Threads) -> (FalconConfig, Falcon<Reference<Thr
     let reader = files.shard(&config, &partition).expect("shard");
     let capacity = Capacity { kv_blocks: 16, rows_max: 64, logits_rows_max: 5 };
     let backend = Reference::new(collective);
-    let falcon = Falcon::load(backend, &config, &partition, capacity, &Source(reader)).expect("load");
+    let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader)).expect("load");
     (config, falcon)
 }
 

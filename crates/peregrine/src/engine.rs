@@ -18,6 +18,7 @@ const RANKS_MAX: usize = 64;
 
 /// Which model runs, and how.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model and workers")]
 pub struct EngineArgs {
     /// Folder of the model, with config.json, tokenizer.json and safetensors files; the demo model if not given.
     #[arg(long, value_name = "DIR")]

@@ -21,18 +21,23 @@ pub struct SamplingSettings {
     pub watermark: bool,
 }
 
+impl SamplingSettings {
+    /// Greedy decoding with every processor off.
+    pub const GREEDY: Self = Self {
+        choice: Choice::Greedy,
+        temperature: 1.0,
+        top_k: None,
+        top_p: None,
+        typical_p: None,
+        repetition_penalty: 1.0,
+        frequency_penalty: 0.0,
+        watermark: false,
+    };
+}
+
 impl Default for SamplingSettings {
     fn default() -> Self {
-        Self {
-            choice: Choice::Greedy,
-            temperature: 1.0,
-            top_k: None,
-            top_p: None,
-            typical_p: None,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            watermark: false,
-        }
+        Self::GREEDY
     }
 }
 
@@ -96,16 +101,7 @@ impl ParamError {
 
 impl SamplingParams {
     /// Greedy decoding with every processor off.
-    pub const GREEDY: Self = Self(SamplingSettings {
-        choice: Choice::Greedy,
-        temperature: 1.0,
-        top_k: None,
-        top_p: None,
-        typical_p: None,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        watermark: false,
-    });
+    pub const GREEDY: Self = Self(SamplingSettings::GREEDY);
 
     /// Checks `settings` in the order in which Text Generation Inference does, so that the first error is the same.
     ///

@@ -76,7 +76,7 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let _ = progress.set(reader.progress());
     let capacity =
         Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: LOGITS_ROWS_MAX };
-    let falcon = Falcon::load(backend, &config, &partition, capacity, &Source(reader))?;
+    let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader))?;
     let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * partition.kv_bytes_per_token(&config, B::KV_ELEMENT_BYTES);
     Ok(Loaded {
         rank: Box::new(Engine::new(falcon)),
@@ -85,10 +85,10 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     })
 }
 
-/// `forward` asks for weights and `weights` has them; neither knows the other.
-struct Source<'a>(ShardReader<'a>);
+/// A rank's shard as `forward` wants to read it. `forward` asks for weights and `weights` has them; neither knows the other.
+pub struct ShardSource<'a>(pub ShardReader<'a>);
 
-impl WeightSource for Source<'_> {
+impl WeightSource for ShardSource<'_> {
     fn read(&self, tensor: &ShardTensor, elements: Range<usize>, out: &mut [bf16]) {
         self.0.read(tensor, elements, out);
     }
