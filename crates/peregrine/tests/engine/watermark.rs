@@ -10,6 +10,8 @@ const TOKENS: usize = 200;
 /// its stories, and nearly all of its answers to questions, leave too few such choices among 200 tokens.
 const TEMPERATURE: f32 = 1.5;
 const VOCAB: u32 = 3072;
+/// Texts that are drawn at once.
+const BATCH: usize = 64;
 
 /// How many of `count` drawn texts of [`TOKENS`] tokens have a z-score above 4.
 async fn found(coordinator: &coordinator::Coordinator, prompts: &[Vec<u32>], count: usize, watermark: bool) -> usize {
@@ -19,8 +21,12 @@ async fn found(coordinator: &coordinator::Coordinator, prompts: &[Vec<u32>], cou
         let sampling = SamplingParams::try_new(settings).expect("within limits");
         submission(&prompts[index % prompts.len()], TOKENS, sampling)
     };
-    let texts = observe_all(coordinator, (0..count).map(text).collect()).await;
-    texts.iter().filter(|text| detect(&text.tokens, VOCAB).z_score > 4.0).count()
+    let mut found = 0;
+    for first in (0..count).step_by(BATCH) {
+        let texts = observe_all(coordinator, (first..count.min(first + BATCH)).map(text).collect()).await;
+        found += texts.iter().filter(|text| detect(&text.tokens, VOCAB).z_score > 4.0).count();
+    }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
