@@ -66,7 +66,7 @@ impl ErrorBody {
     /// The model, or what runs it, has failed by this `cause`.
     #[must_use]
     pub fn generation(cause: impl std::fmt::Display) -> Self {
-        Self { error: format!("Request failed during generation: {cause}"), kind: ErrorKind::Generation }
+        Self { error: format!("Request failed during generation: Server error: {cause}"), kind: ErrorKind::Generation }
     }
 
     /// Too many requests wait.

@@ -16,7 +16,7 @@ mod response;
 mod validation;
 
 pub use error::{ErrorBody, ErrorKind};
-pub use request::{GenerateRequest, Inputs, Parameters, Priority};
+pub use request::{GenerateRequest, Inputs, Parameters};
 pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, StreamResponse, Token};
-pub use step::FinishReason;
+pub use step::{FinishReason, Priority};
 pub use validation::{Limits, ValidRequest, ValidationError, validate};

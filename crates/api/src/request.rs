@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::ValidationError;
+use crate::{Priority, ValidationError};
 
 /// A request for a continuation. Unknown keys of its JSON are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -49,18 +49,6 @@ impl Inputs {
             (_, true) => Ok(Self::Text(text)),
         }
     }
-}
-
-/// Who goes first when requests wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Priority {
-    /// After all others.
-    Low,
-    /// The default.
-    #[default]
-    Normal,
-    /// Before all others.
-    High,
 }
 
 /// How a prompt is continued: TGI's parameters, as they are before validation. `None` is the default, which is given

@@ -104,7 +104,7 @@ fn errors() {
         (
             ErrorBody::generation("worker 3 died"),
             424,
-            r#"{"error":"Request failed during generation: worker 3 died","error_type":"generation"}"#,
+            r#"{"error":"Request failed during generation: Server error: worker 3 died","error_type":"generation"}"#,
         ),
         (ErrorBody::overloaded(), 429, r#"{"error":"Model is overloaded","error_type":"overloaded"}"#),
         (

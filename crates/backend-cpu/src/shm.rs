@@ -14,7 +14,7 @@ use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::shm_region::{Control, Region, SLOT_LEN, SLOTS};
 use backend::{Collective, CollectiveError};
-use rustix::fs::{MemfdFlags, Mode, OFlags, fstat, ftruncate, memfd_create, open};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create, open};
 use rustix::thread::futex;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -82,8 +82,10 @@ impl SharedMemory {
     /// [`CollectiveError::Setup`], of rank 0, with what the system says.
     pub fn create(world: usize) -> Result<SharedMemoryOwner, CollectiveError> {
         let create = || {
-            let fd = memfd_create("peregrine-collective", MemfdFlags::CLOEXEC)?;
+            let fd = memfd_create("peregrine-collective", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
             ftruncate(&fd, Region::len_bytes(world) as u64)?;
+            // A smaller file would fault whoever reads the part that is gone.
+            fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
             Ok(SharedMemoryOwner { fd })
         };
         create().map_err(|error: rustix::io::Errno| CollectiveError::Setup { rank: 0, message: error.to_string() })

@@ -71,7 +71,7 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 #[non_exhaustive]
 pub enum CollectiveError {
     /// A rank did not arrive in time.
-    #[error("rank {rank}: {operation} number {sequence}: rank {missing} did not arrive within {limit_ms} ms")]
+    #[error("{operation} number {sequence}: rank {missing} did not arrive within {limit_ms} ms")]
     Timeout {
         /// Who waited.
         rank: usize,
@@ -85,7 +85,7 @@ pub enum CollectiveError {
         limit_ms: u64,
     },
     /// Another rank gave up.
-    #[error("rank {rank}: {operation} number {sequence}: rank {by} left the collective")]
+    #[error("{operation} number {sequence}: rank {by} left the collective")]
     Aborted {
         /// Who noticed.
         rank: usize,
@@ -98,8 +98,7 @@ pub enum CollectiveError {
     },
     /// Another rank does something else: the ranks' programs differ.
     #[error(
-        "rank {rank}: {operation} number {sequence} of {length} elements: rank {other} does {other_operation} of \
-         {other_length}"
+        "{operation} number {sequence} of {length} elements: rank {other} does {other_operation} of {other_length}"
     )]
     Mismatch {
         /// Who noticed.
@@ -118,7 +117,7 @@ pub enum CollectiveError {
         other_length: usize,
     },
     /// The shared memory could not be had.
-    #[error("rank {rank}: shared memory: {message}")]
+    #[error("shared memory: {message}")]
     Setup {
         /// Who needs it.
         rank: usize,

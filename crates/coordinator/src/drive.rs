@@ -190,6 +190,13 @@ impl Driver {
     }
 
     fn submit(&mut self, seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update>) {
+        if matches!(self.phase, Phase::Ending) {
+            // The caller saw the status of a moment ago. Without an update its stream just ends.
+            if let Status::Failed { reason } = &*self.status.borrow() {
+                let _ = updates.send(Update::Failed { reason: reason.clone() });
+            }
+            return;
+        }
         match self.scheduler.submit(seq, submission) {
             Ok(()) => {
                 self.callers.insert(seq, updates);
@@ -232,7 +239,8 @@ impl Driver {
 
     /// Commits every step of which all ranks have sent the result.
     fn gather(&mut self) {
-        while self.deadline.is_none() && self.results.iter().all(|results| !results.is_empty()) {
+        let goes_on = |driver: &Self| driver.deadline.is_none() && matches!(driver.phase, Phase::Running(_));
+        while goes_on(self) && self.results.iter().all(|results| !results.is_empty()) {
             let mut results = self.results.iter_mut().map(|results| results.pop_front().expect("seen above"));
             let first = results.next().expect("there is a rank 0");
             let others: Vec<_> = results.collect();
@@ -308,8 +316,7 @@ fn same_choices(one: &StepResult, other: &StepResult) -> bool {
 }
 
 fn load_request(config: &CoordinatorConfig, rank: usize, rendezvous: &str) -> pb::LoadRequest {
-    // Sizes are checked where they are given; what does not fit 32 bits would be refused by the worker as 0.
-    let narrow = |size: usize| u32::try_from(size).unwrap_or(0);
+    let narrow = |size: usize| u32::try_from(size).expect("sizes are limited where they are given");
     pb::LoadRequest {
         model_dir: config.model_dir.to_string_lossy().into_owned(),
         backend: config.backend.clone(),

@@ -1,6 +1,6 @@
 //! What is known of every rank. Pure: it is told what happens and says what follows.
 
-use std::fmt::Write;
+use std::fmt;
 
 /// How the model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +59,36 @@ enum Phase {
     Ended,
 }
 
+/// What went wrong with a rank.
+#[derive(Debug)]
+enum Report {
+    /// In its own words.
+    Error(String),
+    /// Its connection ended. Why is better told by the end of its process, if that follows.
+    Lost(String),
+    Exited {
+        status: String,
+        last_words: String,
+    },
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => f.write_str(error),
+            Self::Lost(error) => write!(f, "connection lost: {error}"),
+            Self::Exited { status, last_words } if last_words.is_empty() => write!(f, "worker ended: {status}"),
+            Self::Exited { status, last_words } => write!(f, "worker ended: {status}; it said: {last_words}"),
+        }
+    }
+}
+
 /// All ranks of one epoch.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     phases: Vec<Phase>,
-    /// What went wrong, in the order in which it was heard.
-    reports: Vec<String>,
+    /// Which rank reported what, in the order in which it was heard.
+    reports: Vec<(usize, Report)>,
     failed: bool,
 }
 
@@ -94,28 +118,23 @@ impl Fleet {
                 self.phases[rank] = Phase::Ready(memory);
                 return if self.memory().is_some() { Change::AllReady } else { Change::None };
             }
-            RankEvent::Error(error) => Some(format!("rank {rank}: {error}")),
-            // The process's end says more.
+            RankEvent::Error(error) => Some(Report::Error(error)),
             RankEvent::Lost(_) if matches!(self.phases[rank], Phase::Ended) => None,
-            RankEvent::Lost(error) => Some(format!("rank {rank}: connection lost: {error}")),
+            RankEvent::Lost(error) => Some(Report::Lost(error)),
             RankEvent::Exited { status, last_words } => {
                 self.phases[rank] = Phase::Ended;
-                self.reports.retain(|report| !report.starts_with(&format!("rank {rank}: connection lost")));
-                let mut report = format!("rank {rank}: worker ended: {status}");
-                if !last_words.is_empty() {
-                    // Writing to a string cannot fail.
-                    let _ = write!(report, "; it said: {last_words}");
-                }
-                Some(report)
+                self.reports.retain(|(of, report)| *of != rank || !matches!(report, Report::Lost(_)));
+                Some(Report::Exited { status, last_words })
             }
         };
-        self.reports.extend(report);
+        self.reports.extend(report.map(|report| (rank, report)));
         if std::mem::replace(&mut self.failed, true) { Change::None } else { Change::Failed }
     }
 
     /// What went wrong, as far as it is known.
     pub(crate) fn reason(&self) -> String {
-        self.reports.join("; ")
+        let reports: Vec<_> = self.reports.iter().map(|(rank, report)| format!("rank {rank}: {report}")).collect();
+        reports.join("; ")
     }
 
     /// Bytes read and to be read, over all ranks; the second is 0 until all have begun.

@@ -46,8 +46,13 @@ impl Coordinator {
         let (status_to, status) = watch::channel(Status::Loading { done: 0, total: 0 });
         let (load_to, load) = watch::channel(Load::default());
         let kv_tokens = config.kv_blocks as usize * BLOCK_TOKENS;
-        let driver = Driver::new(config, events_to.clone(), status_to, load_to);
-        tokio::spawn(driver.run(events, rendezvous));
+        let driver = Driver::new(config, events_to.clone(), status_to.clone(), load_to);
+        let driving = tokio::spawn(driver.run(events, rendezvous));
+        tokio::spawn(async move {
+            if let Err(panic) = driving.await {
+                status_to.send_replace(Status::Failed { reason: format!("the coordinator has a bug: {panic}") });
+            }
+        });
         Self { events: events_to, status, load, next_seq: Arc::new(AtomicU64::new(0)), kv_tokens }
     }
 
@@ -103,6 +108,10 @@ impl Coordinator {
     pub async fn ended(&self) -> Status {
         // The driver keeps the events' receiver until all processes are gone.
         self.events.closed().await;
-        self.status.borrow().clone()
+        let mut status = self.status.clone();
+        let ended = |status: &Status| matches!(status, Status::Stopped | Status::Failed { .. });
+        // The last status stays when its sender is gone.
+        let last = status.wait_for(ended).await.map(|status| status.clone());
+        last.unwrap_or_else(|_| self.status.borrow().clone())
     }
 }

@@ -18,11 +18,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tower::service_fn;
+use wire::CONTROL_MESSAGE_BYTES_MAX;
 use wire::control::worker_client::WorkerClient;
 use wire::control::{self as pb, load_event};
-
-/// Logits of a batch may be in one message.
-const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// Lines of a worker's standard error that are kept to explain its end.
 const LAST_WORDS_MAX: usize = 3;
@@ -63,8 +61,8 @@ impl WorkerProcess {
         let (end, ended) = oneshot::channel();
         tokio::spawn(watch_process(child, stderr, rank, ended, events));
         let channel = connect(ours).await.map_err(std::io::Error::other)?;
-        let client = WorkerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let client = client.max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let client = WorkerClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        let client = client.max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
         Ok(Self { rank, client, end })
     }
 
@@ -177,10 +175,20 @@ async fn pass_on_stderr(stderr: impl AsyncRead + Unpin, rank: usize) -> String {
     let mut last = VecDeque::new();
     while let Ok(Some(line)) = lines.next_line().await {
         eprintln!("rank {rank}: {line}");
+        if is_backtrace(&line) {
+            continue;
+        }
         if last.len() == LAST_WORDS_MAX {
             last.pop_front();
         }
         last.push_back(line);
     }
     Vec::from(last).join(" | ")
+}
+
+/// Frames of a backtrace explain little to whoever reads an error, and would push the panic's message out of it.
+fn is_backtrace(line: &str) -> bool {
+    let line = line.trim_start();
+    let frame = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    frame || ["at ", "note: ", "stack backtrace:"].iter().any(|start| line.starts_with(start))
 }

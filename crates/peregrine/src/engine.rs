@@ -4,7 +4,8 @@ use crate::backends::{BackendName, isa, rendezvous};
 use crate::demo;
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
-use clap::Args;
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, value_parser};
 use coordinator::{Coordinator, CoordinatorConfig};
 use model::FalconConfig;
 use server::{Info, Service};
@@ -12,9 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
 use text::Tokenizer;
-
-/// Ranks beyond this have never been tried.
-const RANKS_MAX: usize = 64;
 
 /// Which model runs, and how.
 #[derive(Args, Clone, Debug)]
@@ -27,14 +25,14 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     backend: BackendName,
     /// Tokens for which each rank's KV cache has room, over all requests.
-    #[arg(long, value_name = "N", default_value_t = 16_384)]
-    kv_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..=1 << 30))]
+    kv_tokens: u32,
     /// The most tokens that one step computes, over all requests.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    max_batch_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=65_536))]
+    max_batch_tokens: u32,
     /// The most requests that are under way at once.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    max_concurrent_requests: usize,
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_concurrent_requests: u32,
     /// The most tokens of a prompt; one less than --max-total-tokens if not given.
     #[arg(long, value_name = "N")]
     max_input_length: Option<usize>,
@@ -42,14 +40,14 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N")]
     max_total_tokens: Option<usize>,
     /// Threads that compute in each rank; an even share of the cores if not given. (cpu)
-    #[arg(long, value_name = "N")]
-    threads_per_rank: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1024))]
+    threads_per_rank: Option<u32>,
     /// Instruction set to use instead of the best that the processor has: plain, avx2 or avx512. (cpu)
     #[arg(long, value_parser = isa)]
     isa: Option<String>,
     /// Seconds for which a rank waits for the others within a step before it gives up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    collective_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u32).range(1..=86_400))]
+    collective_timeout: u32,
 }
 
 /// A model whose workers have been started; they may still be loading.
@@ -62,8 +60,8 @@ pub struct Engine {
 
 impl EngineArgs {
     /// Starts `world` workers. Must be called within a tokio runtime.
-    pub fn start(&self, world: usize) -> Result<Engine> {
-        ensure!((1..=RANKS_MAX).contains(&world), "--tensor-parallel is {world}, expected 1 to {RANKS_MAX}");
+    pub fn start(&self, world: u32) -> Result<Engine> {
+        let world = world as usize;
         let model_dir = self.model.clone().map_or_else(demo::model_dir, Ok)?;
         if !model_dir.is_dir() {
             bail!("--model {}: there is no such folder", model_dir.display());
@@ -76,7 +74,7 @@ impl EngineArgs {
             backend: backend.to_owned(),
             tensor_parallel: world,
             limits: self.limits(&config)?,
-            max_concurrent_requests: at_least_1("--max-concurrent-requests", self.max_concurrent_requests)?,
+            max_concurrent_requests: self.max_concurrent_requests as usize,
         };
         let program = std::env::current_exe().context("cannot tell where this program is, to start workers")?;
         let coordinator = Coordinator::start(
@@ -85,13 +83,13 @@ impl EngineArgs {
                 model_dir,
                 backend: backend.to_owned(),
                 world,
-                kv_blocks: self.kv_blocks()?,
-                step_rows_max: at_least_1("--max-batch-tokens", self.max_batch_tokens)?,
+                kv_blocks: self.kv_blocks(),
+                step_rows_max: self.max_batch_tokens as usize,
                 // A sequence that decodes needs a row of every step.
-                sequences_max: self.max_concurrent_requests.min(self.max_batch_tokens),
-                threads_per_rank: at_least_1("--threads-per-rank", self.threads(world))?,
+                sequences_max: self.max_concurrent_requests.min(self.max_batch_tokens) as usize,
+                threads_per_rank: self.threads(world),
                 isa: self.isa.clone(),
-                collective_limit: Duration::from_secs(self.collective_timeout.max(1)),
+                collective_limit: Duration::from_secs(self.collective_timeout.into()),
             },
             rendezvous(world)?,
         );
@@ -100,7 +98,7 @@ impl EngineArgs {
     }
 
     fn limits(&self, config: &FalconConfig) -> Result<Limits> {
-        let room = self.kv_blocks()? as usize * BLOCK_TOKENS;
+        let room = self.kv_blocks() as usize * BLOCK_TOKENS;
         let total = self.max_total_tokens.unwrap_or_else(|| config.max_positions.min(room));
         let positions = config.max_positions;
         ensure!((2..=positions).contains(&total), "--max-total-tokens is {total}, expected 2 to {positions}");
@@ -110,20 +108,19 @@ impl EngineArgs {
         Ok(Limits { max_input_length: input, max_total_tokens: total, ..Limits::of_model(positions, config.vocab) })
     }
 
-    fn kv_blocks(&self) -> Result<u32> {
-        let tokens = at_least_1("--kv-tokens", self.kv_tokens)?;
-        u32::try_from(tokens.div_ceil(BLOCK_TOKENS)).with_context(|| format!("--kv-tokens is {tokens}: too many"))
+    fn kv_blocks(&self) -> u32 {
+        self.kv_tokens.div_ceil(BLOCK_TOKENS as u32)
     }
 
     fn threads(&self, world: usize) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads_per_rank.unwrap_or((cores / world).max(1))
+        self.threads_per_rank.map_or((cores / world).max(1), |threads| threads as usize)
     }
 }
 
-fn at_least_1(flag: &str, value: usize) -> Result<usize> {
-    ensure!(value > 0, "{flag} is 0, expected at least 1");
-    Ok(value)
+/// Tensor-parallel degrees. Ranks beyond the largest have never been tried.
+pub fn ranks() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(1..=64)
 }
 
 /// A model is called as its folder.

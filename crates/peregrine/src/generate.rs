@@ -1,15 +1,16 @@
 //! `peregrine generate`.
 
-use crate::engine::{Engine, EngineArgs};
+use crate::engine::{Engine, EngineArgs, ranks};
+use crate::input::read_stdin;
 use crate::parameters::ParameterArgs;
 use crate::signals::Signals;
 use crate::{client, progress};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use api::{GenerateRequest, Inputs, Priority};
 use clap::Args;
 use coordinator::{Coordinator, Status};
 use server::convert::{request_to_pb, response_from_pb};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 use tonic::transport::Channel;
@@ -19,13 +20,13 @@ use wire::generation::generation_client::GenerationClient;
 /// Arguments of `peregrine generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// The prompt; read from standard input if it is "-" or not given.
+    /// The prompt; read from standard input, without the last line end, if it is "-" or not given.
     prompt: Option<String>,
     /// The prompt as token ids.
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with = "prompt")]
     input_ids: Option<Vec<u32>>,
     /// A server to ask, instead of workers started for this call.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["EngineArgs", "tensor_parallel"])]
     server: Option<String>,
     /// Print the whole answer as the JSON object of TGI's /generate, and nothing else.
     #[arg(long)]
@@ -35,8 +36,8 @@ pub struct GenerateArgs {
     #[command(flatten)]
     engine: EngineArgs,
     /// Over how many workers the model is cut.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    tensor_parallel: usize,
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = ranks())]
+    tensor_parallel: u32,
 }
 
 /// Generates once.
@@ -73,11 +74,7 @@ fn read_prompt(prompt: Option<String>) -> Result<String> {
     match prompt {
         Some(prompt) if prompt != "-" => Ok(prompt),
         None if std::io::stdin().is_terminal() => bail!("give a PROMPT, --input-ids, or a prompt on standard input"),
-        _ => {
-            let mut prompt = String::new();
-            std::io::stdin().read_to_string(&mut prompt).context("the prompt on standard input")?;
-            Ok(prompt)
-        }
+        _ => read_stdin(),
     }
 }
 
@@ -109,6 +106,8 @@ async fn print_stream(mut client: GenerationClient<Channel>, request: pb::Genera
     let begin = Instant::now();
     let with_prompt = request.parameters.as_ref().is_some_and(|parameters| parameters.return_full_text());
     let mut shown = if with_prompt { request.inputs.clone() } else { String::new() };
+    // What token ids say as a text is not known here before the end.
+    let hold = with_prompt && request.inputs.is_empty();
     let mut out = std::io::stdout();
     write!(out, "{shown}")?;
     let mut stream = client.generate_stream(request).await.map_err(|status| status_error(&status))?.into_inner();
@@ -121,6 +120,7 @@ async fn print_stream(mut client: GenerationClient<Channel>, request: pb::Genera
             // The last message has the whole text, which may end within its last token. It does not begin with what was
             // shown where a special token came within a character.
             Some(whole) => whole.strip_prefix(&*shown).map_or_else(of_tokens, str::to_owned),
+            None if hold => String::new(),
             None => of_tokens(),
         };
         shown += &text;

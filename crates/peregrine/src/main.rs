@@ -9,6 +9,7 @@ mod client;
 mod demo;
 mod engine;
 mod generate;
+mod input;
 mod parameters;
 mod plan;
 mod progress;
@@ -48,7 +49,17 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("PEREGRINE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = match std::env::var("PEREGRINE_LOG") {
+        Ok(filter) => EnvFilter::try_new(filter),
+        Err(_) => EnvFilter::try_new(level),
+    };
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("error: PEREGRINE_LOG: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     log.with_ansi(std::io::stderr().is_terminal()).init();
     let result = match cli.command {

@@ -1,13 +1,12 @@
 //! `peregrine serve`.
 
-use crate::engine::{Engine, EngineArgs};
+use crate::engine::{Engine, EngineArgs, ranks};
 use crate::progress;
 use crate::signals::Signals;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use coordinator::{Coordinator, Status};
 use server::Listeners;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -18,14 +17,14 @@ pub struct ServeArgs {
     #[command(flatten)]
     engine: EngineArgs,
     /// Over how many workers the model is cut.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    tensor_parallel: usize,
-    /// Where gRPC listens.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = ranks())]
+    tensor_parallel: u32,
+    /// Where gRPC listens, as HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
-    grpc_addr: SocketAddr,
-    /// Where HTTP listens.
+    grpc_addr: String,
+    /// Where HTTP listens, as HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    http_addr: SocketAddr,
+    http_addr: String,
 }
 
 /// Serves until a signal asks for the end, or the model cannot be loaded.
@@ -34,12 +33,12 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode> {
-    let bind = async |flag, addr: SocketAddr| {
+    let bind = async |flag, addr: &str| {
         TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
     };
     let listeners = Listeners {
-        grpc: bind("--grpc-addr", args.grpc_addr).await?,
-        http: bind("--http-addr", args.http_addr).await?,
+        grpc: bind("--grpc-addr", &args.grpc_addr).await?,
+        http: bind("--http-addr", &args.http_addr).await?,
     };
     // From here on a signal must end the workers, too. Each of the two sees every signal.
     let (mut first, mut second) = (Signals::new()?, Signals::new()?);

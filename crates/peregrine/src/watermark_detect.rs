@@ -1,10 +1,10 @@
 //! `peregrine watermark-detect`: whether a text carries the watermark.
 
 use crate::demo;
+use crate::input::read_stdin;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sampling::watermark::{Detection, detect};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use text::Tokenizer;
 
@@ -45,14 +45,6 @@ fn tokens(args: &WatermarkDetectArgs, dir: &Path) -> Result<Vec<u32>> {
         Some(text) => text.to_owned(),
     };
     Ok(Tokenizer::open(dir)?.encode(&text)?)
-}
-
-/// The standard input, without the line end that shells and editors put behind a text.
-fn read_stdin() -> Result<String> {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("cannot read the text from the standard input")?;
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    Ok(text)
 }
 
 /// Looks for the watermark of the model in the folder `dir`, whose vocabulary decides what is green.

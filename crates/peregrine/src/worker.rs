@@ -1,6 +1,7 @@
 //! `peregrine worker`: one rank.
 
 use crate::backends::open_rank;
+use crate::signals::Signals;
 use anyhow::{Context, Result, bail};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,11 @@ pub fn run() -> Result<()> {
         bail!("a worker is started by `peregrine serve` or `peregrine generate`, over a socket as its standard input");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(worker::serve(socket, open_rank))?;
+    runtime.block_on(async {
+        // Whoever signals a whole service means its coordinator, which lets the workers finish and then closes the socket.
+        let _ignored = Signals::new()?;
+        worker::serve(socket, open_rank).await.map_err(anyhow::Error::from)
+    })?;
     // The device thread may be in the middle of a step that nobody waits for.
     std::process::exit(0);
 }

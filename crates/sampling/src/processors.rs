@@ -6,6 +6,15 @@ use crate::philox::{high, low};
 use crate::softmax::LogSoftmax;
 use crate::watermark::{DELTA, GreenList};
 
+/// A smaller temperature is taken for this one, at which a lead of 1e-4 decides every draw.
+const TEMPERATURE_MIN: f32 = 1e-6;
+
+/// Extreme settings must not make infinities of finite scores: their difference would be no number. A masked token stays
+/// masked.
+fn finite(score: f32) -> f32 {
+    if score == f32::NEG_INFINITY { score } else { score.clamp(f32::MIN, f32::MAX) }
+}
+
 /// Applies the processors that `settings` turn on, in the order of Text Generation Inference.
 #[derive(Debug, Default)]
 pub(crate) struct Processors {
@@ -41,7 +50,8 @@ impl Processors {
         }
         self.penalize(scores, settings.repetition_penalty, settings.frequency_penalty, tokens);
         if settings.temperature != 1.0 {
-            scores.iter_mut().for_each(|score| *score /= settings.temperature);
+            let temperature = settings.temperature.max(TEMPERATURE_MIN);
+            scores.iter_mut().for_each(|score| *score = finite(*score / temperature));
         }
         if let Some(k) = settings.top_k {
             self.keep_top_k(scores, k as usize);
@@ -70,7 +80,7 @@ impl Processors {
             if count > 0 {
                 let score = &mut scores[id as usize];
                 *score = if *score < 0.0 { *score * repetition } else { *score / repetition };
-                *score -= frequency * (count as f32 / tokens.len() as f32);
+                *score = finite(finite(*score) - frequency * (count as f32 / tokens.len() as f32));
             }
         }
     }

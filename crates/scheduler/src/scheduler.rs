@@ -143,7 +143,7 @@ impl Scheduler {
         }
     }
 
-    /// Queues a sequence under an id that no other had, first come first served.
+    /// Queues a sequence under an id that no other had: behind those of its priority and above.
     ///
     /// # Errors
     ///
@@ -159,7 +159,9 @@ impl Scheduler {
             let tokens = submission.prompt.len() + submission.max_new_tokens;
             return Err(SubmitError::TooLong { tokens, needed, total });
         }
-        self.waiting.push_back(Sequence::new(seq, submission));
+        let before = |waiting: &Sequence| waiting.spec.priority >= submission.priority;
+        let index = self.waiting.partition_point(before);
+        self.waiting.insert(index, Sequence::new(seq, submission));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! One sequence between its submission and its end.
 
-use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId};
+use step::{BLOCK_TOKENS, BlockId, NewSequence, Priority, SamplingParams, SeqId};
 
 /// A sequence to be continued.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Submission {
     pub eos: Vec<u32>,
     /// How its tokens are chosen.
     pub sampling: SamplingParams,
+    /// Who is admitted first when there is no room for all.
+    pub priority: Priority,
     /// As in [`NewSequence`].
     pub prompt_logprobs: bool,
     /// As in [`NewSequence`].

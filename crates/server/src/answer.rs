@@ -96,6 +96,16 @@ impl Answer {
         Ok(None)
     }
 
+    /// Runs to the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Answer::next`].
+    pub async fn finish(mut self) -> Result<Finished, Error> {
+        while self.next().await?.is_some() {}
+        self.into_finished().ok_or(Error::Incomplete)
+    }
+
     /// The whole sequence, once it has ended.
     #[must_use]
     pub fn into_finished(mut self) -> Option<Finished> {

@@ -101,7 +101,16 @@ fn parameters_to_pb(parameters: Parameters) -> pb::Parameters {
         decoder_input_details: Some(parameters.decoder_input_details),
         top_n_tokens: parameters.top_n_tokens,
         ignore_eos: Some(parameters.ignore_eos),
-        grammar: None,
+        grammar: parameters.grammar.as_ref().map(grammar_to_pb),
+    }
+}
+
+/// What is no regex goes as a schema, so that the server, not this client, says what is wrong with it.
+fn grammar_to_pb(grammar: &serde_json::Value) -> pb::parameters::Grammar {
+    match (grammar["type"].as_str(), grammar["value"].as_str()) {
+        (Some("regex"), Some(regex)) => pb::parameters::Grammar::Regex(regex.to_owned()),
+        (Some("json"), _) => pb::parameters::Grammar::JsonSchema(grammar["value"].to_string()),
+        _ => pb::parameters::Grammar::JsonSchema(grammar.to_string()),
     }
 }
 

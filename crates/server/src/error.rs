@@ -2,8 +2,12 @@
 
 use api::{ErrorBody, ErrorKind, ValidationError};
 use coordinator::SubmitError;
+use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// When a caller may try again who was refused because of the others.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request gets no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +52,10 @@ impl From<Error> for Status {
                 let details = ErrorDetails::with_bad_request_violation(violation.field(), violation.to_string());
                 Self::with_error_details(Code::InvalidArgument, violation.full_message(), details)
             }
-            Error::Overloaded => Self::resource_exhausted(error.to_string()),
+            Error::Overloaded => {
+                let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+                Self::with_error_details(Code::ResourceExhausted, error.to_string(), details)
+            }
             Error::Unavailable(_) | Error::Generation { .. } | Error::Incomplete => {
                 Self::unavailable(error.to_string())
             }

@@ -34,7 +34,7 @@ impl Generation for GrpcFace {
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         let deadline = deadline(request.metadata());
         let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let answer = self.0.stream(request)?;
+        let answer = self.0.stream(request).await?;
         let messages = async_stream::try_stream! {
             let mut answer = Some(answer);
             while let Some(message) = next_message(&mut answer, deadline).await? {
@@ -45,8 +45,7 @@ impl Generation for GrpcFace {
     }
 
     async fn tokenize(&self, request: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
-        let inputs = request.into_inner().inputs;
-        let tokens = self.0.tokenize(&inputs).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let tokens = self.0.tokenize(request.into_inner().inputs).await?;
         let narrow = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
         let tokens = tokens.into_iter().map(|token| pb::TokenizedToken {
             id: token.id,

@@ -4,7 +4,7 @@ use crate::{Error, Service};
 use api::{ErrorBody, GenerateRequest, GenerateResponse};
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -12,7 +12,13 @@ use coordinator::Status;
 
 /// The routes.
 pub(crate) fn router(service: Service) -> Router {
-    Router::new().route("/health", get(health)).route("/generate", post(generate)).with_state(service)
+    let routes = Router::new().route("/health", get(health)).route("/generate", post(generate));
+    routes.fallback(not_found).with_state(service)
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let body = ErrorBody::rejection(format!("there is no {}; there are GET /health and POST /generate", uri.path()));
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
 /// 200 with an empty body when every rank is ready, else 503 and why.

@@ -15,6 +15,10 @@ use wire::generation::generation_server::GenerationServer;
 /// How long slow readers may take to fetch their answers once everything is answered.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 
+/// A client that has vanished without a word is found by these, and its requests end.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Under which names the health service knows the model: the server as a whole, and its service.
 const HEALTH_NAMES: [&str; 2] = ["", "peregrine.v1.Generation"];
 
@@ -60,6 +64,8 @@ pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Outp
     };
     let mut health = HealthReporter::new();
     let grpc = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(GrpcFace::routes(service.clone(), health.clone()))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.grpc), until_closing(closed.clone()));
     let http = axum::serve(listeners.http, router(service)).with_graceful_shutdown(until_closing(closed));

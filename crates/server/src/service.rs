@@ -1,11 +1,12 @@
 //! What every face calls.
 
 use crate::{Answer, Error, Finished};
-use api::{GenerateRequest, GenerateResponse, Limits};
+use api::{GenerateRequest, GenerateResponse, Limits, ValidationError};
 use coordinator::{Coordinator, Status, Submission};
 use std::sync::Arc;
-use text::{Token, Tokenizer, TokenizerError};
-use tokio::sync::{Semaphore, watch};
+use text::{Token, Tokenizer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
 /// What runs, and within which limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +67,12 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// The tokenizer's.
-    pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
-        self.0.tokenizer.tokens(text)
+    /// The tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
+    pub async fn tokenize(&self, text: String) -> Result<Vec<Token>, Error> {
+        let _permit = self.permit()?;
+        let tokenizer = self.0.tokenizer.clone();
+        let tokens = move || tokenizer.tokens(&text).map_err(|error| ValidationError::Tokenizer(error.to_string()));
+        Ok(off_runtime(tokens).await?)
     }
 
     /// Starts a request whose answer is wanted token by token.
@@ -76,8 +80,8 @@ impl Service {
     /// # Errors
     ///
     /// [`Error`], before anything runs.
-    pub fn stream(&self, request: GenerateRequest) -> Result<Answer, Error> {
-        let mut answers = self.start(request, true)?;
+    pub async fn stream(&self, request: GenerateRequest) -> Result<Answer, Error> {
+        let mut answers = self.start(request, true).await?;
         Ok(answers.pop().expect("a stream has one sequence"))
     }
 
@@ -87,26 +91,38 @@ impl Service {
     ///
     /// [`Error`].
     pub async fn generate(&self, request: GenerateRequest) -> Result<GenerateResponse, Error> {
-        let mut finished = Vec::new();
-        for mut answer in self.start(request, false)? {
-            while answer.next().await?.is_some() {}
-            finished.push(answer.into_finished().ok_or(Error::Incomplete)?);
+        // Each on a task of its own, so that a stop string ends its sequence at once. Dropping the set ends all.
+        let mut tasks = JoinSet::new();
+        for (index, answer) in self.start(request, false).await?.into_iter().enumerate() {
+            tasks.spawn(async move { Ok::<_, Error>((index, answer.finish().await?)) });
         }
-        Ok(Finished::best(finished))
+        let mut finished = Vec::new();
+        while let Some(joined) = tasks.join_next().await {
+            finished.push(joined.map_err(|_| Error::Incomplete)??);
+        }
+        finished.sort_by_key(|(index, _)| *index);
+        Ok(Finished::best(finished.into_iter().map(|(_, finished)| finished).collect()))
     }
 
     /// Validates a request and queues its sequences, which run side by side.
-    fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
-        let Shared { info, coordinator, tokenizer, eos, permits } = &*self.0;
-        let encode = |text: &str| tokenizer.encode(text).map_err(|error| error.to_string());
-        let request = Arc::new(api::validate(request, stream, &info.limits, fastrand::u64(..), encode)?);
+    async fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
+        let Shared { info, coordinator, tokenizer, eos, .. } = &*self.0;
+        // Before the work of tokenizing, which is what a request beyond the limit must not cost.
+        let mut first_permit = Some(self.permit()?);
+        let (limits, encoder) = (info.limits, tokenizer.clone());
+        let validate = move || {
+            let encode = |text: &str| encoder.encode(text).map_err(|error| error.to_string());
+            api::validate(request, stream, &limits, fastrand::u64(..), encode)
+        };
+        let request = Arc::new(off_runtime(validate).await?);
         let start = |index| {
-            let permit = permits.clone().try_acquire_owned().map_err(|_| Error::Overloaded)?;
+            let permit = first_permit.take().map_or_else(|| self.permit(), Ok)?;
             let generation = coordinator.submit(Submission {
                 prompt: request.prompt.clone(),
                 max_new_tokens: request.max_new_tokens as usize,
                 eos: if request.ignore_eos { Vec::new() } else { eos.clone() },
                 sampling: request.sampling(index),
+                priority: request.priority,
                 prompt_logprobs: request.decoder_input_details,
                 top_n: request.top_n_tokens as usize,
                 return_logits: false,
@@ -114,5 +130,19 @@ impl Service {
             Ok(Answer::new(generation, request.clone(), index, tokenizer.clone(), permit))
         };
         (0..request.best_of).map(start).collect()
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.0.permits.clone().try_acquire_owned().map_err(|_| Error::Overloaded)
+    }
+}
+
+/// Tokenizing a long text takes long, and the threads of the runtime also lead the ranks.
+async fn off_runtime<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

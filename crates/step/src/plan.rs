@@ -5,6 +5,18 @@ use crate::{BlockId, SamplingParams, SeqId, StepId};
 /// Tokens in one block of the paged KV cache.
 pub const BLOCK_TOKENS: usize = 16;
 
+/// Who goes first when requests wait; among equals, who came first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
 /// A sequence, as the workers learn of it: once, before its first run (or again after a recovery, when the tokens that
 /// it had generated are part of `tokens`).
 #[derive(Clone, Debug, PartialEq)]

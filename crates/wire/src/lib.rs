@@ -26,5 +26,8 @@ pub mod control {
     tonic::include_proto!("peregrine.control.v1");
 }
 
+/// The most bytes of one message of the control plane: plans of a thousand long prompts, or the logits of a batch.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 30;
+
 /// Descriptors of both services, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peregrine.bin"));

@@ -12,10 +12,8 @@ use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
+use wire::CONTROL_MESSAGE_BYTES_MAX;
 use wire::control::worker_server::WorkerServer;
-
-/// Plans of a thousand long prompts, or logits of a batch, in one message.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// Why a worker could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +42,8 @@ pub async fn serve(
     let connection = Connection { stream: UnixStream::from_std(socket)?, _closed: ClosedOnDrop(Some(closed_to)) };
     let with_spec = |spec: RankSpec| -> Open { Box::new(move |progress| open(&spec, progress)) };
     let service = WorkerServer::new(Service::new(Box::new(with_spec)))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(connection)).chain(tokio_stream::pending());
     Server::builder()
         .add_service(service)

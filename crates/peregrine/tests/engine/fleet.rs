@@ -4,7 +4,7 @@ use backend_cpu::{Isa, SharedMemory};
 use coordinator::{Coordinator, CoordinatorConfig, Rendezvous, Status, Submission, Update};
 use goldens::{Observed, model_dir};
 use std::time::Duration;
-use step::SamplingParams;
+use step::{Priority, SamplingParams};
 use tokio::task::JoinSet;
 
 /// How long a model may take to load, or a sequence to bring its next token. Only a hang takes that long.
@@ -62,6 +62,7 @@ pub fn submission(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParam
         max_new_tokens,
         eos: Vec::new(),
         sampling,
+        priority: Priority::Normal,
         prompt_logprobs: false,
         top_n: 0,
         return_logits: false,

@@ -143,17 +143,20 @@ fn one_layer_less(model: &Copy) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn flags_that_cannot_be() {
-    let cases: [(&[&str], &[&str]); 14] = [
-        (&["--tensor-parallel", "0"], &["--tensor-parallel is 0", "expected 1 to"]),
-        (&["--tensor-parallel", "65"], &["--tensor-parallel is 65"]),
+    let cases: [(&[&str], &[&str]); 17] = [
+        (&["--tensor-parallel", "0"], &["'0' for '--tensor-parallel <N>'", "1..=64"]),
+        (&["--tensor-parallel", "65"], &["'65' for '--tensor-parallel <N>'"]),
         (&["--tensor-parallel", "two"], &["--tensor-parallel"]),
-        (&["--kv-tokens", "0"], &["--kv-tokens is 0"]),
+        (&["--kv-tokens", "0"], &["'0' for '--kv-tokens <N>'"]),
         (&["--kv-tokens", "64", "--max-total-tokens", "100"], &["--max-total-tokens is 100", "room for 64 only"]),
         (&["--max-total-tokens", "2049"], &["--max-total-tokens is 2049, expected 2 to 2048"]),
         (&["--max-input-length", "2048"], &["--max-input-length is 2048, expected 1 to 2047"]),
-        (&["--max-batch-tokens", "0"], &["--max-batch-tokens is 0"]),
-        (&["--max-concurrent-requests", "0"], &["--max-concurrent-requests is 0"]),
-        (&["--threads-per-rank", "0"], &["--threads-per-rank is 0"]),
+        (&["--max-batch-tokens", "0"], &["'0' for '--max-batch-tokens <N>'"]),
+        (&["--max-concurrent-requests", "0"], &["'0' for '--max-concurrent-requests <N>'"]),
+        (&["--threads-per-rank", "0"], &["'0' for '--threads-per-rank <N>'"]),
+        (&["--threads-per-rank", "100000"], &["'100000' for '--threads-per-rank <N>'"]),
+        (&["--max-batch-tokens", "5000000000"], &["'5000000000' for '--max-batch-tokens <N>'"]),
+        (&["--collective-timeout", "0"], &["'0' for '--collective-timeout <SECONDS>'"]),
         (&["--isa", "sse9"], &["--isa <ISA>", "\"sse9\" is no instruction set", "plain, avx2 and avx512"]),
         (&["--backend", "cuda"], &["--backend cpu", "cuda"]),
         (&["--backend", "tpu"], &["--backend", "tpu"]),
@@ -177,9 +180,11 @@ async fn addresses_that_cannot_be() {
         let stderr = ended.failure();
         assert!(stderr.contains(&format!("{flag} {taken}: cannot listen there")), "{stderr}");
     }
-    drop(listening);
-    let stderr = Program::new(["generate", "Once", "--server", &taken]).run().await.failure();
-    assert!(stderr.contains(&format!("--server {taken}: cannot connect")), "{stderr}");
+    // A port that no test is given.
+    let stderr = Program::new(["generate", "Once", "--server", "127.0.0.1:1"]).run().await.failure();
+    assert!(stderr.contains("--server 127.0.0.1:1: cannot connect"), "{stderr}");
+    let stderr = Program::new(["serve", "--grpc-addr", "nowhere"]).run().await.failure();
+    assert!(stderr.contains("--grpc-addr nowhere: cannot listen there"), "{stderr}");
     let stderr = Program::new(["worker"]).run().await.failure();
     assert!(stderr.contains("a worker is started by"), "{stderr}");
 }

@@ -65,13 +65,16 @@ async fn a_server_that_loads_ends_at_a_signal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_was_accepted_is_finished_after_a_signal() {
-    for (signal, to_all) in [(Signal::TERM, false), (Signal::INT, true)] {
+    for (signal, to_all) in [(Signal::TERM, false), (Signal::TERM, true), (Signal::INT, true)] {
         let mut server = Server::ready(["--tensor-parallel", "2", "--isa", "plain"]).await;
         let client = server.client().await;
         let (stream, first) = begun(&client, 1000).await;
         match to_all {
-            // As ctrl-c does. The workers must not take it as meant for them.
-            true => server.signal_group(signal),
+            // As a supervisor does with a whole service. The workers must not take it as meant for them.
+            true => {
+                server.ranks(2).await.iter().for_each(|worker| worker.signal(signal));
+                server.signal_group(signal);
+            }
             false => server.signal(signal),
         }
         server.says("finishing 1 requests").await;

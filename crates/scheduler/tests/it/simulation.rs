@@ -5,7 +5,7 @@ use crate::ranks::{Ranks, prompt_logprob};
 use crate::seed::Seed;
 use scheduler::{Event, Load, Scheduler, SchedulerConfig, Submission, SubmitError};
 use std::collections::{BTreeMap, VecDeque};
-use step::{BLOCK_TOKENS, FinishReason, SamplingParams, SeqId, StepPlan, StepResult};
+use step::{BLOCK_TOKENS, FinishReason, Priority, SamplingParams, SeqId, StepPlan, StepResult};
 
 const CASES: u64 = 500;
 const OPERATIONS: usize = 200;
@@ -98,6 +98,7 @@ impl Simulation {
             max_new_tokens: rng.usize(1..50),
             eos: (0..rng.u32(0..3)).collect(),
             sampling: SamplingParams::GREEDY,
+            priority: Priority::Normal,
             prompt_logprobs: rng.bool(),
             top_n: 0,
             return_logits: false,

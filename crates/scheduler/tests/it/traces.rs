@@ -7,7 +7,7 @@
 use crate::ranks::{Ranks, sample};
 use scheduler::{CommitError, Event, Load, Scheduler, SchedulerConfig, Submission, SubmitError};
 use std::collections::VecDeque;
-use step::{FinishReason, SamplingParams, SeqId, SeqOutput, StepId, StepPlan, StepResult};
+use step::{FinishReason, Priority, SamplingParams, SeqId, SeqOutput, StepId, StepPlan, StepResult};
 
 const A: SeqId = SeqId(0);
 const B: SeqId = SeqId(1);
@@ -27,6 +27,7 @@ fn submission(prompt_len: usize, max_new_tokens: usize) -> Submission {
         max_new_tokens,
         eos: Vec::new(),
         sampling: SamplingParams::GREEDY,
+        priority: Priority::Normal,
         prompt_logprobs: false,
         top_n: 0,
         return_logits: false,
@@ -373,6 +374,28 @@ fn admission_waits_for_blocks_in_the_order_of_arrival() {
         commit 1: A=17 length
         step 2: new B(30) new C(1) retired A | B 0..30 +1 +0 sample | C 0..1 +2 sample
         commit 2: B=30 length, C=1 length
+        nothing to plan",
+    );
+}
+
+#[test]
+fn admission_takes_the_higher_priority_first_and_among_equals_the_earlier() {
+    let mut trace = Trace::new(SchedulerConfig { sequences_max: 1, ..ROOMY });
+    let with = |priority| Submission { priority, ..submission(1, 1) };
+    trace.submit(D, with(Priority::Low));
+    trace.submit(B, with(Priority::Normal));
+    trace.submit(A, with(Priority::High));
+    trace.submit(C, with(Priority::Normal));
+    trace.finish();
+    trace.expect(
+        "step 0: new A(1) | A 0..1 +0 sample
+        commit 0: A=1 length
+        step 1: new B(1) retired A | B 0..1 +0 sample
+        commit 1: B=1 length
+        step 2: new C(1) retired B | C 0..1 +0 sample
+        commit 2: C=1 length
+        step 3: new D(1) retired C | D 0..1 +0 sample
+        commit 3: D=1 length
         nothing to plan",
     );
 }

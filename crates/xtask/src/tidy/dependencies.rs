@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("api", &["step"]),
     ("scheduler", &["step"]),
     ("sampling", &["step"]),
-    ("text", &["step"]),
+    ("text", &[]),
     ("wire", &["step"]),
     ("weights", &["model"]),
     ("backend", &["step", "sampling"]),
