@@ -29,6 +29,7 @@ const TILE_HEADS: usize = 16;
 
 impl CpuKvCache {
     pub(crate) fn new(shape: &AttentionShape, layers: usize, blocks: usize) -> Result<Self, BackendError> {
+        assert_eq!(shape.head_width, shape.head_dim, "heads stand as wide as they are");
         let len = layers * shape.groups.len() * blocks * block_len(shape.head_dim);
         let head_tiles = head_tiles(shape);
         let ends = head_tiles.iter().map(|tile| tile.queries.end * shape.head_dim);
@@ -47,7 +48,7 @@ impl CpuKvCache {
     /// [`backend::Backend::attend`].
     pub(crate) fn attend(&mut self, team: &mut Team, qkv: &CpuTensor, batch: &Batch, layer: usize, y: &mut CpuTensor) {
         assert_eq!(qkv.columns(), self.shape.qkv_columns(), "columns of queries, keys and values");
-        assert_eq!(y.columns(), self.shape.queries() * self.shape.head_dim, "columns of attention's result");
+        assert_eq!(y.columns(), self.shape.attended_columns(), "columns of attention's result");
         assert!(qkv.rows() == batch.rows() && y.rows() == batch.rows(), "rows of attention");
         if y.used().is_empty() {
             return;

@@ -28,5 +28,6 @@ pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
 pub use sampling::SampleRow;
 pub use threads::Threads;
 pub use traits::{
-    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, Tensor,
+    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepLimits,
+    Tensor,
 };

@@ -150,6 +150,7 @@ impl<C: Collective> Backend for Reference<C> {
     }
 
     fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize) -> Result<HostKvCache, BackendError> {
+        assert_eq!(shape.head_width, shape.head_dim, "heads stand as wide as they are");
         let len = layers * blocks * BLOCK_TOKENS * shape.groups.len() * shape.head_dim;
         Ok(HostKvCache { shape: shape.clone(), blocks, keys: vec![0.0; len], values: vec![0.0; len] })
     }

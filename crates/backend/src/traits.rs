@@ -41,11 +41,13 @@ pub struct Norm<B: Backend> {
 }
 
 /// The attention heads of one rank. A row of a query-key-value tensor is, for each group in turn, its query heads, its
-/// key and its value, each of `head_dim` columns.
+/// key and its value, each of `head_width` columns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionShape {
-    /// Columns of one head.
+    /// Elements of one head, as the model has it.
     pub head_dim: usize,
+    /// Columns of one head in tensors: [`Backend::head_width`] of `head_dim`.
+    pub head_width: usize,
     /// The KV heads on this rank; none on a rank without heads. Groups may be ragged.
     pub groups: Vec<KvGroup>,
     /// How positions enter.
@@ -87,8 +89,29 @@ impl AttentionShape {
     /// Columns of a query-key-value tensor.
     #[must_use]
     pub fn qkv_columns(&self) -> usize {
-        (self.queries() + 2 * self.groups.len()) * self.head_dim
+        (self.queries() + 2 * self.groups.len()) * self.head_width
     }
+
+    /// Columns of attention's result.
+    #[must_use]
+    pub fn attended_columns(&self) -> usize {
+        self.queries() * self.head_width
+    }
+}
+
+/// The most that a model's steps ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepLimits {
+    /// Rows of a step.
+    pub rows: usize,
+    /// Rows of logits at a time.
+    pub logits_rows: usize,
+    /// Columns of the residual stream.
+    pub hidden: usize,
+    /// Columns of logits that each rank computes.
+    pub vocab: Vec<usize>,
+    /// Positions of a sequence.
+    pub positions: usize,
 }
 
 /// Why a backend could not do what it was asked.
@@ -134,6 +157,16 @@ pub trait Backend: Sized {
     /// Bytes of one element of the KV cache.
     const KV_ELEMENT_BYTES: usize = size_of::<f32>();
 
+    /// Columns of embeddings, of norms and of what they are applied to must be multiples of this.
+    const HIDDEN_MULTIPLE: usize = 1;
+
+    /// How wide a head of `head_dim` elements stands in tensors and in the KV cache. Where that is more, each half of the
+    /// head is followed by zeros up to half the width; who loads weights puts them there.
+    #[must_use]
+    fn head_width(head_dim: usize) -> usize {
+        head_dim
+    }
+
     // Loading.
 
     /// A weight of `rows` × `columns` (either may be 0), read through `read`.
@@ -148,6 +181,13 @@ pub trait Backend: Sized {
     /// A KV cache of `blocks` blocks for each of `layers` layers.
     fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize)
     -> Result<Self::KvCache, BackendError>;
+
+    /// All that steps need has been made, and this is the most that they will ask for: from here on, no operation
+    /// allocates memory of the device. All ranks call it, or none.
+    fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+        let _ = limits;
+        Ok(())
+    }
 
     /// Sets the rows in use to `values.len() / columns` and fills them: for tests and inspection.
     fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) -> Result<(), BackendError>;
@@ -182,7 +222,7 @@ pub trait Backend: Sized {
 
     /// Rotates queries and keys, stores keys and values of the batch in the cache, and attends: for the row at position
     /// `p` and each query head, `y = Σ softmax(q·kⱼ / √head_dim + bias(j)) · vⱼ` over the positions `j ≤ p` of its sequence.
-    /// `qkv` has [`AttentionShape::qkv_columns`] columns, `y` has `queries · head_dim`.
+    /// `qkv` has [`AttentionShape::qkv_columns`] columns, `y` has [`AttentionShape::attended_columns`].
     fn attend(
         &mut self,
         qkv: &Self::Tensor,
@@ -212,7 +252,7 @@ pub trait Backend: Sized {
 
     // Fused operations: launches ① and ③ of a layer at decode (② is `attend`, ④ is `all_reduce_add`).
 
-    /// For each of the products, `yᵢ = normᵢ(x)·Wᵢᵀ + bᵢ`. `normed` is scratch of the shape of `x`. Products that follow
+    /// For each of the products, `yᵢ = normᵢ(x)·Wᵢᵀ + bᵢ`, or gelu of that. `normed` is scratch of the shape of `x`. Products that follow
     /// each other under the very same norm share it.
     fn norm_linear(
         &mut self,
@@ -227,21 +267,40 @@ pub trait Backend: Sized {
                 last = Some(product.norm);
             }
             self.linear(normed, product.linear, product.y)?;
+            if product.gelu {
+                self.gelu(product.y)?;
+            }
         }
         Ok(())
     }
 
-    /// `y = attention·Wdᵀ + bd + gelu(up)·W2ᵀ + b2`: one product over the concatenated inputs. `up` may be overwritten.
+    /// `y = norm(x[rows[i]])·Wᵀ + b` for each `i`: the logits of some rows. The rows in use of `y` become `rows.len()`;
+    /// `selected` and `normed` are scratch with as many rows as `y` and the columns of `x`.
+    fn select_norm_linear(
+        &mut self,
+        x: &Self::Tensor,
+        rows: &[usize],
+        product: NormLinear<'_, Self>,
+        selected: &mut Self::Tensor,
+        normed: &mut Self::Tensor,
+    ) -> Result<(), BackendError> {
+        self.select(x, rows, selected)?;
+        normed.set_rows(rows.len());
+        product.y.set_rows(rows.len());
+        self.norm_linear(selected, &mut [product], normed)
+    }
+
+    /// `y = attention·Wdᵀ + bd + up·W2ᵀ`: one product over the concatenated inputs. `up` has its activation already; a bias
+    /// of `down` has been added to that of `dense`.
     fn dense_and_down(
         &mut self,
         attention: &Self::Tensor,
         dense: &Linear<Self>,
-        up: &mut Self::Tensor,
+        up: &Self::Tensor,
         down: &Linear<Self>,
         y: &mut Self::Tensor,
     ) -> Result<(), BackendError> {
         self.linear(attention, dense, y)?;
-        self.gelu(up)?;
         self.linear_add(up, down, y)
     }
 }
@@ -252,6 +311,8 @@ pub struct NormLinear<'a, B: Backend> {
     pub norm: &'a Norm<B>,
     /// The product.
     pub linear: &'a Linear<B>,
+    /// Whether [`Backend::gelu`] is applied to the product.
+    pub gelu: bool,
     /// Where it goes.
     pub y: &'a mut B::Tensor,
 }

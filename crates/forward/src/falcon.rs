@@ -111,12 +111,10 @@ impl<B: Backend> Falcon<B> {
         let few = self.capacity.logits_rows_max;
         let mut outputs = Vec::with_capacity(rows.len());
         for (rows, uses) in rows.chunks(few).zip(uses.chunks(few)) {
-            backend.select(&workspace.x, rows, &mut workspace.last)?;
-            workspace.last_normed.set_rows(rows.len());
-            workspace.logits.set_rows(rows.len());
-            backend.layer_norm(&workspace.last, &self.final_norm, &mut workspace.last_normed)?;
-            backend.linear(&workspace.last_normed, head, &mut workspace.logits)?;
-            outputs.append(&mut backend.use_logits(&workspace.logits, &self.vocab, uses)?);
+            let Workspace { x, last, last_normed, logits, .. } = &mut *workspace;
+            let product = NormLinear { norm: &self.final_norm, linear: head, gelu: false, y: &mut *logits };
+            backend.select_norm_linear(x, rows, product, last, last_normed)?;
+            outputs.append(&mut backend.use_logits(logits, &self.vocab, uses)?);
         }
         Ok(outputs)
     }
@@ -147,8 +145,8 @@ impl<B: Backend> Layer<B> {
         let Workspace { x, normed, partial, qkv, attended, up, .. } = workspace;
         let mlp_norm = self.mlp_norm.as_ref().unwrap_or(&self.attention_norm);
         let mut products = [
-            NormLinear { norm: &self.attention_norm, linear: &self.qkv, y: qkv },
-            NormLinear { norm: mlp_norm, linear: &self.up, y: up },
+            NormLinear { norm: &self.attention_norm, linear: &self.qkv, gelu: false, y: qkv },
+            NormLinear { norm: mlp_norm, linear: &self.up, gelu: true, y: up },
         ];
         backend.norm_linear(x, &mut products, normed)?;
         backend.attend(qkv, batch, index, kv_cache, attended)?;
@@ -167,15 +165,14 @@ impl<B: Backend> Layer<B> {
     ) -> Result<(), BackendError> {
         let Workspace { x, normed, partial, qkv, attended, up, .. } = workspace;
         let mlp_norm = self.mlp_norm.as_ref().unwrap_or(&self.attention_norm);
-        let attention = NormLinear { norm: &self.attention_norm, linear: &self.qkv, y: qkv };
+        let attention = NormLinear { norm: &self.attention_norm, linear: &self.qkv, gelu: false, y: qkv };
         backend.norm_linear(x, &mut [attention], normed)?;
         backend.attend(qkv, batch, index, kv_cache, attended)?;
         backend.linear(attended, &self.dense, partial)?;
         backend.all_reduce_add(partial, x)?;
 
-        let mlp = NormLinear { norm: mlp_norm, linear: &self.up, y: up };
+        let mlp = NormLinear { norm: mlp_norm, linear: &self.up, gelu: true, y: up };
         backend.norm_linear(x, &mut [mlp], normed)?;
-        backend.gelu(up)?;
         backend.linear(up, &self.down, partial)?;
         backend.all_reduce_add(partial, x)
     }

@@ -9,6 +9,7 @@
 
 mod engine;
 mod falcon;
+mod heads;
 mod load;
 
 pub use engine::{Engine, StepError};

@@ -1,7 +1,8 @@
 //! Weights into the device.
 
 use crate::falcon::{Falcon, Layer, Workspace};
-use backend::{AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, Positions};
+use crate::heads::Heads;
+use backend::{AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, Positions, StepLimits};
 use half::bf16;
 use model::{FalconConfig, LayerNorms, Part, Partition, Role, ShardTensor, TensorId, cut_range};
 use std::collections::HashMap;
@@ -44,9 +45,15 @@ impl<B: Backend> Falcon<B> {
         capacity: Capacity,
         source: &dyn WeightSource,
     ) -> Result<Self, BackendError> {
+        if !config.hidden.is_multiple_of(B::HIDDEN_MULTIPLE) {
+            let message =
+                format!("the hidden size is {}, expected a multiple of {}", config.hidden, B::HIDDEN_MULTIPLE);
+            return Err(BackendError::Device { operation: "loading the model", message });
+        }
         let shard = model::shard(config, partition).into_iter().map(|tensor| (tensor.id, tensor)).collect();
-        let attention = attention_shape(config, partition);
-        let mut loader = Loader { backend: &mut backend, config, shard, source };
+        let attention = attention_shape::<B>(config, partition);
+        let heads = Heads { head_dim: attention.head_dim, width: attention.head_width };
+        let mut loader = Loader { backend: &mut backend, config, shard, source, heads };
         let embeddings = loader.linear(None, Role::WordEmbeddings)?;
         let layers = (0..config.layers).map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
         let final_norm = loader.norm(None, Role::FinalNorm)?;
@@ -54,11 +61,19 @@ impl<B: Backend> Falcon<B> {
         let workspace = Workspace::new(&mut backend, config, partition, &attention, capacity)?;
         let kv_cache = backend.kv_cache(&attention, config.layers, capacity.kv_blocks)?;
         let world = partition.world;
+        let vocab: Vec<usize> = (0..world).map(|rank| cut_range(config.vocab, rank, world).len()).collect();
+        backend.ready(&StepLimits {
+            rows: capacity.rows_max,
+            logits_rows: capacity.logits_rows_max,
+            hidden: config.hidden,
+            vocab: vocab.clone(),
+            positions: config.max_positions,
+        })?;
         Ok(Self {
             backend,
             sequential: config.norms == LayerNorms::Sequential,
             first_token: partition.vocab.start,
-            vocab: (0..world).map(|rank| cut_range(config.vocab, rank, world).len()).collect(),
+            vocab,
             capacity,
             embeddings,
             layers,
@@ -71,9 +86,10 @@ impl<B: Backend> Falcon<B> {
 }
 
 /// The rank's heads, as the backend wants to know them.
-fn attention_shape(config: &FalconConfig, partition: &Partition) -> AttentionShape {
+fn attention_shape<B: Backend>(config: &FalconConfig, partition: &Partition) -> AttentionShape {
     AttentionShape {
         head_dim: config.head_dim,
+        head_width: B::head_width(config.head_dim),
         groups: partition.groups.iter().map(|group| KvGroup { queries: group.q_count }).collect(),
         positions: match config.positions {
             model::Positions::Rotary { theta } => Positions::Rotary { theta },
@@ -101,24 +117,30 @@ struct Loader<'a, B: Backend> {
     config: &'a FalconConfig,
     shard: HashMap<TensorId, ShardTensor>,
     source: &'a dyn WeightSource,
+    heads: Heads,
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn layer(&mut self, layer: usize) -> Result<Layer<B>, BackendError> {
-        let layer = Some(layer);
+    fn layer(&mut self, index: usize) -> Result<Layer<B>, BackendError> {
+        let layer = Some(index);
         let (first, second) = match self.config.norms {
             LayerNorms::ParallelOne => (Role::InputNorm, None),
             LayerNorms::ParallelTwo => (Role::AttentionNorm, Some(Role::MlpNorm)),
             LayerNorms::Sequential => (Role::InputNorm, Some(Role::PostAttentionNorm)),
         };
-        Ok(Layer {
+        let mut layer = Layer {
             attention_norm: self.norm(layer, first)?,
             qkv: self.linear(layer, Role::QueryKeyValue)?,
             dense: self.linear(layer, Role::Dense)?,
             mlp_norm: second.map(|role| self.norm(layer, role)).transpose()?,
             up: self.linear(layer, Role::DenseHTo4h)?,
             down: self.linear(layer, Role::Dense4hToH)?,
-        })
+        };
+        // One sum of both products has one bias.
+        if self.config.norms != LayerNorms::Sequential && layer.down.bias.take().is_some() {
+            layer.dense.bias = self.sum_of_biases(index)?;
+        }
+        Ok(layer)
     }
 
     fn norm(&mut self, layer: Option<usize>, role: Role) -> Result<Norm<B>, BackendError> {
@@ -133,8 +155,15 @@ impl<B: Backend> Loader<'_, B> {
         let id = TensorId { layer, role, part: Part::Weight };
         let weight = match self.shard.get(&id) {
             Some(tensor) => {
+                let (heads, rows, columns) = (self.heads, tensor.local_rows(), tensor.local_columns());
                 let read = |elements: Range<usize>, out: &mut [bf16]| self.source.read(tensor, elements, out);
-                let weight = self.backend.matrix(tensor.local_rows(), tensor.local_columns(), &read)?;
+                let read_rows = |elements, out: &mut [bf16]| heads.read_rows(columns, elements, out, read);
+                let read_columns = |elements, out: &mut [bf16]| heads.read_columns(columns, elements, out, read);
+                let weight = match role {
+                    Role::QueryKeyValue => self.backend.matrix(heads.wide(rows), columns, &read_rows)?,
+                    Role::Dense => self.backend.matrix(rows, heads.wide(columns), &read_columns)?,
+                    _ => self.backend.matrix(rows, columns, &read)?,
+                };
                 self.source.release(tensor);
                 weight
             }
@@ -155,11 +184,29 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn vector(&mut self, id: TensorId) -> Result<Option<B::Vector>, BackendError> {
-        let Some(tensor) = self.shard.get(&id) else { return Ok(None) };
+        self.values(id).map(|values| self.backend.vector(&values)).transpose()
+    }
+
+    /// The rank's part of a vector; `None` if it has none.
+    fn values(&self, id: TensorId) -> Option<Vec<f32>> {
+        let tensor = self.shard.get(&id)?;
         let mut values = vec![0.0; tensor.local_elements()];
         self.source.read_f32(tensor, &mut values);
-        self.source.release(tensor);
-        self.backend.vector(&values).map(Some)
+        if id.role != Role::QueryKeyValue {
+            return Some(values);
+        }
+        let wide = self.heads.wide(values.len());
+        let mut spread = vec![0.0; wide];
+        self.heads.read_rows(1, 0..wide, &mut spread, |range, out| out.copy_from_slice(&values[range]));
+        Some(spread)
+    }
+
+    /// Of the two products whose sum is a layer's output.
+    fn sum_of_biases(&mut self, layer: usize) -> Result<Option<B::Vector>, BackendError> {
+        let values = |role| self.values(TensorId { layer: Some(layer), role, part: Part::Bias });
+        let (dense, down) = (values(Role::Dense), values(Role::Dense4hToH));
+        let sum = dense.into_iter().flatten().zip(down.into_iter().flatten()).map(|(dense, down)| dense + down);
+        self.backend.vector(&sum.collect::<Vec<f32>>()).map(Some)
     }
 }
 
@@ -174,7 +221,7 @@ impl<B: Backend> Workspace<B> {
         let mut wide = |columns| backend.tensor(capacity.rows_max, columns);
         let (x, normed, partial) = (wide(config.hidden)?, wide(config.hidden)?, wide(config.hidden)?);
         let qkv = wide(attention.qkv_columns())?;
-        let attended = wide(attention.queries() * config.head_dim)?;
+        let attended = wide(attention.attended_columns())?;
         let up = wide(partition.ffn.len())?;
         let mut few = |columns| backend.tensor(capacity.logits_rows_max, columns);
         let (last, last_normed, logits) = (few(config.hidden)?, few(config.hidden)?, few(partition.vocab.len())?);

@@ -1,17 +1,19 @@
 //! The only place that knows which backends there are.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use backend::{Alone, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory};
-use clap::ValueEnum;
+use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, discover, find_nccl};
+use clap::{Args, ValueEnum};
 use coordinator::Rendezvous;
+use std::any::Any;
 use std::path::Path;
 use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
-    /// The best that this machine has.
+    /// NVIDIA GPUs where there is one for each rank, else the processor.
     Auto,
     /// Vectorized kernels on the processor.
     Cpu,
@@ -22,13 +24,76 @@ pub enum BackendName {
 }
 
 impl BackendName {
-    /// The backend that runs for this choice.
-    pub fn resolve(self) -> Result<&'static str> {
+    /// The backend that runs `world` ranks for this choice.
+    pub fn resolve(self, world: usize) -> Result<&'static str> {
         match self {
-            Self::Auto | Self::Cpu => Ok("cpu"),
+            Self::Cpu => Ok("cpu"),
             Self::Reference => Ok("reference"),
-            Self::Cuda => bail!("this version of peregrine has no cuda backend; use --backend cpu"),
+            Self::Cuda => gpus(world).context("--backend cuda").map(|()| "cuda"),
+            Self::Auto => match gpus(world) {
+                Ok(()) => Ok("cuda"),
+                // Most machines have none, which is no news.
+                Err(DiscoverError::NoDriver) => Ok("cpu"),
+                Err(error) => {
+                    tracing::warn!("the model runs on the processor: {error}");
+                    Ok("cpu")
+                }
+            },
         }
+    }
+}
+
+/// Whether there is a GPU for each rank.
+fn gpus(world: usize) -> Result<(), DiscoverError> {
+    discover()?.for_ranks(world).map(|_| ())
+}
+
+/// How ranks use GPUs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CudaArgs {
+    /// How the ranks' sums are made: auto takes kernels that read the other GPUs' memory, where that is possible. (cuda)
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = AllReduce::Auto)]
+    all_reduce: AllReduce,
+    /// A request's tokens do not depend on other requests or on chunks of its prompt, to the bit; slower. (cuda; the cpu
+    /// backend is always so)
+    #[arg(long)]
+    deterministic: bool,
+    /// Wait for each kernel, so that an error names the one that met it. (cuda)
+    #[arg(long, hide = true)]
+    check_launches: bool,
+}
+
+/// How the ranks' sums are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AllReduce {
+    /// The fastest that the machine allows.
+    #[default]
+    Auto,
+    /// NCCL.
+    Nccl,
+}
+
+impl CudaArgs {
+    fn options(&self, spec: &RankSpec) -> CudaOptions {
+        CudaOptions {
+            all_reduce: match self.all_reduce {
+                AllReduce::Auto => AllReduceChoice::Auto,
+                AllReduce::Nccl => AllReduceChoice::Nccl,
+            },
+            deterministic: self.deterministic,
+            check_launches: self.check_launches,
+            wait_limit: spec.collective_limit,
+            ..CudaOptions::new(spec.rank)
+        }
+    }
+
+    /// As arguments of a worker.
+    fn arguments(&self) -> Vec<String> {
+        let all_reduce = self.all_reduce.to_possible_value().expect("no choice is skipped");
+        let mut arguments = vec!["--all-reduce".to_owned(), all_reduce.get_name().to_owned()];
+        let flags = [("--deterministic", self.deterministic), ("--check-launches", self.check_launches)];
+        arguments.extend(flags.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag.to_owned()));
+        arguments
     }
 }
 
@@ -41,17 +106,44 @@ pub fn isa(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// A place where `world` ranks of this machine meet.
-pub fn rendezvous(world: usize) -> Result<Rendezvous> {
-    if world == 1 {
-        return Ok(Rendezvous { address: String::new(), keep: Box::new(()) });
+/// How `world` workers are started and where they meet.
+pub struct Launch {
+    /// The program to start for a worker, with its arguments.
+    pub worker_command: Vec<String>,
+    /// Where they meet.
+    pub rendezvous: Rendezvous,
+}
+
+impl Launch {
+    /// Of `program`, for ranks on this machine.
+    pub fn new(program: &str, backend: &str, world: usize, cuda: &CudaArgs) -> Result<Self> {
+        let mut command = vec![program.to_owned(), "worker".to_owned()];
+        command.extend(cuda.arguments());
+        let mut keep: Vec<Box<dyn Any + Send>> = Vec::new();
+        let mut address = String::new();
+        if world > 1 {
+            let memory = SharedMemory::create(world)?;
+            address = memory.path();
+            keep.push(Box::new(memory));
+        }
+        if backend == "cuda" && world > 1 {
+            let nccl = find_nccl().context("looking for NCCL")?;
+            if let NcclPlace::Missing { searched } = &nccl {
+                let folders: Vec<_> = searched.iter().map(|folder| folder.display().to_string()).collect();
+                let wanted = cuda.all_reduce == AllReduce::Nccl;
+                ensure!(!wanted, "--all-reduce nccl: libnccl.so.2 is in none of {}", folders.join(", "));
+            }
+            if let Some(path) = nccl.library_path() {
+                command.splice(0..0, ["env".to_owned(), format!("{LIBRARY_PATH}={path}")]);
+            }
+            keep.push(Box::new(nccl));
+        }
+        Ok(Self { worker_command: command, rendezvous: Rendezvous { address, keep: Box::new(keep) } })
     }
-    let memory = SharedMemory::create(world)?;
-    Ok(Rendezvous { address: memory.path(), keep: Box::new(memory) })
 }
 
 /// Opens the device that `spec` asks for, and loads it.
-pub fn open_rank(spec: &RankSpec, progress: &LoadProgress) -> Result<Loaded, LoadError> {
+pub fn open_rank(spec: &RankSpec, cuda: &CudaArgs, progress: &LoadProgress) -> Result<Loaded, LoadError> {
     let collective: Box<dyn Collective> = if spec.world == 1 {
         Box::new(Alone)
     } else {
@@ -67,6 +159,7 @@ pub fn open_rank(spec: &RankSpec, progress: &LoadProgress) -> Result<Loaded, Loa
             worker::load(Cpu::new(&options, collective)?, spec, progress)
         }
         "reference" => worker::load(Reference::new(collective), spec, progress),
+        "cuda" => worker::load(Cuda::new(&cuda.options(spec), collective)?, spec, progress),
         _ => Err(failed("there is no such backend".to_owned())),
     }
 }

@@ -1,6 +1,6 @@
 //! A model with its workers, as `serve` and `generate` start it.
 
-use crate::backends::{BackendName, isa, rendezvous};
+use crate::backends::{BackendName, CudaArgs, Launch, isa};
 use crate::demo;
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
@@ -48,6 +48,8 @@ pub struct EngineArgs {
     /// Seconds for which a rank waits for the others within a step before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u32).range(1..=86_400))]
     collective_timeout: u32,
+    #[command(flatten)]
+    cuda: CudaArgs,
 }
 
 /// A model whose workers have been started; they may still be loading.
@@ -68,7 +70,7 @@ impl EngineArgs {
         }
         let config = weights::read_config(&model_dir)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
-        let backend = self.backend.resolve()?;
+        let backend = self.backend.resolve(world)?;
         let info = Info {
             model_id: model_id(&model_dir),
             backend: backend.to_owned(),
@@ -77,9 +79,10 @@ impl EngineArgs {
             max_concurrent_requests: self.max_concurrent_requests as usize,
         };
         let program = std::env::current_exe().context("cannot tell where this program is, to start workers")?;
+        let launch = Launch::new(&program.to_string_lossy(), backend, world, &self.cuda)?;
         let coordinator = Coordinator::start(
             CoordinatorConfig {
-                worker_command: vec![program.to_string_lossy().into_owned(), "worker".to_owned()],
+                worker_command: launch.worker_command,
                 model_dir,
                 backend: backend.to_owned(),
                 world,
@@ -91,7 +94,7 @@ impl EngineArgs {
                 isa: self.isa.clone(),
                 collective_limit: Duration::from_secs(self.collective_timeout.into()),
             },
-            rendezvous(world)?,
+            launch.rendezvous,
         );
         let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
         Ok(Engine { coordinator, service })

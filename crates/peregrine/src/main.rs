@@ -43,7 +43,7 @@ enum Command {
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
     #[command(hide = true)]
-    Worker,
+    Worker(backends::CudaArgs),
 }
 
 fn main() -> ExitCode {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Worker => worker::run().map(|()| ExitCode::SUCCESS),
+        Command::Worker(cuda) => worker::run(cuda).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

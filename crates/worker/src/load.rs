@@ -77,7 +77,8 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let capacity =
         Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: LOGITS_ROWS_MAX };
     let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader))?;
-    let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * partition.kv_bytes_per_token(&config, B::KV_ELEMENT_BYTES);
+    let kv_elements = partition.kv_bytes_per_token(&config, 1) / config.head_dim * B::head_width(config.head_dim);
+    let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * kv_elements * B::KV_ELEMENT_BYTES;
     Ok(Loaded {
         rank: Box::new(Engine::new(falcon)),
         weight_bytes: partition.weight_bytes(&config, size_of::<bf16>()),

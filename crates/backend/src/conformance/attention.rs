@@ -20,17 +20,19 @@ pub fn attend<B: Backend>(subject: &Subject<B>) {
         (64, &[], rotary(), &[20]),
     ] {
         let groups = queries.iter().map(|&queries| KvGroup { queries }).collect();
-        let shape = AttentionShape { head_dim, groups, positions, max_positions: 704 };
+        let shape = AttentionShape { head_dim, head_width: head_dim, groups, positions, max_positions: 704 };
         let (steps, blocks) = steps(&mut random, lengths);
         let inputs: Vec<Vec<f32>> =
             steps.iter().map(|batch| random.values(batch.rows() * shape.qkv_columns(), 2.0)).collect();
-        let got = run(&mut backend, &shape, blocks, &steps, &inputs);
+        let wide = AttentionShape { head_width: B::head_width(head_dim), ..shape.clone() };
+        let wide_inputs: Vec<Vec<f32>> = inputs.iter().map(|input| widened(input, &wide)).collect();
+        let got = run(&mut backend, &wide, blocks, &steps, &wide_inputs);
         let expected = run(&mut reference(), &shape, blocks, &steps, &inputs);
         // Elements are below 2, so a score's terms sum up to less than 4·√head_dim, and values are below 2.
         let magnitude = 2.0 * (1.0 + 4.0 * (head_dim as f32).sqrt());
         for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let what = format!("step {step} with groups {queries:?} of heads of {head_dim}");
-            assert_close(&what, got, expected, subject.tolerance, |_| magnitude);
+            assert_close(&what, got, &widened(expected, &wide), subject.tolerance, |_| magnitude);
         }
     }
 }
@@ -71,6 +73,12 @@ pub fn push(batch: &mut Batch, tokens: &[u32], start: usize, table: &[u32]) {
     batch.seqs.push(BatchSeq { rows, start, table });
 }
 
+/// Heads of `head_dim` elements as they stand in tensors: zeros behind each half.
+fn widened(heads: &[f32], shape: &AttentionShape) -> Vec<f32> {
+    let zeros = vec![0.0; (shape.head_width - shape.head_dim) / 2];
+    heads.chunks(shape.head_dim / 2).flat_map(|half| [half, &zeros].concat()).collect()
+}
+
 /// Runs the steps in the second of two layers.
 fn run<B: Backend>(
     backend: &mut B,
@@ -83,7 +91,7 @@ fn run<B: Backend>(
     let mut results = Vec::new();
     for (batch, input) in steps.iter().zip(inputs) {
         let qkv = tensor(backend, batch.rows(), input);
-        let mut y = empty(backend, batch.rows(), shape.queries() * shape.head_dim);
+        let mut y = empty(backend, batch.rows(), shape.attended_columns());
         backend.attend(&qkv, batch, 1, &mut cache, &mut y).expect("attend");
         results.push(backend.read(&y).expect("read"));
     }

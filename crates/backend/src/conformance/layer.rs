@@ -59,12 +59,18 @@ impl<B: Backend> Layer<B> {
         let mut random = Random(fastrand::Rng::with_seed(seed));
         let groups = QUERIES.map(|queries| KvGroup { queries }).to_vec();
         let positions = Positions::Rotary { theta: 10_000.0 };
-        let shape = AttentionShape { head_dim: HEAD_DIM, groups, positions, max_positions: 160 };
+        let head_width = B::head_width(HEAD_DIM);
+        let shape = AttentionShape { head_dim: HEAD_DIM, head_width, groups, positions, max_positions: 160 };
         let b = &mut backend;
-        let mut linear = |outputs, inputs| random.linear(outputs, inputs, true).on(b);
-        let [embedding, qkv, up, dense, down] =
-            [(VOCABULARY, HIDDEN), (shape.qkv_columns(), HIDDEN), (UP, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, UP)]
-                .map(|(outputs, inputs)| linear(outputs, inputs));
+        let mut linear = |outputs, inputs, bias| random.linear(outputs, inputs, bias).on(b);
+        let [embedding, qkv, up, dense, down] = [
+            (VOCABULARY, HIDDEN, true),
+            (shape.qkv_columns(), HIDDEN, true),
+            (UP, HIDDEN, true),
+            (HIDDEN, shape.attended_columns(), true),
+            (HIDDEN, UP, false),
+        ]
+        .map(|(outputs, inputs, bias)| linear(outputs, inputs, bias));
         let norms = [random.norm(HIDDEN).on(b), random.norm(HIDDEN).on(b)];
         let cache = b.kv_cache(&shape, 1, BLOCKS).expect("room for a cache");
         let mut free: Vec<u32> = (0..BLOCKS as u32).collect();
@@ -103,17 +109,18 @@ impl<B: Backend> Layer<B> {
 
     fn step(&mut self, batch: &Batch) -> Vec<f32> {
         let (b, rows) = (&mut self.backend, batch.rows());
-        let qkv_columns = (QUERIES.iter().sum::<usize>() + 2 * QUERIES.len()) * HEAD_DIM;
-        let [mut x, mut normed, mut attention, mut sum] = [(); 4].map(|()| empty(b, rows, HIDDEN));
-        let [mut qkv, mut up] = [qkv_columns, UP].map(|columns| empty(b, rows, columns));
+        let heads = QUERIES.iter().sum::<usize>() * B::head_width(HEAD_DIM);
+        let qkv_columns = heads + 2 * QUERIES.len() * B::head_width(HEAD_DIM);
+        let [mut x, mut normed, mut sum] = [(); 3].map(|()| empty(b, rows, HIDDEN));
+        let [mut qkv, mut attention, mut up] = [qkv_columns, heads, UP].map(|columns| empty(b, rows, columns));
         b.embed(&self.embedding.weight, 0, batch, &mut x).expect("embed");
         let products = &mut [
-            NormLinear { norm: &self.norms[0], linear: &self.qkv, y: &mut qkv },
-            NormLinear { norm: &self.norms[1], linear: &self.up, y: &mut up },
+            NormLinear { norm: &self.norms[0], linear: &self.qkv, gelu: false, y: &mut qkv },
+            NormLinear { norm: &self.norms[1], linear: &self.up, gelu: true, y: &mut up },
         ];
         b.norm_linear(&x, products, &mut normed).expect("norm_linear");
         b.attend(&qkv, batch, 0, &mut self.cache, &mut attention).expect("attend");
-        b.dense_and_down(&attention, &self.dense, &mut up, &self.down, &mut sum).expect("dense_and_down");
+        b.dense_and_down(&attention, &self.dense, &up, &self.down, &mut sum).expect("dense_and_down");
         b.all_reduce_add(&mut sum, &mut x).expect("all_reduce_add");
         assert_eq!((x.rows(), x.columns()), (rows, HIDDEN));
         b.read(&x).expect("read")

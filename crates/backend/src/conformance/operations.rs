@@ -31,6 +31,7 @@ pub fn embed<B: Backend>(subject: &Subject<B>) {
     }
     let (mut random, mut backend) = (Random::new(), subject.alone());
     for (entries, columns, first) in [(0, 24, 0), (5, 33, 0), (37, 64, 10), (1, 8, 3)] {
+        let columns = usize::next_multiple_of(columns, B::HIDDEN_MULTIPLE);
         let table = random.linear(entries, columns, false);
         let tokens: Vec<u32> = (0..70).map(|_| random.0.u32(..50)).collect();
         let expected = run(&mut reference(), &table, first, &tokens);
@@ -49,6 +50,7 @@ pub fn layer_norm<B: Backend>(subject: &Subject<B>) {
     }
     let (mut random, mut backend) = (Random::new(), subject.alone());
     for (rows, columns) in [(1, 1), (3, 16), (70, 33), (2, 200), (5, 4544), (17, 72)] {
+        let columns = usize::next_multiple_of(columns, B::HIDDEN_MULTIPLE);
         let norm = random.norm(columns);
         // A mean far from 0 shows sums of squares that cancel.
         let x: Vec<f32> = random.values(rows * columns, 1.0).into_iter().map(|x| x + 10.0).collect();
@@ -122,11 +124,34 @@ pub fn select<B: Backend>(subject: &Subject<B>) {
     }
 }
 
-/// [`Backend::norm_linear`] and [`Backend::dense_and_down`] against the plain operations that they stand for, relative
-/// to the magnitudes of the last product's terms.
+/// [`Backend::select_norm_linear`] against the plain operations, relative to the magnitudes of the product's terms.
+pub fn select_norm_linear<B: Backend>(subject: &Subject<B>) {
+    let (mut random, mut backend) = (Random::new(), subject.alone());
+    let (b, hidden, outputs) = (&mut backend, 72, 35);
+    let (norm, linear) = (random.norm(hidden).on(b), random.linear(outputs, hidden, true).on(b));
+    let x = tensor(b, 40, &random.values(40 * hidden, 1.0));
+    let [mut selected, mut normed] = [(); 2].map(|()| empty(b, 33, hidden));
+    let [mut y, mut expected] = [(); 2].map(|()| empty(b, 33, outputs));
+    let many: Vec<usize> = (0..33).map(|i| (i * 7) % 40).collect();
+    for rows in [&[39][..], &[3, 0, 0, 17], &many] {
+        let product = NormLinear { norm: &norm, linear: &linear, gelu: false, y: &mut y };
+        b.select_norm_linear(&x, rows, product, &mut selected, &mut normed).expect("select_norm_linear");
+        b.select(&x, rows, &mut selected).expect("select");
+        crate::Tensor::set_rows(&mut normed, rows.len());
+        crate::Tensor::set_rows(&mut expected, rows.len());
+        b.layer_norm(&selected, &norm, &mut normed).expect("layer_norm");
+        b.linear(&normed, &linear, &mut expected).expect("linear");
+        let (got, expected) = (b.read(&y).expect("read"), b.read(&expected).expect("read"));
+        assert_close("select_norm_linear", &got, &expected, subject.tolerance, |_| 4.0 * hidden as f32);
+    }
+}
+
+/// The fused operations against the plain ones that they stand for, relative to the magnitudes of the last product's
+/// terms.
 pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
     let (mut random, mut backend) = (Random::new(), subject.alone());
     for (rows, hidden, first, second) in [(1, 64, 96, 40), (70, 33, 7, 0), (5, 200, 130, 64), (3, 64, 0, 16)] {
+        let hidden = usize::next_multiple_of(hidden, B::HIDDEN_MULTIPLE);
         let b = &mut backend;
         let (norms, linears): ([HostNorm; 2], [HostLinear; 2]) = (
             [random.norm(hidden), random.norm(hidden)],
@@ -135,17 +160,21 @@ pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
         let x = random.values(rows * hidden, 1.0);
         let (norms, linears) = (norms.map(|norm| norm.on(b)), linears.map(|linear| linear.on(b)));
         let (x, mut normed) = (tensor(b, rows, &x), empty(b, rows, hidden));
-        for second_norm in [0, 1] {
+        for (second_norm, gelu) in [(0, false), (1, true)] {
             let [mut y0, mut y1] = [empty(b, rows, first), empty(b, rows, second)];
             let products = &mut [
-                NormLinear { norm: &norms[0], linear: &linears[0], y: &mut y0 },
-                NormLinear { norm: &norms[second_norm], linear: &linears[1], y: &mut y1 },
+                NormLinear { norm: &norms[0], linear: &linears[0], gelu: false, y: &mut y0 },
+                NormLinear { norm: &norms[second_norm], linear: &linears[1], gelu, y: &mut y1 },
             ];
             b.norm_linear(&x, products, &mut normed).expect("norm_linear");
-            for (norm, linear, y) in [(&norms[0], &linears[0], &y0), (&norms[second_norm], &linears[1], &y1)] {
+            let second = (&norms[second_norm], &linears[1], gelu, &y1);
+            for (norm, linear, gelu, y) in [(&norms[0], &linears[0], false, &y0), second] {
                 let mut expected = empty(b, rows, crate::Tensor::columns(y));
                 b.layer_norm(&x, norm, &mut normed).expect("layer_norm");
                 b.linear(&normed, linear, &mut expected).expect("linear");
+                if gelu {
+                    b.gelu(&mut expected).expect("gelu");
+                }
                 let (got, expected) = (b.read(y).expect("read"), b.read(&expected).expect("read"));
                 assert_close("norm_linear", &got, &expected, subject.tolerance, |_| 4.0 * hidden as f32);
             }
@@ -153,12 +182,11 @@ pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
         let (dense, down) = (random.linear(hidden, first, true), random.linear(hidden, second, false));
         let (dense, down) = (dense.on(b), down.on(b));
         let (attention, up) = (random.values(rows * first, 1.0), random.values(rows * second, 1.0));
-        let (attention, mut up, mut up_too) = (tensor(b, rows, &attention), tensor(b, rows, &up), tensor(b, rows, &up));
+        let (attention, up) = (tensor(b, rows, &attention), tensor(b, rows, &up));
         let [mut y, mut expected] = [empty(b, rows, hidden), empty(b, rows, hidden)];
-        b.dense_and_down(&attention, &dense, &mut up, &down, &mut y).expect("dense_and_down");
+        b.dense_and_down(&attention, &dense, &up, &down, &mut y).expect("dense_and_down");
         b.linear(&attention, &dense, &mut expected).expect("linear");
-        b.gelu(&mut up_too).expect("gelu");
-        b.linear_add(&up_too, &down, &mut expected).expect("linear_add");
+        b.linear_add(&up, &down, &mut expected).expect("linear_add");
         let (got, expected) = (b.read(&y).expect("read"), b.read(&expected).expect("read"));
         assert_close("dense_and_down", &got, &expected, subject.tolerance, |_| 1.0 + (first + second) as f32);
     }

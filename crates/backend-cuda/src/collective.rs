@@ -1,0 +1,90 @@
+//! How the ranks' sums are made, and why so.
+
+use crate::AllReduceChoice;
+use crate::device::Device;
+use crate::kernels::all_reduce::RANKS_MAX;
+use crate::nccl::{self, Nccl};
+use crate::peers::{PeerMemory, can_access};
+use backend::{BackendError, Collective};
+use std::rc::Rc;
+
+/// The way of sums between ranks.
+pub(crate) enum Route {
+    /// There is one rank.
+    Alone,
+    /// Kernels read the peers' memory.
+    Peers(PeerMemory),
+    /// NCCL.
+    Nccl(Nccl),
+    /// Through the host's memory: slow, but it asks nothing of the machine.
+    Host,
+}
+
+/// What a rank says of itself before the route is chosen.
+struct Facts {
+    /// It can access the devices of all others.
+    peers: bool,
+    nccl: bool,
+    multiprocessors: usize,
+}
+
+impl Route {
+    /// Chooses, on all ranks alike, and connects.
+    pub(crate) fn choose(
+        device: &Rc<Device>,
+        host: &mut dyn Collective,
+        choice: AllReduceChoice,
+    ) -> Result<Self, BackendError> {
+        if host.world() == 1 {
+            return Ok(Self::Alone);
+        }
+        let facts = facts(device, host)?;
+        let missing = |what: &str| Err(device.fault_text("choosing an all-reduce", what));
+        let no_nccl = "libnccl.so cannot be opened on every rank; its folder belongs into LD_LIBRARY_PATH";
+        let why_no_peers = if host.world() > RANKS_MAX {
+            Some(format!("{} ranks are more than the {RANKS_MAX} that kernels sum over", host.world()))
+        } else if !facts.peers {
+            Some("not every device can access the memory of every other".to_owned())
+        } else {
+            None
+        };
+        let (route, name, reason) = match (choice, why_no_peers) {
+            (AllReduceChoice::Auto, None) => {
+                let peers = PeerMemory::new(device, facts.multiprocessors);
+                (Self::Peers(peers), "peer memory", "every device can access every other".to_owned())
+            }
+            (AllReduceChoice::Auto, Some(reason)) if facts.nccl => (Self::nccl(device, host)?, "NCCL", reason),
+            (AllReduceChoice::Nccl, _) if facts.nccl => {
+                (Self::nccl(device, host)?, "NCCL", "--all-reduce nccl".to_owned())
+            }
+            (AllReduceChoice::Nccl, _) => return missing(no_nccl),
+            (AllReduceChoice::Auto, Some(reason)) => {
+                tracing::warn!("all-reduces go through the host's memory, which is slow: {reason}, and {no_nccl}");
+                (Self::Host, "host memory", reason)
+            }
+            (AllReduceChoice::Host, _) => (Self::Host, "host memory", "it was asked for".to_owned()),
+        };
+        if host.rank() == 0 {
+            tracing::info!("all-reduce by {name}: {reason}");
+        }
+        Ok(route)
+    }
+
+    fn nccl(device: &Rc<Device>, host: &mut dyn Collective) -> Result<Self, BackendError> {
+        Ok(Self::Nccl(Nccl::connect(device, host)?))
+    }
+}
+
+/// What holds on all ranks.
+fn facts(device: &Device, host: &mut dyn Collective) -> Result<Facts, BackendError> {
+    let world = host.world();
+    let mut ordinals = vec![0.0f32; world];
+    host.all_gather(&[device.context.ordinal() as f32], &vec![1; world], &mut ordinals)?;
+    let others = ordinals.iter().enumerate().filter(|(rank, _)| *rank != host.rank());
+    let peers = others.map(|(_, &ordinal)| ordinal as usize).all(|ordinal| can_access(device, ordinal));
+    let mine = [f32::from(u8::from(peers)), f32::from(u8::from(nccl::is_present())), device.multiprocessors as f32];
+    let mut all = vec![0.0f32; world * mine.len()];
+    host.all_gather(&mine, &vec![mine.len(); world], &mut all)?;
+    let least = |which: usize| all.chunks(mine.len()).map(|facts| facts[which] as usize).min().unwrap_or(0);
+    Ok(Facts { peers: least(0) == 1, nccl: least(1) == 1, multiprocessors: least(2) })
+}

@@ -1,0 +1,739 @@
+//! The backend.
+
+use crate::cache::{self, CudaKvCache};
+use crate::collective::Route;
+use crate::cublaslt::{self, CublasLt};
+use crate::device::Device;
+use crate::discover::discover;
+use crate::kernels::Kernels;
+use crate::kernels::attention::{self, Attention};
+use crate::kernels::norm::Moments;
+use crate::kernels::norm_product::{self, NormedPart};
+use crate::kernels::product::{Output, Plan, ProductScratch, RowCount, Weight, chunks, tiles};
+use crate::memory::{Arena, Buffer, Scratch, Upload, View};
+use crate::sampling::Sampling;
+use crate::step_inputs::{Step, StepAt};
+use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
+use crate::weights::WeightUpload;
+use backend::{
+    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
+    ReadWeights, StepLimits, Tensor,
+};
+use half::bf16;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How the ranks' sums are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllReduceChoice {
+    /// By kernels that read the peers' memory, where every device can access every other; else by NCCL, where it can be
+    /// opened; else through the host's memory.
+    #[default]
+    Auto,
+    /// By NCCL.
+    Nccl,
+    /// Through the host's memory.
+    Host,
+}
+
+/// How a rank uses its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// The device's number.
+    pub device: usize,
+    /// How the ranks' sums are made.
+    pub all_reduce: AllReduceChoice,
+    /// One order of every sum, whatever the batch and the chunks of a prompt: no cuBLASLt, and one attention kernel.
+    pub deterministic: bool,
+    /// Wait for each kernel, so that an error names the one that met it.
+    pub check_launches: bool,
+    /// Bytes of a piece of memory from which tensors are handed out; 0: each has an allocation of its own.
+    pub chunk_bytes: usize,
+    /// How long the host waits for the device, and so for the other ranks.
+    pub wait_limit: Duration,
+}
+
+impl CudaOptions {
+    /// The usual way to use a device.
+    #[must_use]
+    pub fn new(device: usize) -> Self {
+        Self {
+            device,
+            all_reduce: AllReduceChoice::Auto,
+            deterministic: false,
+            check_launches: false,
+            chunk_bytes: 64 << 20,
+            wait_limit: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One rank on a GPU. It must be made on the thread that uses it.
+pub struct Cuda {
+    pub(crate) device: Rc<Device>,
+    pub(crate) arena: Arena,
+    pub(crate) kernels: Kernels,
+    pub(crate) host: Box<dyn Collective>,
+    pub(crate) route: Route,
+    cublaslt: Option<CublasLt>,
+    /// While weights are loaded.
+    weights: Option<WeightUpload>,
+    step: Step,
+    pub(crate) sampling: Sampling,
+    /// The numbers 0, 1, 2 …: how many rows are in use, for kernels that read it from the device.
+    counts: Buffer,
+    identity: Identity,
+    partials: Scratch,
+    tickets: Scratch,
+    attention_partials: Scratch,
+    attention_tickets: Scratch,
+    /// One product, where a plain operation adds it to another.
+    term: Scratch,
+    gather: Upload,
+    /// Whole rows of logits.
+    pub(crate) whole_rows: Scratch,
+    tiles_max: usize,
+    /// (tiles, width, positions) of the KV cache.
+    attention: Option<(usize, usize, usize)>,
+}
+
+/// A norm that changes nothing: it rounds f32 to bf16.
+struct Identity {
+    ones: Option<CudaVector>,
+    zeros: Option<CudaVector>,
+}
+
+/// The most rows of a tensor.
+const ROWS_MAX: usize = 1 << 14;
+/// From more rows on, cuBLASLt multiplies.
+const OWN_PRODUCT_ROWS_MAX: usize = 64;
+
+impl Cuda {
+    /// Opens the device. `host` connects the ranks' processes, for what they tell each other beside their sums.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Device`]: there is no such device, or it will not do; the driver's errors;
+    /// [`BackendError::Collective`].
+    pub fn new(options: &CudaOptions, host: Box<dyn Collective>) -> Result<Self, BackendError> {
+        let rank = host.rank();
+        let refuse = |message: String| BackendError::Device {
+            operation: "finding the device",
+            message: format!("rank {rank}: {message}"),
+        };
+        let gpus = discover().map_err(|error| refuse(error.to_string()))?;
+        gpus.for_ranks(options.device + 1).map_err(|error| refuse(error.to_string()))?;
+        let device = Rc::new(Device::open(options.device, rank, options.check_launches, options.wait_limit)?);
+        let arena = Arena::new(Rc::clone(&device), options.chunk_bytes);
+        let mut weights = WeightUpload::new(&device)?;
+        let mut host = host;
+        let counts: Vec<u32> = (0..=ROWS_MAX as u32).collect();
+        let counts_at = arena.buffer("counts", (ROWS_MAX + PAD) * size_of::<u32>())?;
+        // Words are words.
+        weights.vector(counts_at.at(), bytemuck::cast_slice(&counts))?;
+        let cublaslt = match cublaslt::is_present() && !options.deterministic {
+            true => Some(CublasLt::new(&device, &arena)?),
+            false => None,
+        };
+        if rank == 0 && cublaslt.is_none() {
+            let why = if options.deterministic { "one order of sums" } else { "libcublasLt.so cannot be opened" };
+            tracing::info!("products of many rows by this program's own kernels: {why}");
+        }
+        Ok(Self {
+            kernels: Kernels::load(&device)?,
+            route: Route::choose(&device, &mut *host, options.all_reduce)?,
+            host,
+            cublaslt,
+            weights: Some(weights),
+            step: Step::new(Upload::new(&device, "a step's inputs")?, options.deterministic),
+            sampling: Sampling::new(&device)?,
+            counts: counts_at,
+            identity: Identity { ones: None, zeros: None },
+            partials: Scratch::new("partial sums of products"),
+            tickets: Scratch::zeros("tickets of products"),
+            attention_partials: Scratch::new("partial results of attention"),
+            attention_tickets: Scratch::zeros("tickets of attention"),
+            term: Scratch::new("a term of a sum"),
+            gather: Upload::new(&device, "rows to select")?,
+            whole_rows: Scratch::new("rows of logits"),
+            tiles_max: 0,
+            attention: None,
+            arena,
+            device,
+        })
+    }
+
+    fn weights(&mut self) -> &mut WeightUpload {
+        self.weights.as_mut().expect("weights are loaded before the rank is ready")
+    }
+
+    /// `rows` rows are in use.
+    pub(crate) fn count(&self, rows: usize) -> RowCount {
+        assert!(rows <= ROWS_MAX, "{rows} rows, at most {ROWS_MAX} are possible");
+        RowCount { at: self.counts.at() + (rows * size_of::<u32>()) as u64, most: rows }
+    }
+
+    /// One product or two, or one sum over the inputs of both.
+    fn product(
+        &mut self,
+        parts: &[(Weight, View<bf16>, Output)],
+        concatenated: bool,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let tile_counts = parts.iter().map(|(weight, ..)| tiles(weight.weight.rows));
+        let chunk_counts = parts.iter().map(|(weight, ..)| chunks(weight.weight.columns));
+        let (tiles, chunks) = if concatenated {
+            (tile_counts.max(), Some(chunk_counts.sum()))
+        } else {
+            (Some(tile_counts.sum()), chunk_counts.max())
+        };
+        let plan = Plan::new(&self.device, rows, tiles.unwrap_or(0), chunks.unwrap_or(0), false);
+        let count = self.count(rows);
+        let scratch = ProductScratch {
+            partials: self.partials.at_least(&self.arena, plan.partials_bytes)?,
+            tickets: self.tickets.at_least(&self.arena, plan.tickets_bytes)?,
+        };
+        self.kernels.product.launch(&self.device, &plan, &scratch, parts, concatenated, count)
+    }
+
+    /// A product of more rows than the kernels are made for, if cuBLASLt serves: it adds no bias.
+    fn many_rows(&mut self, rows: usize, biased: bool) -> Option<&mut CublasLt> {
+        self.cublaslt.as_mut().filter(|_| rows > OWN_PRODUCT_ROWS_MAX && !biased)
+    }
+
+    /// The tensor as products read it: rounded to bf16, where it is not already.
+    fn rounded(&self, x: &CudaTensor) -> Result<View<bf16>, BackendError> {
+        if x.form() == Form::Bf16 || x.rounded().get() {
+            return Ok(x.bf16());
+        }
+        let identity = |vector: &Option<CudaVector>| vector.as_ref().expect("made with the widest tensor").view();
+        let (ones, zeros) = (identity(&self.identity.ones), identity(&self.identity.zeros));
+        let whole = View::new(x.f32().at, x.rows_max(), x.stride(), x.stride());
+        // With moments of 0 and 1 for eps, the variance is 1.
+        let moments = Moments { at: zeros.at, stride: 0 };
+        let to = [(ones, zeros, x.bf16())];
+        self.kernels.norm.launch(&self.device, (&whole, moments, 0), &to, 1.0, self.count(x.rows()))?;
+        x.rounded().set(true);
+        Ok(x.bf16())
+    }
+
+    /// The moments of a tensor's rows, which a norm needs: they are there if a sum over ranks has written the tensor.
+    fn moments(&self, x: &CudaTensor) -> Result<Moments, BackendError> {
+        assert_eq!(x.form(), Form::F32, "what a norm is applied to is f32");
+        assert_eq!(x.columns(), x.stride(), "columns of what a norm is applied to: expected a multiple of 8");
+        if !x.has_moments().get() {
+            self.add_own(x.f32().at, x, false)?;
+        }
+        Ok(x.moments())
+    }
+
+    /// `y = bias`: a product without inputs.
+    fn fill(&mut self, bias: Option<&CudaVector>, y: &mut CudaTensor) -> Result<(), BackendError> {
+        let view = y.f32();
+        let row_bytes = view.stride * size_of::<f32>();
+        // SAFETY: the rows are in the tensor; a bias is padded as its rows are.
+        unsafe {
+            self.device.zero(view.at, y.rows() * row_bytes)?;
+            for row in 0..y.rows() {
+                if let Some(bias) = bias {
+                    self.device.copy(view.row(row), bias.view().at, bias.view().columns * size_of::<f32>())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `to = x·Wᵀ + b`, where there is something to multiply.
+    fn linear_to(&mut self, x: &CudaTensor, linear: &Linear<Self>, to: View<f32>) -> Result<(), BackendError> {
+        let (rows, weight) = (x.rows(), linear.weight.view());
+        let x = self.rounded(x)?;
+        if let Some(library) = self.many_rows(rows, linear.bias.is_some()) {
+            return library.product(&x, &weight, &to, rows, false);
+        }
+        let part = (linear.weight.weight(linear.bias.as_ref()), x, Output::F32(to));
+        self.product(&[part], false, rows)
+    }
+
+    /// Products over up to 16 rows, normalized on their way in.
+    fn norm_products(
+        &mut self,
+        x: &CudaTensor,
+        gather: u64,
+        products: &mut [NormLinear<'_, Self>],
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let moments = self.moments(x)?;
+        let parts: Vec<NormedPart> = products.iter_mut().map(normed_part).collect();
+        let tiles = parts.iter().map(|part| tiles(part.weight.weight.rows)).sum();
+        let plan = Plan::new(&self.device, rows, tiles, chunks(x.columns()), true);
+        let (view, eps, count) = (x.f32(), products[0].norm.eps, self.count(rows));
+        let scratch = ProductScratch {
+            partials: self.partials.at_least(&self.arena, plan.partials_bytes)?,
+            tickets: self.tickets.at_least(&self.arena, plan.tickets_bytes)?,
+        };
+        let x = (&view, moments, gather);
+        self.kernels.norm_product.launch(&self.device, (&plan, &scratch), x, &parts, eps, count)
+    }
+
+    /// Norms first, products then.
+    fn norms_and_products(
+        &mut self,
+        x: &CudaTensor,
+        gather: u64,
+        products: &mut [NormLinear<'_, Self>],
+        normed: &mut CudaTensor,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let moments = self.moments(x)?;
+        normed.becomes(Form::Bf16);
+        let one_norm = products.iter().all(|product| std::ptr::eq(product.norm, products[0].norm));
+        let places = [normed.bf16(), if one_norm { normed.bf16() } else { normed.second_bf16() }];
+        let to = |index: usize| {
+            let norm = products[index].norm;
+            (norm.scale.view(), norm.bias.view(), places[index])
+        };
+        let norms: Vec<_> = (0..if one_norm { 1 } else { products.len() }).map(to).collect();
+        let (view, eps) = (x.f32(), products[0].norm.eps);
+        self.kernels.norm.launch(&self.device, (&view, moments, gather), &norms, eps, self.count(rows))?;
+        let biased = products.iter().any(|product| product.linear.bias.is_some());
+        if self.many_rows(rows, biased).is_none() {
+            let part = |(product, x): (&mut NormLinear<'_, Self>, View<bf16>)| {
+                let NormedPart { weight, y, .. } = normed_part(product);
+                (weight, x, y)
+            };
+            let parts: Vec<_> = products.iter_mut().zip(places).map(part).collect();
+            return self.product(&parts, false, rows);
+        }
+        for (product, x) in products.iter_mut().zip(places) {
+            product.y.becomes(Form::F32);
+            let (weight, y) = (product.linear.weight.view(), product.y.f32());
+            let library = self.many_rows(rows, biased).expect("it was there above");
+            library.product(&x, &weight, &y, rows, false)?;
+            if product.gelu {
+                self.gelu(product.y)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Products under their norms, of all rows of x or of those at `gather`, at most two at a time.
+    fn under_norms(
+        &mut self,
+        x: &CudaTensor,
+        gather: u64,
+        products: &mut [NormLinear<'_, Self>],
+        normed: &mut CudaTensor,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let few = rows <= norm_product::ROWS_MAX;
+        let alike = |a: &NormLinear<'_, Self>, b: &NormLinear<'_, Self>| a.norm.eps.to_bits() == b.norm.eps.to_bits();
+        let mut rest = products;
+        while !rest.is_empty() {
+            let count = if rest.len() > 1 && alike(&rest[0], &rest[1]) { 2 } else { 1 };
+            let (now, behind) = rest.split_at_mut(count);
+            if few {
+                self.norm_products(x, gather, now, rows)?;
+            } else {
+                self.norms_and_products(x, gather, now, normed, rows)?;
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Attention of a step over the layer's cache.
+    fn attend_step(
+        &mut self,
+        step: &StepAt,
+        qkv: &CudaTensor,
+        layer: usize,
+        cache: &CudaKvCache,
+        y: &mut CudaTensor,
+    ) -> Result<(), BackendError> {
+        let width = attention::WIDTHS[cache.width];
+        let (partials, tickets) = attention::scratch_bytes(step.rows, step.positions, cache.tile_count, width);
+        y.becomes(Form::Bf16);
+        let attention = Attention {
+            step,
+            width: cache.width,
+            cache: cache.layer(layer),
+            kv_heads: cache.shape.groups.len(),
+            tiles: cache.tiles.at(),
+            tile_count: cache.tile_count,
+            rotations: cache.rotations(),
+            slopes: cache.slopes(),
+            qkv: qkv.f32(),
+            queries: y.second_bf16(),
+            y: y.bf16(),
+            partials: self.attention_partials.at_least(&self.arena, partials)?,
+            tickets: self.attention_tickets.at_least(&self.arena, tickets)?,
+        };
+        let (kernels, device) = (&self.kernels, &self.device);
+        if step.single_rows {
+            return kernels.attention.launch(device, &attention, true);
+        }
+        kernels.rotate_store.launch(device, &attention)?;
+        if step.decodes {
+            kernels.attention.launch(device, &attention, false)?;
+        }
+        if step.prefill_items > 0 {
+            kernels.prefill_attention.launch(device, &attention)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the scratch for any step within `limits`.
+    fn reserve(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+        let vocab: usize = limits.vocab.iter().sum();
+        let widest = limits.vocab.iter().copied().max().unwrap_or(0);
+        self.step.reserve(&self.arena, limits.rows, limits.positions)?;
+        self.sampling.reserve(&self.arena, limits.logits_rows, vocab, limits.positions)?;
+        self.gather.reserve(&self.arena, limits.logits_rows * size_of::<u32>())?;
+        self.whole_rows.at_least(&self.arena, limits.logits_rows * vocab * size_of::<f32>())?;
+        // Two of the widest weights, by as many blocks as there can be.
+        let tiles = 2 * self.tiles_max;
+        for rows in [8, 16, 32, 64, limits.rows.max(limits.logits_rows)] {
+            let plan = Plan::new(&self.device, rows, tiles, self.device.multiprocessors, false);
+            self.partials.at_least(&self.arena, plan.partials_bytes)?;
+            self.tickets.at_least(&self.arena, plan.tickets_bytes)?;
+        }
+        if let Some((tiles, width, positions)) = self.attention {
+            let (partials, tickets) = attention::scratch_bytes(limits.rows, positions, tiles, width);
+            self.attention_partials.at_least(&self.arena, partials)?;
+            self.attention_tickets.at_least(&self.arena, tickets)?;
+        }
+        if let Route::Peers(peers) = &mut self.route {
+            let partial_bytes = limits.rows * limits.hidden.next_multiple_of(PAD) * size_of::<f32>();
+            let logits_bytes = limits.logits_rows * widest * size_of::<f32>();
+            peers.reserve(&mut *self.host, partial_bytes, logits_bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// One product under its norm, as kernels take it; `y` becomes what it will be.
+fn normed_part(product: &mut NormLinear<'_, Cuda>) -> NormedPart {
+    product.y.becomes(if product.gelu { Form::Bf16 } else { Form::F32 });
+    NormedPart {
+        weight: product.linear.weight.weight(product.linear.bias.as_ref()),
+        scale: product.norm.scale.view(),
+        shift: product.norm.bias.view(),
+        y: if product.gelu { Output::GeluBf16(product.y.bf16()) } else { Output::F32(product.y.f32()) },
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if let Route::Peers(peers) = &mut self.route {
+            // Where another rank is gone, memory that it may still read goes with this process.
+            let _ = peers.close(&mut *self.host);
+        }
+    }
+}
+
+impl Backend for Cuda {
+    type Tensor = CudaTensor;
+    type Matrix = CudaMatrix;
+    type Vector = CudaVector;
+    type KvCache = CudaKvCache;
+
+    const KV_ELEMENT_BYTES: usize = size_of::<bf16>();
+    const HIDDEN_MULTIPLE: usize = PAD;
+
+    fn head_width(head_dim: usize) -> usize {
+        cache::head_width(head_dim)
+    }
+
+    fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CudaMatrix, BackendError> {
+        let elements = rows.next_multiple_of(PAD) * columns.next_multiple_of(PAD);
+        let memory = self.arena.buffer("a weight", elements * size_of::<bf16>())?;
+        self.weights().matrix(memory.at(), rows, columns, read)?;
+        self.tiles_max = self.tiles_max.max(tiles(rows.next_multiple_of(PAD)));
+        Ok(CudaMatrix { memory, rows, columns })
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<CudaVector, BackendError> {
+        let bytes = values.len().next_multiple_of(PAD) * size_of::<f32>();
+        let memory = self.arena.buffer("a vector", bytes)?;
+        self.weights().vector(memory.at(), values)?;
+        Ok(CudaVector { memory, len: values.len() })
+    }
+
+    fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<CudaTensor, BackendError> {
+        let tensor = CudaTensor::new(&self.arena, rows_max, columns)?;
+        let stride = tensor.stride();
+        if self.identity.ones.as_ref().is_none_or(|ones| ones.len < stride) {
+            self.identity.ones = Some(self.vector(&vec![1.0; stride])?);
+            self.identity.zeros = Some(self.vector(&vec![0.0; stride])?);
+        }
+        Ok(tensor)
+    }
+
+    fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize) -> Result<CudaKvCache, BackendError> {
+        let weights = self.weights.as_mut().expect("the KV cache is made before the rank is ready");
+        let cache = CudaKvCache::new(&self.arena, weights, shape, layers, blocks)?;
+        self.attention = Some((cache.tile_count, shape.head_width, shape.max_positions));
+        Ok(cache)
+    }
+
+    fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+        if limits.rows > ROWS_MAX {
+            let text =
+                format!("steps of {} rows, at most {ROWS_MAX} are possible: lower --max-batch-tokens", limits.rows);
+            return Err(self.device.fault_text("making room for steps", &text));
+        }
+        self.reserve(limits)?;
+        self.device.wait("loading")?;
+        self.weights = None;
+        self.arena.seal();
+        Ok(())
+    }
+
+    fn write(&mut self, x: &mut CudaTensor, values: &[f32]) -> Result<(), BackendError> {
+        x.set_rows(values.len().checked_div(x.columns()).unwrap_or(0));
+        x.becomes(Form::F32);
+        let mut padded = vec![0.0f32; x.rows() * x.stride()];
+        for (to, row) in padded.chunks_mut(x.stride().max(1)).zip(values.chunks(x.columns().max(1))) {
+            to[..row.len()].copy_from_slice(row);
+        }
+        // A copy from memory that is not pinned blocks until the stream has come to it.
+        self.device.wait("writing a tensor")?;
+        // SAFETY: the tensor has room for its rows; `padded` lives until the copy has been waited for.
+        unsafe { self.device.upload(x.f32().at, bytemuck::cast_slice(&padded)) }?;
+        self.device.wait("writing a tensor")
+    }
+
+    fn read(&mut self, x: &CudaTensor) -> Result<Vec<f32>, BackendError> {
+        let elements = x.rows() * x.stride();
+        let values: Vec<f32> = match x.form() {
+            Form::F32 => {
+                let mut values = vec![0.0f32; elements];
+                let to = bytemuck::cast_slice_mut(&mut values);
+                // SAFETY: the rows are in the tensor.
+                unsafe { self.device.download("reading a tensor", to, x.f32().at) }?;
+                values
+            }
+            Form::Bf16 => {
+                let mut values = vec![bf16::ZERO; elements];
+                let to = bytemuck::cast_slice_mut(&mut values);
+                // SAFETY: the rows are in the tensor.
+                unsafe { self.device.download("reading a tensor", to, x.bf16().at) }?;
+                values.into_iter().map(bf16::to_f32).collect()
+            }
+        };
+        let rows = values.chunks(x.stride().max(1));
+        Ok(rows.flat_map(|row| row[..x.columns()].to_vec()).collect())
+    }
+
+    fn embed(
+        &mut self,
+        table: &CudaMatrix,
+        first: usize,
+        batch: &Batch,
+        y: &mut CudaTensor,
+    ) -> Result<(), BackendError> {
+        y.becomes(Form::F32);
+        assert_eq!(y.rows(), batch.rows(), "rows of the embedding");
+        if batch.rows() == 0 {
+            return Ok(());
+        }
+        let step = self.step.set(&self.arena, batch)?;
+        self.kernels.embed.launch(&self.device, &step, &table.view(), first, table.rows, &y.f32())
+    }
+
+    fn layer_norm(&mut self, x: &CudaTensor, norm: &Norm<Self>, y: &mut CudaTensor) -> Result<(), BackendError> {
+        assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "shapes of a norm");
+        let moments = self.moments(x)?;
+        y.becomes(Form::Bf16);
+        let (view, to) = (x.f32(), [(norm.scale.view(), norm.bias.view(), y.bf16())]);
+        self.kernels.norm.launch(&self.device, (&view, moments, 0), &to, norm.eps, self.count(x.rows()))
+    }
+
+    fn linear(&mut self, x: &CudaTensor, linear: &Linear<Self>, y: &mut CudaTensor) -> Result<(), BackendError> {
+        check_product(x, &linear.weight, y);
+        y.becomes(Form::F32);
+        if y.rows() == 0 || linear.weight.rows == 0 {
+            return Ok(());
+        }
+        if linear.weight.columns == 0 {
+            return self.fill(linear.bias.as_ref(), y);
+        }
+        self.linear_to(x, linear, y.f32())
+    }
+
+    fn linear_add(&mut self, x: &CudaTensor, linear: &Linear<Self>, y: &mut CudaTensor) -> Result<(), BackendError> {
+        check_product(x, &linear.weight, y);
+        assert_eq!(y.form(), Form::F32, "what is added to is f32");
+        if y.rows() == 0 || linear.weight.rows == 0 {
+            return Ok(());
+        }
+        let bytes = y.rows_max() * y.stride() * size_of::<f32>();
+        let at = self.term.at_least(&self.arena, bytes)?.at();
+        let term = View::new(at, y.rows_max(), y.columns(), y.stride());
+        if linear.weight.columns == 0 {
+            let Some(bias) = &linear.bias else { return Ok(()) };
+            for row in 0..y.rows() {
+                // SAFETY: the rows are in the scratch; a bias is padded as its rows are.
+                unsafe { self.device.copy(term.row(row), bias.view().at, y.stride() * size_of::<f32>()) }?;
+            }
+        } else {
+            self.linear_to(x, linear, term)?;
+        }
+        y.rounded().set(false);
+        self.add_own(term.at, y, true)
+    }
+
+    fn gelu(&mut self, x: &mut CudaTensor) -> Result<(), BackendError> {
+        assert_eq!(x.form(), Form::F32, "what gelu is applied to is f32");
+        let (from, to, rows) = (x.f32(), x.bf16(), x.rows());
+        x.becomes(Form::Bf16);
+        if rows == 0 || from.stride == 0 {
+            return Ok(());
+        }
+        self.kernels.gelu.launch(&self.device, &from, &to, self.count(rows))
+    }
+
+    fn attend(
+        &mut self,
+        qkv: &CudaTensor,
+        batch: &Batch,
+        layer: usize,
+        cache: &mut CudaKvCache,
+        y: &mut CudaTensor,
+    ) -> Result<(), BackendError> {
+        assert_eq!(qkv.columns(), cache.shape.qkv_columns(), "columns of queries, keys and values");
+        assert_eq!(y.columns(), cache.shape.attended_columns(), "columns of attention's result");
+        assert!(qkv.rows() == batch.rows() && y.rows() == batch.rows(), "rows of attention");
+        assert_eq!(qkv.form(), Form::F32, "queries, keys and values are f32");
+        if batch.rows() == 0 || cache.tile_count == 0 {
+            y.becomes(Form::Bf16);
+            return Ok(());
+        }
+        let step = self.step.set(&self.arena, batch)?;
+        assert!(step.positions <= cache.shape.max_positions, "{} positions", step.positions);
+        assert!((step.block_max as usize) < cache.blocks, "block {} of {}", step.block_max, cache.blocks);
+        self.attend_step(&step, qkv, layer, cache, y)
+    }
+
+    fn select(&mut self, x: &CudaTensor, rows: &[usize], y: &mut CudaTensor) -> Result<(), BackendError> {
+        assert_eq!((x.form(), x.stride()), (Form::F32, y.stride()), "rows that are selected");
+        y.becomes(Form::F32);
+        y.set_rows(rows.len());
+        for (to, &from) in rows.iter().enumerate() {
+            assert!(from < x.rows(), "row {from} of {}", x.rows());
+            // SAFETY: both rows are in their tensors.
+            unsafe { self.device.copy(y.f32().row(to), x.f32().row(from), x.stride() * size_of::<f32>()) }?;
+        }
+        Ok(())
+    }
+
+    fn all_reduce(&mut self, x: &mut CudaTensor) -> Result<(), BackendError> {
+        self.sum_in_place(x)
+    }
+
+    fn all_reduce_add(&mut self, partial: &mut CudaTensor, x: &mut CudaTensor) -> Result<(), BackendError> {
+        self.sum_and_add(partial, x)
+    }
+
+    fn use_logits(
+        &mut self,
+        logits: &CudaTensor,
+        vocab: &[usize],
+        uses: &[LogitsUse<'_>],
+    ) -> Result<Vec<LogitsOutput>, BackendError> {
+        self.use_rows(logits, vocab, uses)
+    }
+
+    fn norm_linear(
+        &mut self,
+        x: &CudaTensor,
+        products: &mut [NormLinear<'_, Self>],
+        normed: &mut CudaTensor,
+    ) -> Result<(), BackendError> {
+        let mut live = Vec::with_capacity(products.len());
+        for product in products {
+            assert_eq!(
+                (x.rows(), x.columns()),
+                (product.y.rows(), product.linear.weight.columns),
+                "shapes of a product"
+            );
+            assert_eq!(product.y.columns(), product.linear.weight.rows, "columns of a product");
+            if product.linear.weight.rows == 0 {
+                product.y.becomes(if product.gelu { Form::Bf16 } else { Form::F32 });
+            } else {
+                let NormLinear { norm, linear, gelu, y } = product;
+                live.push(NormLinear { norm, linear, gelu: *gelu, y });
+            }
+        }
+        if x.rows() == 0 {
+            return Ok(());
+        }
+        self.under_norms(x, 0, &mut live, normed, x.rows())
+    }
+
+    fn select_norm_linear(
+        &mut self,
+        x: &CudaTensor,
+        rows: &[usize],
+        product: NormLinear<'_, Self>,
+        _selected: &mut CudaTensor,
+        normed: &mut CudaTensor,
+    ) -> Result<(), BackendError> {
+        normed.set_rows(rows.len());
+        product.y.set_rows(rows.len());
+        if rows.is_empty() || product.linear.weight.rows == 0 {
+            product.y.becomes(Form::F32);
+            return Ok(());
+        }
+        let row = |&row: &usize| {
+            assert!(row < x.rows(), "row {row} of {}", x.rows());
+            row as u32
+        };
+        let indices: Vec<u32> = rows.iter().map(row).collect();
+        let bytes: &[u8] = bytemuck::cast_slice(&indices);
+        let gather = self.gather.send(&self.arena, bytes.len(), |to| to.copy_from_slice(bytes))?;
+        self.under_norms(x, gather, &mut [product], normed, rows.len())
+    }
+
+    fn dense_and_down(
+        &mut self,
+        attention: &CudaTensor,
+        dense: &Linear<Self>,
+        up: &CudaTensor,
+        down: &Linear<Self>,
+        y: &mut CudaTensor,
+    ) -> Result<(), BackendError> {
+        check_product(attention, &dense.weight, y);
+        check_product(up, &down.weight, y);
+        assert!(down.bias.is_none(), "the bias of a sum of products is that of the first");
+        self.lend_partial(y);
+        let (rows, to) = (y.rows(), y.f32());
+        if rows == 0 {
+            return Ok(());
+        }
+        let mut inputs = Vec::with_capacity(2);
+        for (x, weight) in [(attention, &dense.weight), (up, &down.weight)] {
+            if weight.columns > 0 {
+                inputs.push((self.rounded(x)?, weight.view()));
+            }
+        }
+        if inputs.is_empty() {
+            return self.fill(dense.bias.as_ref(), y);
+        }
+        if let Some(library) = self.many_rows(rows, dense.bias.is_some()) {
+            for (index, (x, weight)) in inputs.iter().enumerate() {
+                library.product(x, weight, &to, rows, index > 0)?;
+            }
+            return Ok(());
+        }
+        let bias = dense.bias.as_ref().map(CudaVector::view);
+        let part = |(x, weight)| (Weight { weight, bias }, x, Output::F32(to));
+        let parts: Vec<_> = inputs.into_iter().map(part).collect();
+        self.product(&parts, parts.len() == 2, rows)
+    }
+}
+
+fn check_product(x: &CudaTensor, weight: &CudaMatrix, y: &CudaTensor) {
+    assert_eq!((x.rows(), x.columns()), (y.rows(), weight.columns), "the input's shape");
+    assert_eq!(y.columns(), weight.rows, "the output's columns");
+}

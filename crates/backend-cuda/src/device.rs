@@ -1,0 +1,277 @@
+//! One rank's device: its context, its stream, and what it says of itself.
+
+use backend::BackendError;
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
+use std::cell::Cell;
+use std::ffi::{CString, c_void};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The device of one rank, with the only stream on which the rank works.
+pub(crate) struct Device {
+    pub(crate) rank: usize,
+    pub(crate) context: Arc<CudaContext>,
+    pub(crate) stream: Arc<CudaStream>,
+    /// Multiprocessors.
+    pub(crate) multiprocessors: usize,
+    /// Bytes of shared memory that a block may have if it asks for them.
+    pub(crate) shared_bytes_max: usize,
+    name: String,
+    /// Something has failed or hangs: nothing is waited for any more, and no memory is given back.
+    broken: Cell<bool>,
+    check_launches: bool,
+    /// How long the host waits for the device.
+    wait_limit: Duration,
+}
+
+/// A function of a module, which it keeps.
+pub(crate) struct Kernel {
+    function: sys::CUfunction,
+    name: &'static str,
+    _module: Rc<Module>,
+}
+
+/// Loaded code.
+struct Module {
+    module: sys::CUmodule,
+    _context: Arc<CudaContext>,
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: no kernel of the module is left to launch, and the driver waits for those that run. A failure is given
+        // again by its next call.
+        let _ = unsafe { result::module::unload(self.module) };
+    }
+}
+
+impl Device {
+    /// Takes device `ordinal` for `rank`. The driver must have been found to be there.
+    pub(crate) fn open(
+        ordinal: usize,
+        rank: usize,
+        check_launches: bool,
+        wait_limit: Duration,
+    ) -> Result<Self, BackendError> {
+        let operation = "opening the device";
+        let fault = |error: DriverError| BackendError::Device {
+            operation,
+            message: format!("rank {rank}, device {ordinal}: {}", describe(error)),
+        };
+        let context = CudaContext::new(ordinal).map_err(fault)?;
+        // SAFETY: events order streams that share memory. This rank has one stream, and all that it allocates is used on
+        // that stream alone.
+        unsafe { context.disable_event_tracking() };
+        let attribute = |attribute| context.attribute(attribute).map(|value| value as usize).map_err(fault);
+        Ok(Self {
+            rank,
+            stream: context.new_stream().map_err(fault)?,
+            multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes_max: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            name: context.name().map_err(fault)?,
+            context,
+            broken: Cell::new(false),
+            check_launches,
+            wait_limit,
+        })
+    }
+
+    /// What went wrong where, with the rank and its device. Nothing on this device is waited for any more.
+    pub(crate) fn fault(&self, operation: &'static str, error: DriverError) -> BackendError {
+        self.fault_text(operation, &describe(error))
+    }
+
+    /// As [`Device::fault`], for errors that are not the driver's.
+    pub(crate) fn fault_text(&self, operation: &'static str, text: &str) -> BackendError {
+        self.broken.set(true);
+        let (rank, ordinal, name) = (self.rank, self.context.ordinal(), &self.name);
+        BackendError::Device { operation, message: format!("rank {rank}, device {ordinal} ({name}): {text}") }
+    }
+
+    /// Whether an error has been met.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// Loads a module from PTX and takes functions from it, each with all the shared memory that the device allows.
+    pub(crate) fn kernels<const N: usize>(
+        &self,
+        ptx: &'static str,
+        names: [&'static str; N],
+    ) -> Result<[Kernel; N], BackendError> {
+        let source = CString::new(ptx).expect("PTX is text");
+        // SAFETY: the image is PTX that ends with a zero.
+        let module = unsafe { result::module::load_data(source.as_ptr().cast()) };
+        let module = module.map_err(|error| self.kernel_fault(names[0], error))?;
+        let module = Rc::new(Module { module, _context: Arc::clone(&self.context) });
+        let mut kernels = Vec::with_capacity(N);
+        for name in names {
+            let function = self.function(&module, name).map_err(|error| self.kernel_fault(name, error))?;
+            kernels.push(Kernel { function, name, _module: Rc::clone(&module) });
+        }
+        Ok(kernels.try_into().ok().expect("one kernel for each name"))
+    }
+
+    fn kernel_fault(&self, name: &str, error: DriverError) -> BackendError {
+        self.fault_text("loading a kernel", &format!("{name}: {}", describe(error)))
+    }
+
+    fn function(&self, module: &Module, name: &str) -> Result<sys::CUfunction, DriverError> {
+        let name = CString::new(name).expect("a name is text");
+        let statically = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        let dynamically = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the module is loaded, and the function is its own.
+        unsafe {
+            let function = result::module::get_function(module.module, name)?;
+            let taken = result::function::get_function_attribute(function, statically)?;
+            let most = self.shared_bytes_max as i32 - taken;
+            result::function::set_function_attribute(function, dynamically, most)?;
+            Ok(function)
+        }
+    }
+
+    /// Launches `kernel` with the one structure that it takes.
+    ///
+    /// # Safety
+    ///
+    /// `args` must be the structure that the kernel was compiled for, and every pointer in it must be to memory of the
+    /// device, as large as the kernel's documentation says for this grid, until the stream has run the launch.
+    pub(crate) unsafe fn launch<A: Copy>(
+        &self,
+        kernel: &Kernel,
+        grid: [usize; 3],
+        block: u32,
+        shared_bytes: usize,
+        args: &A,
+    ) -> Result<(), BackendError> {
+        let [x, y, z] = grid.map(|n| u32::try_from(n).expect("grids fit 32 bits"));
+        assert!(y <= 65_535 && z <= 65_535, "{}: a grid of {grid:?}", kernel.name);
+        let mut parameters = [std::ptr::from_ref(args).cast::<c_void>().cast_mut()];
+        let (function, stream) = (kernel.function, self.stream.cu_stream());
+        // SAFETY: the function's module is held by `kernel`; it takes one parameter, which the driver copies before the
+        // call returns; what the parameter points at is the caller's promise.
+        let launched = unsafe {
+            result::launch_kernel(function, (x, y, z), (block, 1, 1), shared_bytes as u32, stream, &mut parameters)
+        };
+        launched.map_err(|error| self.fault(kernel.name, error))?;
+        if self.check_launches { self.wait(kernel.name) } else { Ok(()) }
+    }
+
+    /// Waits until the stream has run all that it was given.
+    pub(crate) fn wait(&self, operation: &'static str) -> Result<(), BackendError> {
+        // SAFETY: the stream lives as long as `self`.
+        self.poll(operation, || unsafe { sys::cuStreamQuery(self.stream.cu_stream()) })
+    }
+
+    /// Waits until the stream has come to `event`.
+    pub(crate) fn wait_for(&self, operation: &'static str, event: &CudaEvent) -> Result<(), BackendError> {
+        // SAFETY: the event lives as long as the reference.
+        self.poll(operation, || unsafe { sys::cuEventQuery(event.cu_event()) })
+    }
+
+    fn poll(&self, operation: &'static str, query: impl Fn() -> CUresult) -> Result<(), BackendError> {
+        let begin = Instant::now();
+        loop {
+            match query() {
+                CUresult::CUDA_SUCCESS => return Ok(()),
+                CUresult::CUDA_ERROR_NOT_READY => {}
+                error => return Err(self.fault(operation, DriverError(error))),
+            }
+            if begin.elapsed() > self.wait_limit {
+                let limit_ms = self.wait_limit.as_millis();
+                let text = format!("no answer within {limit_ms} ms: another rank is gone, or the device hangs");
+                return Err(self.fault_text(operation, &text));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Fills memory of the device with zeros, in the stream's order.
+    ///
+    /// # Safety
+    ///
+    /// `bytes` from `at` on must be memory of the device until the stream has run this.
+    pub(crate) unsafe fn zero(&self, at: u64, bytes: usize) -> Result<(), BackendError> {
+        // SAFETY: the caller's promise.
+        let zeroed = unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) };
+        zeroed.map_err(|error| self.fault("filling with zeros", error))
+    }
+
+    /// Copies within the device, or from a peer's memory that it may access, in the stream's order.
+    ///
+    /// # Safety
+    ///
+    /// Both must be memory that the device can access, of `bytes`, until the stream has run this.
+    pub(crate) unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), BackendError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        copied.map_err(|error| self.fault("copying on the device", error))
+    }
+
+    /// Copies from the host, in the stream's order.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be memory of the device, as long as `from`, until the stream has run this; and so must `from` stay
+    /// unchanged, if it is pinned.
+    pub(crate) unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<(), BackendError> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        let copied = unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) };
+        copied.map_err(|error| self.fault("copying to the device", error))
+    }
+
+    /// Copies to the host, and waits for it.
+    ///
+    /// # Safety
+    ///
+    /// `from` must be memory of the device, as long as `to`.
+    pub(crate) unsafe fn download(
+        &self,
+        operation: &'static str,
+        to: &mut [u8],
+        from: u64,
+    ) -> Result<(), BackendError> {
+        // A copy to memory that is not pinned blocks until the stream has come to it, however long that takes.
+        self.wait(operation)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.download_pinned(operation, to, from) }
+    }
+
+    /// As [`Device::download`], to pinned memory.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Device::download`].
+    pub(crate) unsafe fn download_pinned(
+        &self,
+        operation: &'static str,
+        to: &mut [u8],
+        from: u64,
+    ) -> Result<(), BackendError> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise for `from`. `to` is borrowed until the stream has run the copy: it is waited for
+        // below, and where that fails the process can do nothing more with the device but end.
+        let copied = unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
+        copied.map_err(|error| self.fault(operation, error))?;
+        self.wait(operation)
+    }
+}
+
+/// The driver's name for an error, and its text.
+pub(crate) fn describe(error: DriverError) -> String {
+    let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+    match error.error_string() {
+        Ok(text) => format!("{name}: {}", text.to_string_lossy()),
+        Err(_) => name,
+    }
+}

@@ -1,0 +1,222 @@
+//! `product.cu`: `y = x·Wᵀ + b` for up to 64 rows at a time over bf16 inputs.
+
+use crate::device::{Device, Kernel};
+use crate::memory::{Buffer, View};
+use backend::BackendError;
+use half::bf16;
+
+/// Rows of x that an instance takes at a time.
+pub(crate) const ROWS: [usize; 4] = [8, 16, 32, 64];
+const TILE_N: usize = 64;
+const TILE_K: usize = 128;
+const THREADS: u32 = 128;
+const STAGES_MAX: usize = 7;
+/// Shared memory that the kernels have besides what they are given.
+const STATIC_SHARED_BYTES: usize = 128;
+
+const STORE_F32: i32 = 0;
+const STORE_GELU_BF16: i32 = 2;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ProductPart {
+    weight: u64,
+    x: u64,
+    scale: u64,
+    shift: u64,
+    bias: u64,
+    y: u64,
+    outputs: i32,
+    inputs: i32,
+    weight_stride: i32,
+    x_stride: i32,
+    y_stride: i32,
+    store: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ProductArgs {
+    part: [ProductPart; 2],
+    rows: u64,
+    gather: u64,
+    moments: u64,
+    partials: u64,
+    tickets: u64,
+    eps: f32,
+    moment_stride: i32,
+    concatenated: i32,
+    stages: i32,
+}
+const _: () = assert!(size_of::<ProductPart>() == 72 && size_of::<ProductArgs>() == 200);
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Output {
+    F32(View<f32>),
+    /// As the input of the next product.
+    GeluBf16(View<bf16>),
+}
+
+/// How many rows are in use, which the device reads, and how many there may be.
+#[derive(Clone, Copy)]
+pub(crate) struct RowCount {
+    pub(crate) at: u64,
+    pub(crate) most: usize,
+}
+
+/// A weight with its bias: of shape (outputs, inputs).
+#[derive(Clone, Copy)]
+pub(crate) struct Weight {
+    pub(crate) weight: View<bf16>,
+    pub(crate) bias: Option<View<f32>>,
+}
+
+/// What products need beside inputs and outputs: shared by all launches of a stream.
+pub(crate) struct ProductScratch<'a> {
+    pub(crate) partials: &'a Buffer,
+    /// Zeros between launches.
+    pub(crate) tickets: &'a Buffer,
+}
+
+/// The grid of a launch, and the scratch that it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Index of [`ROWS`].
+    pub(crate) instance: usize,
+    pub(crate) grid: [usize; 3],
+    pub(crate) stages: usize,
+    pub(crate) shared_bytes: usize,
+    pub(crate) partials_bytes: usize,
+    pub(crate) tickets_bytes: usize,
+}
+
+impl Plan {
+    /// For `rows` rows, `tiles` tiles of outputs and `chunks` chunks of inputs.
+    pub(crate) fn new(device: &Device, rows: usize, tiles: usize, chunks: usize, norm: bool) -> Self {
+        let instance = ROWS.iter().position(|&most| rows <= most).unwrap_or(ROWS.len() - 1);
+        let most = ROWS[instance];
+        let normalizers = if norm { most * 8 } else { 0 };
+        let stage_bytes = TILE_N * TILE_K * 2 + most * TILE_K * 2;
+        let room = device.shared_bytes_max - STATIC_SHARED_BYTES - normalizers;
+        let stages = (room / stage_bytes).min(STAGES_MAX);
+        assert!(stages >= 2, "{room} bytes of shared memory are too few for a product");
+        // The same for any number of rows: the order of sums depends on it.
+        let blocks = device.multiprocessors.min(tiles * chunks);
+        let row_tiles = rows.div_ceil(most);
+        Self {
+            instance,
+            grid: [blocks, row_tiles, 1],
+            stages,
+            shared_bytes: stages * stage_bytes + normalizers,
+            partials_bytes: row_tiles * blocks * 2 * TILE_N * most * size_of::<f32>(),
+            tickets_bytes: row_tiles * tiles * size_of::<u32>(),
+        }
+    }
+}
+
+/// Tiles of outputs.
+pub(crate) fn tiles(outputs: usize) -> usize {
+    outputs.div_ceil(TILE_N)
+}
+
+/// Chunks of inputs.
+pub(crate) fn chunks(inputs: usize) -> usize {
+    inputs.div_ceil(TILE_K)
+}
+
+impl ProductPart {
+    /// Checks one product, of a kind of inputs that the caller has checked.
+    pub(crate) fn new(weight: &Weight, x: u64, x_stride: usize, y: &Output) -> Self {
+        let View { rows: outputs, columns: inputs, stride, .. } = weight.weight;
+        weight.weight.check("a weight", 8);
+        assert!(inputs.is_multiple_of(8), "{inputs} inputs: expected a multiple of 8");
+        let (y_at, y_stride, y_columns, store) = match y {
+            Output::F32(y) => (y.at, y.stride, y.stride, STORE_F32),
+            Output::GeluBf16(y) => (y.at, y.stride, y.stride, STORE_GELU_BF16),
+        };
+        assert!(outputs <= y_columns, "{outputs} outputs into rows of {y_columns}");
+        if let Some(bias) = &weight.bias {
+            assert!(bias.columns >= outputs, "a bias of {} for {outputs} outputs", bias.columns);
+        }
+        Self {
+            weight: weight.weight.at,
+            x,
+            bias: weight.bias.map_or(0, |bias| bias.at),
+            y: y_at,
+            outputs: outputs as i32,
+            inputs: inputs as i32,
+            weight_stride: stride as i32,
+            x_stride: x_stride as i32,
+            y_stride: y_stride as i32,
+            store,
+            ..Self::default()
+        }
+    }
+
+    /// With a norm over the inputs.
+    pub(crate) fn normalized(self, scale: &View<f32>, shift: &View<f32>) -> Self {
+        assert!(scale.columns >= self.inputs as usize && shift.columns >= self.inputs as usize, "columns of a norm");
+        Self { scale: scale.at, shift: shift.at, ..self }
+    }
+}
+
+impl ProductArgs {
+    /// With the plan's stages and the scratch.
+    pub(crate) fn new(part: [ProductPart; 2], rows: RowCount, plan: &Plan, scratch: &ProductScratch<'_>) -> Self {
+        assert!(scratch.partials.bytes() >= plan.partials_bytes, "room for partial sums");
+        assert!(scratch.tickets.bytes() >= plan.tickets_bytes, "room for tickets");
+        Self {
+            part,
+            rows: rows.at,
+            partials: scratch.partials.at(),
+            tickets: scratch.tickets.at(),
+            stages: plan.stages as i32,
+            ..Self::default()
+        }
+    }
+
+    /// Over normalized rows of x, which may be gathered: `moments` are x's, with `moment_stride` of them for a row.
+    pub(crate) fn normalizing(self, gather: u64, moments: u64, moment_stride: usize, eps: f32) -> Self {
+        Self { gather, moments, moment_stride: moment_stride as i32, eps, ..self }
+    }
+}
+
+/// The instances.
+pub(crate) struct Product([Kernel; 4]);
+
+impl Product {
+    pub(crate) fn load(device: &Device) -> Result<Self, BackendError> {
+        let ptx = include_str!("../../../../kernels/ptx/product.ptx");
+        device.kernels(ptx, ["product_8", "product_16", "product_32", "product_64"]).map(Self)
+    }
+
+    /// `y = x·Wᵀ + b`, for one or two products over inputs of the same width, or, `concatenated`, one sum over the inputs
+    /// of both, with the output and the bias of the first.
+    pub(crate) fn launch(
+        &self,
+        device: &Device,
+        plan: &Plan,
+        scratch: &ProductScratch<'_>,
+        parts: &[(Weight, View<bf16>, Output)],
+        concatenated: bool,
+        rows: RowCount,
+    ) -> Result<(), BackendError> {
+        let mut part = [ProductPart::default(); 2];
+        assert!((1..=2).contains(&parts.len()), "one product or two");
+        for (part, (weight, x, y)) in part.iter_mut().zip(parts) {
+            x.check("the inputs of a product", 8);
+            assert_eq!(x.stride, weight.weight.columns, "columns of a product's inputs");
+            assert!(x.rows >= rows.most, "{} rows of inputs for up to {}", x.rows, rows.most);
+            *part = ProductPart::new(weight, x.at, x.stride, y);
+        }
+        let mut args = ProductArgs::new(part, rows, plan, scratch);
+        if concatenated {
+            assert_eq!(parts[0].0.weight.rows, parts[1].0.weight.rows, "outputs of a sum of products");
+            args.concatenated = 1;
+        }
+        // SAFETY: shapes, strides and alignment were checked; `plan` was made for these tiles and chunks, and its scratch
+        // is as large. Who calls keeps weights, activations and scratch as long as the stream.
+        unsafe { device.launch(&self.0[plan.instance], plan.grid, THREADS, plan.shared_bytes, &args) }
+    }
+}

@@ -1,0 +1,42 @@
+//! The backend for NVIDIA GPUs. It is the only crate that sees CUDA; all libraries are opened at run time, so that one
+//! program runs with and without them.
+//!
+//! * [`discover`]: which GPUs there are, and why they will not do.
+//! * [`find_nccl`]: where NCCL is, and how workers find it.
+//! * [`Cuda`]: the backend. `kernels` has a file for each source in `kernels/` at the repository's root, whose PTX is
+//!   built into the program; `cublaslt` multiplies many rows; `peers` and `nccl` are the ways of sums between ranks, of which
+//!   `collective` chooses one.
+//!
+//! Weights, keys, values and the inputs of products are bf16; sums, norms, the residual stream and logits are f32.
+//!
+//! **Invariant:** after [`backend::Backend::ready`] no memory of the device is allocated.
+//!
+//! **Invariant:** a rank has one stream; whatever shares memory is in its order.
+
+// The driver's interface takes 32-bit numbers for what is counted in usize here, and each comes from a size that was checked
+// against the device's memory.
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+
+mod cache;
+mod collective;
+mod cublaslt;
+mod cuda;
+mod device;
+mod discover;
+mod kernels;
+mod libraries;
+mod logits;
+mod memory;
+mod nccl;
+mod peers;
+mod sampling;
+mod step_inputs;
+mod sums;
+mod tensor;
+mod weights;
+
+pub use cache::CudaKvCache;
+pub use cuda::{AllReduceChoice, Cuda, CudaOptions};
+pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};
+pub use libraries::{LIBRARY_PATH, NcclPlace, find_nccl};
+pub use tensor::{CudaMatrix, CudaTensor, CudaVector};

@@ -1,0 +1,101 @@
+//! Rows of logits: gathered from all ranks, then sampled from on each.
+
+use crate::collective::Route;
+use crate::cuda::Cuda;
+use crate::memory::View;
+use crate::tensor::{CudaTensor, Form};
+use ::sampling::Sampler;
+use backend::{Backend, BackendError, LogitsOutput, LogitsUse, Tensor};
+
+impl Cuda {
+    /// [`backend::Backend::use_logits`].
+    pub(crate) fn use_rows(
+        &mut self,
+        logits: &CudaTensor,
+        vocab: &[usize],
+        uses: &[LogitsUse<'_>],
+    ) -> Result<Vec<LogitsOutput>, BackendError> {
+        assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
+        assert_eq!(logits.form(), Form::F32, "logits are f32");
+        assert_eq!(logits.columns(), vocab[self.host.rank()], "columns of logits");
+        if uses.is_empty() {
+            return Ok(Vec::new());
+        }
+        if matches!(self.route, Route::Host) {
+            return self.use_rows_on_host(logits, vocab, uses);
+        }
+        let whole = self.whole_rows(logits, vocab)?;
+        self.sampling.run(&self.arena, &self.kernels, &whole, uses)
+    }
+
+    fn use_rows_on_host(
+        &mut self,
+        logits: &CudaTensor,
+        vocab: &[usize],
+        uses: &[LogitsUse<'_>],
+    ) -> Result<Vec<LogitsOutput>, BackendError> {
+        let values = self.read(logits)?;
+        Ok(backend::use_logits(&mut *self.host, &values, vocab, uses, &mut Vec::new(), &mut Sampler::new())?)
+    }
+
+    /// Whole rows without gaps.
+    fn whole_rows(&mut self, logits: &CudaTensor, vocab: &[usize]) -> Result<View<f32>, BackendError> {
+        let (rows, total) = (logits.rows(), vocab.iter().sum::<usize>());
+        let own = logits.f32();
+        if matches!(self.route, Route::Alone) && own.stride == total {
+            return Ok(own);
+        }
+        let at = self.whole_rows.at_least(&self.arena, rows * total * size_of::<f32>())?.at();
+        let whole = View::new(at, rows, total, total);
+        match &self.route {
+            Route::Alone => self.copy_rows(logits, at)?,
+            Route::Peers(_) => self.gather_by_peers(logits, vocab, &whole)?,
+            Route::Nccl(_) => self.gather_by_nccl(logits, vocab, &whole)?,
+            Route::Host => unreachable!("the host has rows of its own"),
+        }
+        Ok(whole)
+    }
+
+    /// Rows without gaps, at `to`.
+    fn copy_rows(&self, logits: &CudaTensor, to: u64) -> Result<(), BackendError> {
+        let (view, row_bytes) = (logits.f32(), logits.columns() * size_of::<f32>());
+        if view.stride == view.columns {
+            // SAFETY: the caller made room for the rows.
+            return unsafe { self.device.copy(to, view.at, logits.rows() * row_bytes) };
+        }
+        for row in 0..logits.rows() {
+            // SAFETY: as above.
+            unsafe { self.device.copy(to + (row * row_bytes) as u64, view.row(row), row_bytes) }?;
+        }
+        Ok(())
+    }
+
+    fn gather_by_peers(&mut self, logits: &CudaTensor, vocab: &[usize], whole: &View<f32>) -> Result<(), BackendError> {
+        let (rank, ranks) = (self.host.rank(), self.host.world());
+        let widest = vocab.iter().copied().max().unwrap_or(0);
+        let Route::Peers(peers) = &mut self.route else { unreachable!("only on this route") };
+        peers.reserve(&mut *self.host, 0, logits.rows_max() * widest * size_of::<f32>())?;
+        let (parts, flags, blocks) = (peers.logits(ranks), peers.flags(rank, ranks), peers.blocks());
+        self.copy_rows(logits, parts[rank])?;
+        let count = self.count(logits.rows());
+        self.kernels.gather.launch(&self.device, (&parts, flags, vocab), whole, count, blocks)
+    }
+
+    fn gather_by_nccl(&self, logits: &CudaTensor, vocab: &[usize], whole: &View<f32>) -> Result<(), BackendError> {
+        let Route::Nccl(nccl) = &self.route else { unreachable!("only on this route") };
+        let mut parts = Vec::new();
+        for row in 0..logits.rows() {
+            let mut to = whole.row(row);
+            for (rank, &width) in vocab.iter().enumerate() {
+                // Where another rank sends, this one has nothing of the part but its place.
+                let from = if rank == self.host.rank() { logits.f32().row(row) } else { to };
+                if width > 0 {
+                    parts.push((rank, from, to, width));
+                }
+                to += (width * size_of::<f32>()) as u64;
+            }
+        }
+        // SAFETY: the parts lie in the logits and in whole rows; on other ranks the first address is not read.
+        unsafe { nccl.broadcast(&parts) }
+    }
+}

@@ -1,0 +1,273 @@
+//! Memory of the device, and pinned memory of the host.
+
+use crate::device::Device;
+use backend::BackendError;
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaEvent, result};
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+/// Hands out memory of the device, from large pieces. What is sealed hands out no more.
+pub(crate) struct Arena {
+    device: Rc<Device>,
+    /// Bytes of a piece; 0: each buffer is a piece of its own, so that tools see where one is overrun.
+    chunk_bytes: usize,
+    /// The piece at hand, and how much of it has been handed out.
+    chunk: RefCell<Option<(Rc<Chunk>, usize)>>,
+    sealed: Cell<bool>,
+}
+
+/// Memory of the device: a part of an allocation, which it keeps.
+#[derive(Clone)]
+pub(crate) struct Buffer {
+    at: u64,
+    bytes: usize,
+    _chunk: Rc<Chunk>,
+}
+
+/// One allocation.
+pub(crate) struct Chunk {
+    device: Rc<Device>,
+    at: u64,
+    bytes: usize,
+}
+
+/// Every buffer begins at a multiple of this.
+const ALIGN: usize = 256;
+
+impl Arena {
+    pub(crate) fn new(device: Rc<Device>, chunk_bytes: usize) -> Self {
+        Self { device, chunk_bytes, chunk: RefCell::new(None), sealed: Cell::new(false) }
+    }
+
+    /// Memory of `bytes`; its contents are not defined. `what` is named where there is no room.
+    ///
+    /// # Panics
+    ///
+    /// If the arena is sealed: steps allocate nothing.
+    pub(crate) fn buffer(&self, what: &'static str, bytes: usize) -> Result<Buffer, BackendError> {
+        assert!(!self.sealed.get(), "{bytes} bytes for {what} after the rank was ready");
+        let bytes = bytes.max(1).next_multiple_of(ALIGN);
+        let mut current = self.chunk.borrow_mut();
+        if let Some((chunk, used)) = current.as_mut().filter(|(chunk, used)| chunk.bytes - used >= bytes) {
+            let buffer = Buffer { at: chunk.at + *used as u64, bytes, _chunk: Rc::clone(chunk) };
+            *used += bytes;
+            return Ok(buffer);
+        }
+        let chunk = Rc::new(Chunk::new(&self.device, what, bytes.max(self.chunk_bytes))?);
+        let buffer = Buffer { at: chunk.at, bytes, _chunk: Rc::clone(&chunk) };
+        // What is left of the last piece is less than was asked for; small things may still fit the larger remainder.
+        let left = current.as_ref().map_or(0, |(chunk, used)| chunk.bytes - used);
+        if chunk.bytes - bytes >= left {
+            *current = Some((chunk, bytes));
+        }
+        Ok(buffer)
+    }
+
+    /// As [`Arena::buffer`], filled with zeros.
+    pub(crate) fn zeros(&self, what: &'static str, bytes: usize) -> Result<Buffer, BackendError> {
+        let buffer = self.buffer(what, bytes)?;
+        // SAFETY: the buffer is as long; the stream runs this before whatever uses the buffer, and memory is given back
+        // only after the stream has run all.
+        unsafe { self.device.zero(buffer.at, buffer.bytes) }?;
+        Ok(buffer)
+    }
+
+    /// From now on, asking for memory is a bug.
+    pub(crate) fn seal(&self) {
+        self.sealed.set(true);
+    }
+}
+
+impl Buffer {
+    /// Its address.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Chunk {
+    /// An allocation that other processes can map, too.
+    pub(crate) fn new(device: &Rc<Device>, what: &'static str, bytes: usize) -> Result<Self, BackendError> {
+        // SAFETY: the context is current on this thread, which made it. The memory is not read before it is written.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(at) => Ok(Self { device: Rc::clone(device), at, bytes }),
+            Err(error) if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                Err(BackendError::OutOfMemory { what, bytes })
+            }
+            Err(error) => Err(device.fault(what, error)),
+        }
+    }
+
+    /// Its address.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // After an error the stream may never come to rest; the memory goes with the process.
+        if self.device.is_broken() || self.device.wait("giving memory back").is_err() {
+            return;
+        }
+        // SAFETY: nothing on the stream uses the memory any more, and all buffers in it are gone, as each keeps it.
+        // A failure could only be reported by the next call of the driver, which gives it again.
+        let _ = unsafe { result::free_sync(self.at) };
+    }
+}
+
+/// Rows of `T` in memory of the device.
+#[derive(Debug)]
+pub(crate) struct View<T> {
+    pub(crate) at: u64,
+    /// For how many rows there is room.
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+    element: PhantomData<T>,
+}
+
+impl<T> Clone for View<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<T> {}
+
+impl<T> View<T> {
+    /// Rows at an address.
+    pub(crate) fn new(at: u64, rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(columns <= stride || rows <= 1, "{columns} columns in rows of {stride}");
+        Self { at, rows, columns, stride, element: PhantomData }
+    }
+
+    /// The address of a row.
+    pub(crate) fn row(&self, row: usize) -> u64 {
+        self.at + (row * self.stride * size_of::<T>()) as u64
+    }
+
+    /// Asserts what kernels need: an address that is a multiple of 16 bytes, and a stride of 16 bytes or of `multiple`
+    /// elements.
+    pub(crate) fn check(&self, what: &str, multiple: usize) {
+        assert!(self.at.is_multiple_of(16), "{what} at {:#x}: expected a multiple of 16 bytes", self.at);
+        assert!(self.stride.is_multiple_of(multiple), "{what}: a stride of {}, expected {multiple}·n", self.stride);
+    }
+}
+
+/// Memory that grows while a model is loaded, and is never smaller than any operation asks for.
+pub(crate) struct Scratch {
+    what: &'static str,
+    buffer: Option<Buffer>,
+    /// Must be zeros when it is new.
+    zeros: bool,
+}
+
+impl Scratch {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, buffer: None, zeros: false }
+    }
+
+    pub(crate) fn zeros(what: &'static str) -> Self {
+        Self { what, buffer: None, zeros: true }
+    }
+
+    /// Memory of at least `bytes`.
+    pub(crate) fn at_least(&mut self, arena: &Arena, bytes: usize) -> Result<&Buffer, BackendError> {
+        if self.buffer.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+            let buffer = if self.zeros { arena.zeros(self.what, bytes) } else { arena.buffer(self.what, bytes) };
+            self.buffer = Some(buffer?);
+        }
+        Ok(self.buffer.as_ref().expect("it was just made"))
+    }
+}
+
+/// Pinned memory of the host, which the processor may read and write at full speed.
+pub(crate) struct Pinned {
+    at: *mut u8,
+    bytes: usize,
+    device: Rc<Device>,
+}
+
+impl Pinned {
+    pub(crate) fn new(device: &Rc<Device>, bytes: usize) -> Result<Self, BackendError> {
+        let bytes = bytes.max(1);
+        // SAFETY: the context is current. Without flags the memory is cached, not write-combined.
+        let at = unsafe { result::malloc_host(bytes, 0) }.map_err(|error| device.fault("pinning memory", error))?;
+        // SAFETY: it is `bytes` long, and nobody else knows of it.
+        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        Ok(Self { at: at.cast(), bytes, device: Rc::clone(device) })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the memory is `bytes` long, initialized, and this object's own.
+        unsafe { std::slice::from_raw_parts(self.at, self.bytes) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed mutably. Copies by the device from it are waited for before.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.device.is_broken() || self.device.wait("giving memory back").is_err() {
+            return;
+        }
+        // SAFETY: it was allocated so, and no copy is under way.
+        let _ = unsafe { result::free_host(self.at.cast()) };
+    }
+}
+
+/// Data that goes to the device again and again: pinned memory that is filled, and its place on the device.
+pub(crate) struct Upload {
+    device: Rc<Device>,
+    what: &'static str,
+    pinned: Option<Pinned>,
+    memory: Scratch,
+    /// The last copy; the pinned memory may be written again behind it.
+    copied: CudaEvent,
+}
+
+impl Upload {
+    pub(crate) fn new(device: &Rc<Device>, what: &'static str) -> Result<Self, BackendError> {
+        let copied = device.context.new_event(None).map_err(|error| device.fault(what, error))?;
+        Ok(Self { device: Rc::clone(device), what, pinned: None, memory: Scratch::new(what), copied })
+    }
+
+    /// Makes room for `bytes`.
+    pub(crate) fn reserve(&mut self, arena: &Arena, bytes: usize) -> Result<(), BackendError> {
+        if self.pinned.as_ref().is_none_or(|pinned| pinned.bytes < bytes) {
+            self.pinned = Some(Pinned::new(&self.device, bytes)?);
+        }
+        self.memory.at_least(arena, bytes).map(|_| ())
+    }
+
+    /// Sends `bytes`, which `fill` writes, and gives their address on the device.
+    pub(crate) fn send(
+        &mut self,
+        arena: &Arena,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<u64, BackendError> {
+        self.reserve(arena, bytes)?;
+        self.device.wait_for(self.what, &self.copied)?;
+        let at = self.memory.at_least(arena, bytes)?.at();
+        let pinned = self.pinned.as_mut().expect("there is room");
+        fill(&mut pinned.bytes_mut()[..bytes]);
+        // SAFETY: the device's memory is as long, and kept by `self`. The pinned memory is written again, or given back,
+        // only after `copied`, or after the stream has come to rest.
+        unsafe { self.device.upload(at, &pinned.bytes()[..bytes]) }?;
+        self.copied.record(&self.device.stream).map_err(|error| self.device.fault(self.what, error))?;
+        Ok(at)
+    }
+}

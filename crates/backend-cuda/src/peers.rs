@@ -1,0 +1,235 @@
+//! Memory that the ranks of a node read from each other's devices: partial sums, logits, and the flags by which they meet.
+//!
+//! Each rank makes one allocation; the ranks tell each other of it over the host's collective, and map it: through an IPC
+//! handle between processes, by peer access within one.
+
+use crate::device::{Device, describe};
+use crate::kernels::all_reduce::{self, FLAG_LINE, RANKS_MAX};
+use crate::memory::Chunk;
+use backend::{BackendError, Collective};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Buffers for partial sums: two that layers take in turns, and the embedding's.
+const PARTIALS: usize = 3;
+/// The embedding's.
+const EMBEDDING: usize = 2;
+
+/// The connection, as far as it has been made.
+pub(crate) struct PeerMemory {
+    device: Rc<Device>,
+    /// The least number of multiprocessors of all ranks.
+    blocks: usize,
+    region: Option<Region>,
+    /// Which buffer of partial sums was used last.
+    last: usize,
+}
+
+struct Region {
+    partial_bytes: usize,
+    logits_bytes: usize,
+    /// Where each rank's allocation begins, on this device.
+    bases: [u64; RANKS_MAX],
+    maps: Vec<Map>,
+    own: Chunk,
+}
+
+/// How a peer's memory is mapped; dropped, it is no longer.
+enum Map {
+    /// Another thread of this process has it; its context is kept.
+    SameProcess(#[allow(dead_code, reason = "kept for as long as its memory is used")] Arc<CudaContext>),
+    /// Another process has it.
+    Ipc(u64, Rc<Device>),
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if let Self::Ipc(at, device) = self
+            && !device.is_broken()
+        {
+            // SAFETY: `at` was opened so, and nothing on the stream uses it any more: who drops has waited for it. A
+            // failure is reported by the driver's next call.
+            let _ = unsafe { sys::cuIpcCloseMemHandle(*at) };
+        }
+    }
+}
+
+/// What a rank tells the others of its allocation, as words that travel as the bits of f32.
+const TICKET_WORDS: usize = 20;
+
+impl PeerMemory {
+    pub(crate) fn new(device: &Rc<Device>, blocks: usize) -> Self {
+        Self { device: Rc::clone(device), blocks, region: None, last: 0 }
+    }
+
+    /// Blocks of a launch at most.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Makes room for partial sums and logits of so many bytes. All ranks call it with the same numbers.
+    pub(crate) fn reserve(
+        &mut self,
+        host: &mut dyn Collective,
+        partial_bytes: usize,
+        logits_bytes: usize,
+    ) -> Result<(), BackendError> {
+        let (old_partial, old_logits) = self.region.as_ref().map_or((0, 0), |r| (r.partial_bytes, r.logits_bytes));
+        if self.region.is_some() && partial_bytes <= old_partial && logits_bytes <= old_logits {
+            return Ok(());
+        }
+        self.close(host)?;
+        let partial_bytes = partial_bytes.max(old_partial).next_multiple_of(256);
+        let logits_bytes = logits_bytes.max(old_logits).next_multiple_of(256);
+        let total = self.flag_bytes() + PARTIALS * partial_bytes + logits_bytes;
+        let own = Chunk::new(&self.device, "memory for the other ranks", total)?;
+        // SAFETY: the flags are the allocation's beginning. They are zeros before any rank hears of them.
+        unsafe { self.device.zero(own.at(), self.flag_bytes()) }?;
+        self.device.wait("making flags")?;
+        let (bases, maps) = self.connect(host, &own)?;
+        self.region = Some(Region { partial_bytes, logits_bytes, bases, maps, own });
+        Ok(())
+    }
+
+    fn flag_bytes(&self) -> usize {
+        (self.blocks * FLAG_LINE * size_of::<u32>()).next_multiple_of(256)
+    }
+
+    /// Tells the other ranks of this rank's allocation, and maps theirs.
+    fn connect(&self, host: &mut dyn Collective, own: &Chunk) -> Result<([u64; RANKS_MAX], Vec<Map>), BackendError> {
+        let (rank, world) = (host.rank(), host.world());
+        let fault = |error| self.device.fault("telling the other ranks of memory", error);
+        let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
+        // SAFETY: `own` is a whole allocation of this context.
+        unsafe { sys::cuIpcGetMemHandle(&mut handle, own.at()) }.result().map_err(fault)?;
+        let mut ticket = [0u32; TICKET_WORDS];
+        ticket[0] = std::process::id();
+        ticket[1] = self.device.context.ordinal() as u32;
+        ticket[2..4].copy_from_slice(&[own.at() as u32, (own.at() >> 32) as u32]);
+        let words: [[u8; 4]; 16] = bytemuck::cast(handle.reserved.map(|byte| byte.cast_unsigned()));
+        ticket[4..].iter_mut().zip(words).for_each(|(to, word)| *to = u32::from_ne_bytes(word));
+        let mut tickets = vec![0.0f32; world * TICKET_WORDS];
+        host.all_gather(&ticket.map(f32::from_bits), &vec![TICKET_WORDS; world], &mut tickets)?;
+        let mut bases = [0; RANKS_MAX];
+        let mut maps = Vec::new();
+        for (peer, ticket) in tickets.chunks_exact(TICKET_WORDS).enumerate() {
+            if peer == rank {
+                bases[peer] = own.at();
+            } else {
+                let ticket: Vec<u32> = ticket.iter().map(|word| word.to_bits()).collect();
+                let (base, map) = self.map(&ticket).map_err(|error| {
+                    let text = format!("memory of rank {peer}: {}", describe(error));
+                    self.device.fault_text("mapping", &text)
+                })?;
+                bases[peer] = base;
+                maps.push(map);
+            }
+        }
+        // No rank uses its flags before all have them.
+        host.all_reduce(&mut [0.0])?;
+        Ok((bases, maps))
+    }
+
+    fn map(&self, ticket: &[u32]) -> Result<(u64, Map), DriverError> {
+        if ticket[0] == std::process::id() {
+            let context = CudaContext::new(ticket[1] as usize)?;
+            self.device.context.bind_to_thread()?;
+            // SAFETY: both contexts are alive; the peer's is kept by the map.
+            match unsafe { sys::cuCtxEnablePeerAccess(context.cu_ctx(), 0) }.result() {
+                Err(DriverError(sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+            let at = u64::from(ticket[2]) | u64::from(ticket[3]) << 32;
+            return Ok((at, Map::SameProcess(context)));
+        }
+        let words: [u32; 16] = ticket[4..].try_into().expect("a ticket holds a handle");
+        let bytes: [u8; 64] = bytemuck::cast(words);
+        let handle = sys::CUipcMemHandle { reserved: bytes.map(u8::cast_signed) };
+        let flags = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
+        let mut at = 0;
+        // SAFETY: the handle is what the other process was given for its allocation, which it keeps until all ranks have
+        // closed it.
+        unsafe { sys::cuIpcOpenMemHandle_v2(&mut at, handle, flags) }.result()?;
+        Ok((at, Map::Ipc(at, Rc::clone(&self.device))))
+    }
+
+    /// Ends the connection when all ranks have done with it.
+    pub(crate) fn close(&mut self, host: &mut dyn Collective) -> Result<(), BackendError> {
+        let Some(mut region) = self.region.take() else { return Ok(()) };
+        let leave = self.device.wait("leaving the other ranks").and_then(|()| Ok(host.all_reduce(&mut [0.0])?));
+        region.maps.clear();
+        // Letting go of a context makes it current for a moment.
+        self.device.context.bind_to_thread().map_err(|error| self.device.fault("leaving the other ranks", error))?;
+        // An allocation is given back after all have closed it.
+        let left = leave.and_then(|()| Ok(host.all_reduce(&mut [0.0])?));
+        if left.is_err() {
+            // Others may still read it: it goes with the process.
+            std::mem::forget(region.own);
+        }
+        left
+    }
+
+    /// The buffer that the next sum of a layer reads on this rank.
+    pub(crate) fn layer_partial(&self, rank: usize) -> u64 {
+        self.partial(self.next_layer_buffer(), rank)
+    }
+
+    /// The buffer of the embedding's sum, or of another that is not a layer's.
+    pub(crate) fn other_partial(&self, rank: usize) -> u64 {
+        self.partial(self.next_other_buffer(), rank)
+    }
+
+    // A buffer may be written again when a launch that reads another one is over: so no two in a row are the same. A step's
+    // sums, the embedding's and then the layers', have the same ones each time.
+
+    fn next_layer_buffer(&self) -> usize {
+        usize::from(self.last == 0)
+    }
+
+    fn next_other_buffer(&self) -> usize {
+        if self.last == EMBEDDING { 0 } else { EMBEDDING }
+    }
+
+    fn region(&self) -> &Region {
+        self.region.as_ref().expect("the ranks have met")
+    }
+
+    fn partial(&self, buffer: usize, rank: usize) -> u64 {
+        let region = self.region();
+        region.bases[rank] + (self.flag_bytes() + buffer * region.partial_bytes) as u64
+    }
+
+    /// Bytes of a buffer of partial sums.
+    pub(crate) fn partial_bytes(&self) -> usize {
+        self.region.as_ref().map_or(0, |region| region.partial_bytes)
+    }
+
+    /// Where all ranks' partial sums of the next launch are; they are taken.
+    pub(crate) fn take_partials(&mut self, ranks: usize, layer: bool) -> [u64; RANKS_MAX] {
+        let buffer = if layer { self.next_layer_buffer() } else { self.next_other_buffer() };
+        self.last = buffer;
+        std::array::from_fn(|rank| if rank < ranks { self.partial(buffer, rank) } else { 0 })
+    }
+
+    /// Where all ranks' logits are.
+    pub(crate) fn logits(&self, ranks: usize) -> [u64; RANKS_MAX] {
+        let region = self.region();
+        let offset = self.flag_bytes() + PARTIALS * region.partial_bytes;
+        std::array::from_fn(|rank| if rank < ranks { region.bases[rank] + offset as u64 } else { 0 })
+    }
+
+    /// The flags, as kernels take them.
+    pub(crate) fn flags(&self, rank: usize, ranks: usize) -> all_reduce::Peers {
+        all_reduce::Peers { flags: self.region().bases, rank: rank as i32, ranks: ranks as i32 }
+    }
+}
+
+/// Whether `device` can access the memory of another.
+pub(crate) fn can_access(device: &Device, other: usize) -> bool {
+    let Ok(peer) = result::device::get(other as i32) else { return false };
+    let mut can = 0;
+    // SAFETY: both are devices of the driver.
+    let asked = unsafe { sys::cuDeviceCanAccessPeer(&mut can, device.context.cu_device(), peer) };
+    asked == sys::CUresult::CUDA_SUCCESS && can != 0
+}

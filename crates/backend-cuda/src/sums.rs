@@ -1,0 +1,125 @@
+//! Sums over ranks, by the route that was chosen.
+
+use crate::collective::Route;
+use crate::cuda::Cuda;
+use crate::kernels::all_reduce::{Add, Peers, RANKS_MAX, Sum};
+use crate::peers::PeerMemory;
+use crate::tensor::{CudaTensor, Form};
+use backend::{BackendError, Tensor};
+
+/// Up to so many bytes of partial sums, each rank reads all of them at once; beyond, each adds up a share of them first. With
+/// two ranks, sharing saves nothing.
+const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
+
+impl Cuda {
+    /// `x += partial`, or `x = partial`, of this rank alone; and the moments of x.
+    pub(crate) fn add_own(&self, partial: u64, x: &CudaTensor, accumulate: bool) -> Result<(), BackendError> {
+        if x.rows() == 0 || x.stride() == 0 {
+            return Ok(());
+        }
+        let mut partials = [0; RANKS_MAX];
+        partials[0] = partial;
+        let sum = Sum {
+            partials,
+            peers: Peers { ranks: 1, ..Peers::default() },
+            x: &x.f32(),
+            moments: x.moments(),
+            accumulate,
+            blocks_max: self.device.multiprocessors,
+        };
+        self.kernels.all_reduce.launch(&self.device, Add::Residual, &sum, self.count(x.rows()))?;
+        x.has_moments().set(true);
+        Ok(())
+    }
+
+    /// [`backend::Backend::all_reduce`].
+    pub(crate) fn sum_in_place(&mut self, x: &mut CudaTensor) -> Result<(), BackendError> {
+        assert_eq!(x.form(), Form::F32, "what is summed is f32");
+        if x.rows() * x.stride() == 0 {
+            return Ok(());
+        }
+        match &mut self.route {
+            Route::Alone => Ok(()),
+            Route::Peers(_) => self.sum_by_peers(None, x),
+            Route::Nccl(_) | Route::Host => {
+                self.sum_over_ranks(x)?;
+                x.becomes(Form::F32);
+                Ok(())
+            }
+        }
+    }
+
+    /// [`backend::Backend::all_reduce_add`].
+    pub(crate) fn sum_and_add(&mut self, partial: &mut CudaTensor, x: &mut CudaTensor) -> Result<(), BackendError> {
+        assert_eq!((partial.form(), x.form()), (Form::F32, Form::F32), "what is summed is f32");
+        assert_eq!((partial.rows(), partial.columns()), (x.rows(), x.columns()), "shapes of a sum");
+        if x.rows() * x.stride() == 0 {
+            return Ok(());
+        }
+        match &mut self.route {
+            Route::Peers(_) => return self.sum_by_peers(Some(partial), x),
+            Route::Nccl(_) | Route::Host => self.sum_over_ranks(partial)?,
+            Route::Alone => {}
+        }
+        x.rounded().set(false);
+        self.add_own(partial.f32().at, x, true)
+    }
+
+    /// In place, by NCCL or on the host.
+    fn sum_over_ranks(&mut self, x: &CudaTensor) -> Result<(), BackendError> {
+        let (at, count) = (x.f32().at, x.rows() * x.stride());
+        if let Route::Nccl(nccl) = &self.route {
+            // SAFETY: the rows are in the tensor.
+            return unsafe { nccl.all_reduce(at, count) };
+        }
+        let mut values = vec![0.0f32; count];
+        // SAFETY: the rows are in the tensor.
+        unsafe { self.device.download("an all-reduce on the host", bytemuck::cast_slice_mut(&mut values), at) }?;
+        self.host.all_reduce(&mut values)?;
+        // SAFETY: as above; `values` lives until the copy has been waited for.
+        unsafe { self.device.upload(at, bytemuck::cast_slice(&values)) }?;
+        self.device.wait("an all-reduce on the host")
+    }
+
+    /// `x += Σ partial`, or `x = Σ x`, by kernels that read the peers' memory.
+    fn sum_by_peers(&mut self, partial: Option<&CudaTensor>, x: &CudaTensor) -> Result<(), BackendError> {
+        let (rank, ranks) = (self.host.rank(), self.host.world());
+        let (rows, row_bytes) = (x.rows(), x.stride() * size_of::<f32>());
+        let Route::Peers(peers) = &mut self.route else { unreachable!("only on this route") };
+        let layer = partial.is_some();
+        let own = |peers: &PeerMemory| if layer { peers.layer_partial(rank) } else { peers.other_partial(rank) };
+        let (from, lent) = partial.map_or((x.f32().at, None), |partial| (partial.f32().at, partial.lent()));
+        if lent.is_none() {
+            peers.reserve(&mut *self.host, x.rows_max() * row_bytes, 0)?;
+        }
+        if lent != Some(own(peers)) {
+            // SAFETY: both have room for the rows.
+            unsafe { self.device.copy(own(peers), from, rows * row_bytes) }?;
+        }
+        let sum = Sum {
+            partials: peers.take_partials(ranks, layer),
+            peers: peers.flags(rank, ranks),
+            x: &x.f32(),
+            moments: x.moments(),
+            accumulate: layer,
+            blocks_max: peers.blocks(),
+        };
+        let add = if ranks == 2 || rows * row_bytes <= ONE_SHOT_BYTES_MAX { Add::OneShot } else { Add::TwoShot };
+        let count = self.count(rows);
+        self.kernels.all_reduce.launch(&self.device, add, &sum, count)?;
+        x.rounded().set(false);
+        x.has_moments().set(true);
+        Ok(())
+    }
+
+    /// `y` is about to be a layer's partial sum: where peers read it, it is written to where they do.
+    pub(crate) fn lend_partial(&self, y: &mut CudaTensor) {
+        let bytes = y.rows_max() * y.stride() * size_of::<f32>();
+        match &self.route {
+            Route::Peers(peers) if bytes <= peers.partial_bytes() => {
+                y.becomes_lent(peers.layer_partial(self.host.rank()));
+            }
+            _ => y.becomes(Form::F32),
+        }
+    }
+}

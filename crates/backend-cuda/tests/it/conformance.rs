@@ -1,0 +1,72 @@
+//! The CUDA backend against the reference.
+
+use crate::standin;
+use backend::conformance::{self, MakeRank, Subject};
+use backend::{Threads, conformance_suite};
+use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
+use std::time::Duration;
+
+/// Inputs of products are rounded to bf16, by up to 2^-9 of each; so are keys, queries, weights of attention and results.
+const TOLERANCE: f32 = 4e-3;
+
+/// Ranks of one process, each with a device of its own.
+fn cuda(change: impl Fn(&mut CudaOptions)) -> Subject<Cuda> {
+    standin::install();
+    let mut options = CudaOptions { chunk_bytes: 0, check_launches: true, ..CudaOptions::new(0) };
+    options.wait_limit = Duration::from_secs(300);
+    change(&mut options);
+    let rank = move |(device, end): (usize, Threads)| {
+        let options = CudaOptions { device, ..options.clone() };
+        Box::new(move || Cuda::new(&options, Box::new(end)).expect("a device")) as MakeRank<Cuda>
+    };
+    let ranks = move |world| Threads::connect(world).into_iter().enumerate().map(&rank).collect();
+    Subject { ranks: Box::new(ranks), tolerance: TOLERANCE }
+}
+
+// One order of all sums: the whole suite.
+conformance_suite!(deterministic, cuda(|options| options.deterministic = true));
+
+// The kernels for many rows change bits with chunks of a prompt, so all but that.
+mod fast {
+    use super::*;
+
+    #[test]
+    fn linear() {
+        conformance::linear(&cuda(|_| ()));
+    }
+
+    #[test]
+    fn attend() {
+        conformance::attend(&cuda(|_| ()));
+    }
+
+    #[test]
+    fn fused_operations() {
+        conformance::fused_operations(&cuda(|_| ()));
+    }
+}
+
+// Through the host's memory, sums are in rank order, too.
+mod host {
+    use super::*;
+
+    #[test]
+    fn all_reduce() {
+        conformance::all_reduce(&cuda(|options| options.all_reduce = AllReduceChoice::Host));
+    }
+
+    #[test]
+    fn use_logits() {
+        conformance::use_logits(&cuda(|options| options.all_reduce = AllReduceChoice::Host));
+    }
+}
+
+// By NCCL, whose order of sums is its own: only what needs no order.
+mod nccl {
+    use super::*;
+
+    #[test]
+    fn use_logits() {
+        conformance::use_logits(&cuda(|options| options.all_reduce = AllReduceChoice::Nccl));
+    }
+}

@@ -1,0 +1,114 @@
+//! Whole models on the backend against the goldens of an independent implementation, ranks as threads of this process.
+
+use crate::standin::install;
+use backend::{Collective, Threads};
+use backend_cuda::{Cuda, CudaOptions};
+use forward::{Capacity, Engine, Falcon};
+use goldens::{Case, Golden, model_dir};
+use model::Partition;
+use std::time::Duration;
+use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
+use weights::{CheckpointFiles, read_config};
+use worker::ShardSource;
+
+/// The goldens are of f32; here what enters products, keys, values and weights of attention are rounded to bf16. The golden
+/// implementation with these roundings, in f64, is off by so much for the case that is run; these models have random
+/// weights, but for the demo.
+const ROUNDING: [(&str, f32); 4] =
+    [("falcon-demo", 0.0049), ("tiny-falcon-7b", 0.165), ("tiny-falcon-180b", 0.071), ("tiny-falcon-rw", 0.045)];
+/// Roundings of f32 on top of that may tip others.
+const SLACK: f32 = 1.5;
+
+fn load(model: &str, collective: Threads, deterministic: bool) -> Engine<Cuda> {
+    install();
+    let dir = model_dir(model);
+    let config = read_config(&dir).expect("config.json");
+    let partition = Partition::new(&config, collective.rank(), collective.world());
+    let files = CheckpointFiles::open(&dir).expect("checkpoint");
+    let reader = files.shard(&config, &partition).expect("shard");
+    let capacity = Capacity { kv_blocks: 16, rows_max: 96, logits_rows_max: 20 };
+    let wait_limit = Duration::from_secs(300);
+    let options = CudaOptions { deterministic, wait_limit, ..CudaOptions::new(collective.rank()) };
+    let backend = Cuda::new(&options, Box::new(collective)).expect("a device");
+    let source = ShardSource(reader);
+    Engine::new(Falcon::load(backend, &config, &partition, capacity, &source).expect("load"))
+}
+
+/// The log-probabilities of prompt and golden continuation, run as one prompt in chunks of `chunk`.
+fn forced(engine: &mut Engine<Cuda>, case: &Case, chunk: usize) -> Vec<f32> {
+    let tokens = case.forced_ids();
+    let seq = SeqId(1);
+    let mut new = vec![NewSequence {
+        seq,
+        tokens: tokens.clone(),
+        prompt_len: tokens.len(),
+        sampling: SamplingParams::GREEDY,
+        prompt_logprobs: true,
+        top_n: 0,
+        return_logits: false,
+    }];
+    let blocks = |tokens: usize| tokens.div_ceil(BLOCK_TOKENS) as u32;
+    let mut logprobs = Vec::new();
+    for (step, start) in (0..tokens.len()).step_by(chunk).enumerate() {
+        let len = chunk.min(tokens.len() - start);
+        let new_blocks = (blocks(start)..blocks(start + len)).map(|block| BlockId(15 - block)).collect();
+        let sample = start + len == tokens.len();
+        let run = SeqRun { seq, start, len, new_blocks, draft_tokens: Vec::new(), sample, masked: false };
+        let step = StepId(step as u64);
+        let plan = StepPlan { step, new: std::mem::take(&mut new), retired: Vec::new(), runs: vec![run] };
+        let outputs = engine.step(plan, &[]).expect("step").outputs;
+        logprobs.extend(outputs.into_iter().flat_map(|output| output.prompt_logprobs));
+    }
+    logprobs
+}
+
+fn check(model: &'static str, worlds: &[usize], deterministic: bool) {
+    let (_, rounding) = ROUNDING.iter().find(|(name, _)| *name == model).expect("a rounding for each model");
+    let tolerance = rounding * SLACK;
+    let golden = Golden::of(model);
+    let case = golden.cases.iter().min_by_key(|case| case.forced_ids().len()).expect("a case");
+    let expected: Vec<f32> =
+        case.prompt_logprobs.iter().copied().flatten().chain(case.greedy.logprobs.iter().copied()).collect();
+    for &world in worlds {
+        for chunk in [1, 7, 80] {
+            let run = |end| forced(&mut load(model, end, deterministic), case, chunk);
+            let found: Vec<Vec<f32>> = std::thread::scope(|scope| {
+                let ranks: Vec<_> = Threads::connect(world).into_iter().map(|end| scope.spawn(|| run(end))).collect();
+                ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
+            });
+            for logprobs in found {
+                assert_eq!(logprobs.len(), expected.len(), "{model}");
+                let off = logprobs.iter().zip(&expected).map(|(found, expected)| (found - expected).abs());
+                // A NaN is further off than anything.
+                let worst = off.fold(0.0, |worst: f32, off| if off <= worst { worst } else { off });
+                println!("{model} on {world} in chunks of {chunk}: off by at most {worst}");
+                assert!(worst <= tolerance, "{model} on {world} in chunks of {chunk}: off by {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_that_are_padded() {
+    check("falcon-demo", &[1, 2], false);
+}
+
+#[test]
+fn heads_that_are_padded_in_one_order() {
+    check("falcon-demo", &[1], true);
+}
+
+#[test]
+fn one_key_for_all_heads() {
+    check("tiny-falcon-7b", &[1, 3], false);
+}
+
+#[test]
+fn two_norms() {
+    check("tiny-falcon-180b", &[1], false);
+}
+
+#[test]
+fn norms_one_after_the_other() {
+    check("tiny-falcon-rw", &[1, 2], false);
+}

@@ -1,0 +1,7 @@
+//! The backend on the stand-in libraries, which run the PTX that ships; or on real GPUs.
+
+mod conformance;
+mod faults;
+mod goldens;
+mod processes;
+mod standin;
