@@ -13,7 +13,9 @@ fn cpu(isa: Isa, threads: usize) -> Subject<Cpu<Threads>> {
         Box::new(move || Cpu::new(&options, end).expect("a supported instruction set")) as MakeRank<Cpu<Threads>>
     };
     let ranks = move |world| Threads::connect(world).into_iter().map(&rank).collect();
-    Subject { ranks: Box::new(ranks), tolerance: 1e-6 }
+    // The matrix unit takes activations as two bf16, which leave up to 2⁻¹⁸ of them.
+    let tolerance = if isa == Isa::Amx { 5e-6 } else { 1e-6 };
+    Subject { ranks: Box::new(ranks), tolerance }
 }
 
 conformance_suite!(plain, cpu(Isa::Plain, 1));
@@ -23,6 +25,9 @@ conformance_suite!(avx2_3_threads, cpu(Isa::Avx2, 3));
 conformance_suite!(avx512, cpu(Isa::Avx512, 1));
 conformance_suite!(avx512_2_threads, cpu(Isa::Avx512, 2));
 conformance_suite!(avx512_3_threads, cpu(Isa::Avx512, 3));
+conformance_suite!(amx, cpu(Isa::Amx, 1));
+conformance_suite!(amx_2_threads, cpu(Isa::Amx, 2));
+conformance_suite!(amx_3_threads, cpu(Isa::Amx, 3));
 
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {

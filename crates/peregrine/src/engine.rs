@@ -44,7 +44,7 @@ pub struct EngineArgs {
     /// Threads that compute in each rank; an even share of the cores if not given. (cpu)
     #[arg(long, value_name = "N")]
     threads_per_rank: Option<usize>,
-    /// Instruction set to use instead of the best that the processor has: plain, avx2 or avx512. (cpu)
+    /// Instruction set to use instead of the best that the processor has: plain, avx2, avx512 or amx. (cpu)
     #[arg(long, value_parser = isa)]
     isa: Option<String>,
     /// Seconds for which a rank waits for the others within a step before it gives up.

@@ -154,7 +154,7 @@ async fn flags_that_cannot_be() {
         (&["--max-batch-tokens", "0"], &["--max-batch-tokens is 0"]),
         (&["--max-concurrent-requests", "0"], &["--max-concurrent-requests is 0"]),
         (&["--threads-per-rank", "0"], &["--threads-per-rank is 0"]),
-        (&["--isa", "sse9"], &["--isa <ISA>", "\"sse9\" is no instruction set", "plain, avx2 and avx512"]),
+        (&["--isa", "sse9"], &["--isa <ISA>", "\"sse9\" is no instruction set", "plain, avx2, avx512 and amx"]),
         (&["--backend", "cuda"], &["--backend cpu", "cuda"]),
         (&["--backend", "tpu"], &["--backend", "tpu"]),
         (&["--no-such-flag"], &["--no-such-flag"]),
