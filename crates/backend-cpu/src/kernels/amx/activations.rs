@@ -7,14 +7,17 @@ use crate::kernels::memory::Buffer;
 use crate::kernels::norm::{Moments, moments};
 use crate::kernels::pool::Pool;
 use crate::kernels::simd::{Avx512, Simd};
-use crate::kernels::tiles::{Cuts, Tile};
+use crate::kernels::tiles::Cuts;
 use std::arch::x86_64::*;
 
-/// Rows of activations in groups of [`Activations::width`]. For each group and 32 columns there are two tiles, of the
-/// rounded values and of the rests; a tile is 16 pairs of columns, each with its two bf16 of every row in turn.
+/// Rows of activations in groups of [`Activations::width`], in chunks of [`CHUNK_TILES`] times 32 columns: first all groups
+/// of the first chunk, then those of the next, so that what is used together lies together. For 32 columns of a group
+/// there are two tiles, of the rounded values and of the rests; a tile is 16 pairs of columns, each with its two bf16 of
+/// every row in turn.
 #[derive(Default)]
 pub struct Activations {
     pairs: Option<Buffer<u32>>,
+    moments: Vec<Moments>,
     rows: usize,
     columns: usize,
 }
@@ -38,17 +41,24 @@ pub enum Input<'a> {
     },
 }
 
-/// Tiles of columns that a thread packs at a time, at least.
-const TASK_TILES: usize = 64;
+/// Tiles of a chunk of columns.
+pub const CHUNK_TILES: usize = 32;
+/// Columns of a chunk.
+const CHUNK_COLUMNS: usize = CHUNK_TILES * TILE_COLUMNS;
+/// Elements of rows whose moments a task computes, at least.
+const MOMENTS_ELEMENTS: usize = 16_384;
 
 impl Activations {
     /// Makes room for so many rows and columns; `None` if the system has none.
     pub fn reserve(&mut self, rows_max: usize, columns: usize) -> Option<()> {
-        let len = rows_max.next_multiple_of(GROUP_ROWS).checked_mul(columns.next_multiple_of(TILE_COLUMNS))?;
+        let len = rows_max.next_multiple_of(GROUP_ROWS).checked_mul(columns.next_multiple_of(CHUNK_COLUMNS))?;
         if self.pairs.as_ref().is_none_or(|pairs| pairs.len() < len) {
             // The old room goes first.
             self.pairs = None;
             self.pairs = Some(Buffer::zeroed(len)?);
+        }
+        if self.moments.len() < rows_max {
+            self.moments.resize(rows_max, Moments::default());
         }
         Some(())
     }
@@ -60,16 +70,26 @@ impl Activations {
     /// If no room was made for them.
     pub fn pack(&mut self, amx: Amx, pool: &mut Pool, (rows, columns): (usize, usize), input: &Input<'_>) {
         (self.rows, self.columns) = (rows, columns);
-        let (width, len) = (self.width(), self.group_len());
-        let pairs = self.pairs.as_mut().map_or(&mut [][..], |pairs| &mut pairs[..rows.div_ceil(GROUP_ROWS) * len]);
-        // A norm looks at whole rows first.
-        let whole = matches!(input, Input::Norm { .. });
-        let task = if whole { len.max(1) } else { TASK_TILES * TILE_COLUMNS * width };
-        pool.for_each_plain_tile(pairs, len, Cuts::Every(1), Cuts::Every(task), |mut tile| {
-            let first = tile.columns.start / width;
-            let first_row = tile.rows.start * GROUP_ROWS;
+        let (width, group_len, chunk_len) = (self.width(), self.group_len(), self.chunk_len());
+        let Self { pairs, moments, .. } = self;
+        if let Input::Norm { x, eps, .. } = *input {
+            let some = Cuts::Every(MOMENTS_ELEMENTS.div_ceil(columns.max(1)));
+            pool.for_each_plain_tile(&mut moments[..rows], 1, some, Cuts::Every(1), |mut tile| {
+                for row in tile.rows.clone() {
+                    let x = &x[row * columns..][..columns];
+                    // SAFETY: `amx` proves AVX-512.
+                    tile.row(row)[0] = unsafe { vector_moments(amx.0, x, eps) };
+                }
+            });
+        }
+        let chunks = columns.div_ceil(CHUNK_COLUMNS);
+        let pairs = pairs.as_mut().map_or(&mut [][..], |pairs| &mut pairs[..chunks * chunk_len]);
+        let (every, group) = (Cuts::Every(1), Cuts::Every(group_len));
+        pool.for_each_plain_tile(pairs, chunk_len, every, group, |mut tile| {
+            let first_row = tile.column_part * GROUP_ROWS;
+            let first = tile.row_part * CHUNK_COLUMNS;
             let part = Part { first_row, rows: rows.min(first_row + GROUP_ROWS) - first_row, first, columns, width };
-            pack_part(amx, &part, input, &mut tile);
+            pack_part(amx, &part, input, moments, tile.row(part.first / CHUNK_COLUMNS));
         });
     }
 
@@ -78,14 +98,34 @@ impl Activations {
         self.rows.clamp(1, GROUP_ROWS)
     }
 
-    /// The tiles of a group, or of the last one.
-    pub fn group(&self, group: usize) -> &[u32] {
-        let len = self.group_len();
-        self.pairs.as_ref().map_or(&[], |pairs| &pairs[group * len..][..len])
+    /// Groups of rows.
+    pub fn groups(&self) -> usize {
+        self.rows.div_ceil(GROUP_ROWS)
     }
 
+    /// The tiles of a group from a column of tiles on: to the end of its chunk, and where there is only one group, to the
+    /// last column and behind it.
+    pub fn tiles(&self, group: usize, tile: usize) -> &[u32] {
+        let (chunk, within) = (tile / CHUNK_TILES, tile % CHUNK_TILES);
+        let start = chunk * self.chunk_len() + group * self.group_len();
+        let len = if self.groups() == 1 { usize::MAX } else { self.group_len() };
+        let pairs = self.pairs.as_deref().map_or(&[][..], |pairs| &pairs[start..]);
+        &pairs[..len.min(pairs.len())][within * 2 * self.tile_len()..]
+    }
+
+    /// Elements of a tile.
+    fn tile_len(&self) -> usize {
+        TILE_COLUMNS / 2 * self.width()
+    }
+
+    /// Elements of a group's part of a chunk.
     fn group_len(&self) -> usize {
-        self.columns.next_multiple_of(TILE_COLUMNS) * self.width()
+        CHUNK_TILES * 2 * self.tile_len()
+    }
+
+    /// Elements of a chunk.
+    fn chunk_len(&self) -> usize {
+        self.groups() * self.group_len()
     }
 }
 
@@ -100,32 +140,30 @@ struct Part {
     width: usize,
 }
 
-fn pack_part(amx: Amx, part: &Part, input: &Input<'_>, tile: &mut Tile<'_, u32>) {
-    let group = tile.rows.start;
-    let pairs = tile.row(group);
+fn pack_part(amx: Amx, part: &Part, input: &Input<'_>, moments: &[Moments], pairs: &mut [u32]) {
+    let simd = amx.0;
     // SAFETY: `amx` proves AVX-512 with bf16.
     unsafe {
         match *input {
-            Input::Plain(x) => pack(amx.0, part, x, |v, _, _| v, pairs),
-            Input::Gelu(x) => pack(amx.0, part, x, |v, _, _| gelu(amx.0, v), pairs),
-            Input::Norm { x, scale, bias, eps } => pack_normal(amx.0, part, (x, scale, bias, eps), pairs),
+            Input::Plain(x) => pack(simd, part, x, |v, _, _| v, pairs),
+            Input::Gelu(x) => pack(simd, part, x, |v, _, _| gelu(simd, v), pairs),
+            Input::Norm { x, scale, bias, .. } => {
+                assert!(scale.len() == part.columns && bias.len() == part.columns, "lengths of a norm");
+                let of_rows = &moments[part.first_row..][..part.rows];
+                let normal = |v, row: usize, column| {
+                    let (scale, bias) = (load(simd, &scale[column..]), load(simd, &bias[column..]));
+                    of_rows[row].normal(simd, v, scale, bias)
+                };
+                pack(simd, part, x, normal, pairs);
+            }
         }
     }
 }
 
-/// Packs normalized rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pack_normal(simd: Avx512, part: &Part, (x, scale, bias, eps): (&[f32], &[f32], &[f32], f32), pairs: &mut [u32]) {
-    assert!(scale.len() == part.columns && bias.len() == part.columns, "lengths of a norm");
-    let mut of_rows = [Moments::default(); GROUP_ROWS];
-    for (row, of_row) in of_rows[..part.rows].iter_mut().enumerate() {
-        *of_row = moments(simd, &x[(part.first_row + row) * part.columns..][..part.columns], eps);
-    }
-    let normal = |v, row: usize, column| {
-        let (scale, bias) = (load(simd, &scale[column..]), load(simd, &bias[column..]));
-        of_rows[row].normal(simd, v, scale, bias)
-    };
-    pack(simd, part, x, normal, pairs);
+/// The moments of a row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn vector_moments(simd: Avx512, x: &[f32], eps: f32) -> Moments {
+    moments(simd, x, eps)
 }
 
 /// Up to a vector of elements, with 0 behind them.
@@ -142,6 +180,9 @@ fn pack(simd: Avx512, part: &Part, x: &[f32], map: impl Fn(__m512, usize, usize)
     let tile_len = TILE_COLUMNS / 2 * part.width;
     for (i, tiles) in pairs.chunks_exact_mut(2 * tile_len).enumerate() {
         let column = part.first + i * TILE_COLUMNS;
+        if column >= part.columns {
+            return;
+        }
         let (mut rounded, mut rest) = ([zero; GROUP_ROWS], [zero; GROUP_ROWS]);
         for row in 0..part.rows {
             let x = &x[(part.first_row + row) * part.columns..][..part.columns];

@@ -1,5 +1,6 @@
 //! Products of packed weights with packed activations.
 
+use super::activations::CHUNK_TILES;
 use super::assembly::{Shaped, TILE_BYTES};
 use super::transpose::transpose;
 use super::{Activations, Amx, GROUP_ROWS, PackedWeights, TILE_ROWS};
@@ -33,11 +34,10 @@ pub struct ProductTile<'a> {
 const PANELS: usize = 4;
 /// Outputs of so many panels.
 pub const PANELS_OUTPUTS: usize = PANELS * TILE_ROWS;
-/// Groups of rows and fours of panels of a block, and tiles of columns at a time: the activations' part stays in the
-/// second-level cache, that of two panels in the first.
+/// Groups of rows and fours of panels of a block: a chunk of the activations' columns stays in the second-level cache, with
+/// the sums.
 const BLOCK_GROUPS: usize = 16;
 const BLOCK_FOURS: usize = 4;
-const BLOCK_TILES: usize = 16;
 /// Elements of a tile of sums.
 const SUMS: usize = TILE_ROWS * GROUP_ROWS;
 /// Elements of the sums of a block.
@@ -73,13 +73,15 @@ impl ProductTile<'_> {
         let fours = outputs.start / PANELS_OUTPUTS..outputs.end.div_ceil(PANELS_OUTPUTS);
         let shaped = Shaped::new(amx, self.terms.first().map_or(1, |term| term.x.width()));
         let fours_at_once = if groups.len() == 1 { 1 } else { BLOCK_FOURS };
-        for groups in blocks(groups, BLOCK_GROUPS) {
+        // Blocks of equal size, of whole pairs.
+        let at_once = groups.len().div_ceil(groups.len().div_ceil(BLOCK_GROUPS).max(1)).next_multiple_of(2);
+        for groups in blocks(groups, at_once.max(1)) {
             for fours in blocks(fours.clone(), fours_at_once) {
                 let block = Block { groups: groups.clone(), fours };
                 self.sums[..block.groups.len() * block.fours.len() * PANELS * SUMS].fill(0.0);
                 for term in self.terms {
                     assert_eq!(term.x.width(), shaped.width(), "rows of a product's terms");
-                    if block.groups.len() == 1 {
+                    if term.x.groups() == 1 {
                         self.stream(&shaped, term, &block);
                     } else {
                         self.multiply(&shaped, term, &block);
@@ -94,7 +96,6 @@ impl ProductTile<'_> {
     /// One group of rows: the weights go by once, as fast as memory has them.
     fn stream(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block) {
         let tiles = term.weights.panel_tiles();
-        let group = tiles_of(term.x.group(block.groups.start));
         let near_end = tiles.saturating_sub(AHEAD_TILES);
         for four in block.fours.clone() {
             let Some(panels) = panels(term.weights, four) else { return };
@@ -102,6 +103,7 @@ impl ProductTile<'_> {
             // Behind its end, a stream goes on in the panel four further.
             let wrap = (PANELS - 1) * tiles * TILE_BYTES;
             for (part, ahead) in [(0..near_end, 0), (near_end..tiles, wrap)] {
+                let group = tiles_of(term.x.tiles(0, part.start));
                 four_by_one(shaped, panels, group, part, ahead + AHEAD_TILES * TILE_BYTES, sums);
             }
         }
@@ -109,7 +111,7 @@ impl ProductTile<'_> {
 
     /// Several groups of rows: blocks of columns, in which two panels of weights meet two groups at a time.
     fn multiply(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block) {
-        for part in blocks(0..term.weights.panel_tiles(), BLOCK_TILES) {
+        for part in blocks(0..term.weights.panel_tiles(), CHUNK_TILES) {
             for four in block.fours.clone() {
                 let Some(all) = panels(term.weights, four) else { return };
                 let next = panels(term.weights, four + 1).unwrap_or(all);
@@ -118,7 +120,7 @@ impl ProductTile<'_> {
                 if block.groups.len() % 2 == 1 {
                     let group = block.groups.end - 1;
                     let sums = &mut self.sums[block.sums_at(four, group)..][..PANELS * SUMS];
-                    four_by_one(shaped, all, tiles_of(term.x.group(group)), part.clone(), TILE_BYTES, sums);
+                    four_by_one(shaped, all, tiles_of(term.x.tiles(group, part.start)), part.clone(), TILE_BYTES, sums);
                 }
             }
         }
@@ -138,7 +140,7 @@ impl ProductTile<'_> {
         for pair in 0..pairs {
             let group = block.groups.start + 2 * pair;
             let sums = &mut self.sums[block.sums_at(four, group) + panel * SUMS..][..(PANELS + 2) * SUMS];
-            let groups = [group, group + 1].map(|group| tiles_of(x.group(group)));
+            let groups = [group, group + 1].map(|group| tiles_of(x.tiles(group, part.start)));
             let ahead = Ahead { panels: next, turn: pair, turns: pairs };
             two_by_two(shaped, panels, groups, part.clone(), &ahead, sums);
         }
@@ -217,7 +219,7 @@ fn four_by_one(
 ) {
     let pair = 2 * 4 * TILE_ROWS * shaped.width();
     let panels = panels.map(|panel| panel[part.start * TILE_BYTES..part.end * TILE_BYTES].as_ptr());
-    let group = group[part.start * pair..part.end * pair].as_ptr();
+    let group = group[..part.len() * pair].as_ptr();
     let sums = sums[..PANELS * TILE_ROWS * shaped.width()].as_mut_ptr();
     // SAFETY: the slices above have what is asked for.
     unsafe { shaped.four_by_one(panels, group, part.len(), ahead, sums) };
@@ -243,7 +245,7 @@ fn two_by_two(
     assert_eq!(shaped.width(), GROUP_ROWS, "rows of a whole group");
     let bytes = part.start * TILE_BYTES..part.end * TILE_BYTES;
     let panels = panels.map(|panel| panel[bytes.clone()].as_ptr());
-    let groups = groups.map(|group| group[2 * bytes.start..2 * bytes.end].as_ptr());
+    let groups = groups.map(|group| group[..2 * bytes.len()].as_ptr());
     let lines = TILE_LINES.div_ceil(ahead.turns);
     let asked = bytes.start + ahead.turn * part.len() * lines * 64;
     let next = ahead.panels.map(|panel| panel.as_ptr().wrapping_add(asked));
