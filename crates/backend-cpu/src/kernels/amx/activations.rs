@@ -89,7 +89,8 @@ impl Activations {
             let first_row = tile.column_part * GROUP_ROWS;
             let first = tile.row_part * CHUNK_COLUMNS;
             let part = Part { first_row, rows: rows.min(first_row + GROUP_ROWS) - first_row, first, columns, width };
-            pack_part(amx, &part, input, moments, tile.row(part.first / CHUNK_COLUMNS));
+            // SAFETY: `amx` proves AVX-512 with bf16.
+            unsafe { pack_part(amx.0, &part, input, moments, tile.row(first / CHUNK_COLUMNS)) };
         });
     }
 
@@ -140,22 +141,21 @@ struct Part {
     width: usize,
 }
 
-fn pack_part(amx: Amx, part: &Part, input: &Input<'_>, moments: &[Moments], pairs: &mut [u32]) {
-    let simd = amx.0;
-    // SAFETY: `amx` proves AVX-512 with bf16.
-    unsafe {
-        match *input {
-            Input::Plain(x) => pack(simd, part, x, |v, _, _| v, pairs),
-            Input::Gelu(x) => pack(simd, part, x, |v, _, _| gelu(simd, v), pairs),
-            Input::Norm { x, scale, bias, .. } => {
-                assert!(scale.len() == part.columns && bias.len() == part.columns, "lengths of a norm");
-                let of_rows = &moments[part.first_row..][..part.rows];
-                let normal = |v, row: usize, column| {
-                    let (scale, bias) = (load(simd, &scale[column..]), load(simd, &bias[column..]));
-                    of_rows[row].normal(simd, v, scale, bias)
-                };
-                pack(simd, part, x, normal, pairs);
-            }
+/// Packs a part of `input`, with the moments of all rows where it is to be normalized.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack_part(simd: Avx512, part: &Part, input: &Input<'_>, moments: &[Moments], pairs: &mut [u32]) {
+    // What runs within the loops is written here, where it is compiled for the instruction set.
+    match *input {
+        Input::Plain(x) => pack(simd, part, x, |v, _, _| v, pairs),
+        Input::Gelu(x) => pack(simd, part, x, |v, _, _| gelu(simd, v), pairs),
+        Input::Norm { x, scale, bias, .. } => {
+            assert!(scale.len() == part.columns && bias.len() == part.columns, "lengths of a norm");
+            let of_rows = &moments[part.first_row..][..part.rows];
+            let normal = |v, row: usize, column| {
+                let (scale, bias) = (load(simd, &scale[column..]), load(simd, &bias[column..]));
+                of_rows[row].normal(simd, v, scale, bias)
+            };
+            pack(simd, part, x, normal, pairs);
         }
     }
 }
@@ -202,18 +202,21 @@ fn pack(simd: Avx512, part: &Part, x: &[f32], map: impl Fn(__m512, usize, usize)
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
 fn split(low: __m512, high: __m512) -> (__m512i, __m512i) {
-    let infinity = _mm512_set1_ps(f32::INFINITY);
-    let rest = |x: __m512, rounded: __m256i| {
-        let rounded = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded)));
-        let finite = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(rounded), infinity);
-        _mm512_maskz_sub_ps(finite, x, rounded)
-    };
     // SAFETY: both are vectors of 512 bits, all of which are free.
     let bits = |v: __m512bh| unsafe { std::mem::transmute::<__m512bh, __m512i>(v) };
     let rounded = bits(_mm512_cvtne2ps_pbh(high, low));
     let low = rest(low, _mm512_castsi512_si256(rounded));
     let high = rest(high, _mm512_extracti64x4_epi64::<1>(rounded));
     (rounded, bits(_mm512_cvtne2ps_pbh(high, low)))
+}
+
+/// What rounding took from `x`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn rest(x: __m512, rounded: __m256i) -> __m512 {
+    let rounded = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded)));
+    let finite = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(rounded), _mm512_set1_ps(f32::INFINITY));
+    _mm512_maskz_sub_ps(finite, x, rounded)
 }
 
 /// Rows of 16 pairs become 16 rows of the first `width` rows' pairs.
@@ -227,8 +230,9 @@ fn store_tile(rows: [__m512i; GROUP_ROWS], width: usize, to: &mut [u32]) {
         return;
     }
     let mask = ((1u32 << width) - 1) as u16;
-    for (to, pairs) in to.chunks_exact_mut(width).zip(transpose(rows)) {
+    let pairs = transpose(rows);
+    for pair in 0..16 {
         // SAFETY: only the lanes below `width` are written.
-        unsafe { _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask, pairs) };
+        unsafe { _mm512_mask_storeu_epi32(to[pair * width..].as_mut_ptr().cast(), mask, pairs[pair]) };
     }
 }

@@ -153,22 +153,26 @@ impl ProductTile<'_> {
         for four in block.fours.clone() {
             for panel in 0..PANELS {
                 let first = four * PANELS_OUTPUTS + panel * TILE_ROWS;
-                let Some(count) = outputs.end.checked_sub(first).filter(|&count| count > 0) else { break };
-                let these = first..first + count.min(TILE_ROWS);
+                let these = first..outputs.end.min(first + TILE_ROWS);
+                if these.is_empty() {
+                    break;
+                }
                 let mask = ((1u32 << these.len()) - 1) as u16;
-                // SAFETY: lanes outside of the mask are not read.
-                let load = |from: &[f32]| unsafe { _mm512_maskz_loadu_ps(mask, from[..these.len()].as_ptr()) };
+                let mut bias_sum = _mm512_setzero_ps();
+                for bias in self.terms.iter().filter_map(|term| term.bias) {
+                    let bias = &bias[these.clone()];
+                    // SAFETY: lanes outside of the mask are not read.
+                    bias_sum = _mm512_add_ps(bias_sum, unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr()) });
+                }
                 for group in block.groups.clone() {
                     let sums = &self.sums[block.sums_at(four, group) + panel * TILE_ROWS * shaped.width()..];
                     let of_rows = by_rows(&sums[..TILE_ROWS * shaped.width()], shaped.width());
-                    for (row, sums) in (group * GROUP_ROWS..rows.end).zip(of_rows) {
+                    for (row, sums) in (group * GROUP_ROWS..rows.end).zip(&of_rows) {
                         let y = &mut self.y.row(row)[these.start - outputs.start..][..these.len()];
-                        let mut value = sums;
-                        for bias in self.terms.iter().filter_map(|term| term.bias) {
-                            value = _mm512_add_ps(value, load(&bias[these.start..]));
-                        }
+                        let mut value = _mm512_add_ps(_mm512_castsi512_ps(*sums), bias_sum);
                         if self.add {
-                            value = _mm512_add_ps(load(y), value);
+                            // SAFETY: lanes outside of the mask are not read.
+                            value = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) }, value);
                         }
                         // SAFETY: lanes outside of the mask are not written.
                         unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, value) };
@@ -182,20 +186,20 @@ impl ProductTile<'_> {
 /// A tile of sums as 16 outputs of each row.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn by_rows(sums: &[f32], width: usize) -> [__m512; GROUP_ROWS] {
+fn by_rows(sums: &[f32], width: usize) -> [__m512i; GROUP_ROWS] {
     assert_eq!(sums.len(), TILE_ROWS * width, "elements of a tile of sums");
     let mut outputs = [_mm512_setzero_si512(); TILE_ROWS];
     if width == 1 {
         // SAFETY: there are 16 elements.
         outputs[0] = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
-        return outputs.map(|v| _mm512_castsi512_ps(v));
+        return outputs;
     }
     let mask = ((1u32 << width) - 1) as u16;
-    for (output, sums) in outputs.iter_mut().zip(sums.chunks_exact(width)) {
+    for output in 0..TILE_ROWS {
         // SAFETY: lanes outside of the mask, which has `width` lanes, are not read.
-        *output = unsafe { _mm512_maskz_loadu_epi32(mask, sums.as_ptr().cast()) };
+        outputs[output] = unsafe { _mm512_maskz_loadu_epi32(mask, sums[output * width..].as_ptr().cast()) };
     }
-    transpose(outputs).map(|v| _mm512_castsi512_ps(v))
+    transpose(outputs)
 }
 
 /// Four panels; where a weight has fewer, its last one again, whose sums nobody reads. `None` if it has none.
