@@ -135,7 +135,7 @@ impl Shaped {
     }
 
     /// Two panels of weights by two groups of 16 rows of activations, over `steps` tiles of columns: `sums[g][i] +=
-    /// a[i] · b[g]`. With every step, so many lines are asked for from each of the addresses `next`, which need not exist.
+    /// a[i] · b[g]`. Panels that are not in the cache are asked for some bytes ahead; the address need not exist.
     ///
     /// # Safety
     ///
@@ -145,61 +145,74 @@ impl Shaped {
         a: [*const u8; 2],
         b: [*const u8; 2],
         steps: usize,
-        (next, lines): ([*const u8; 2], usize),
+        ahead: Option<usize>,
         sums: [*mut f32; 2],
     ) {
         if steps == 0 {
             return;
         }
+        macro_rules! prefetch {
+            ($($line:literal)*) => {
+                concat!($(
+                    "prefetcht0 [{a0} + {ahead} + ", $line, "]\n",
+                    "prefetcht0 [{a1} + {ahead} + ", $line, "]\n",
+                )*)
+            };
+        }
+        macro_rules! multiply {
+            ([$($first:expr)?] [$($second:expr)?] [$($third:expr)?] [$($fourth:expr)?] $ahead:expr) => {
+                asm!(
+                    "tileloadd tmm0, [{sums0} + {line}]",
+                    "tileloadd tmm1, [{sums1} + {line}]",
+                    "tileloadd tmm2, [{sums0} + {line} + 1024]",
+                    "tileloadd tmm3, [{sums1} + {line} + 1024]",
+                    "2:",
+                    "tileloadd tmm4, [{a0} + {line}]",
+                    "tileloadd tmm6, [{b0} + {line}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{b1} + {line}]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    $($first,)?
+                    "tileloadd tmm5, [{a1} + {line}]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    $($second,)?
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm6, [{b0} + {line} + 1024]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    $($third,)?
+                    "tileloadd tmm7, [{b1} + {line} + 1024]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    $($fourth,)?
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "add {a0}, 1024",
+                    "add {a1}, 1024",
+                    "add {b0}, 2048",
+                    "add {b1}, 2048",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{sums0} + {line}], tmm0",
+                    "tilestored [{sums1} + {line}], tmm1",
+                    "tilestored [{sums0} + {line} + 1024], tmm2",
+                    "tilestored [{sums1} + {line} + 1024], tmm3",
+                    "/* {ahead} */",
+                    a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _,
+                    b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
+                    steps = inout(reg) steps => _, ahead = in(reg) $ahead,
+                    sums0 = in(reg) sums[0], sums1 = in(reg) sums[1], line = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                )
+            };
+        }
         // SAFETY: as in `four_by_one`, with two panels, two groups and two times two tiles of sums.
         unsafe {
-            asm!(
-                "tileloadd tmm0, [{sums0} + {line}]",
-                "tileloadd tmm1, [{sums1} + {line}]",
-                "tileloadd tmm2, [{sums0} + {line} + 1024]",
-                "tileloadd tmm3, [{sums1} + {line} + 1024]",
-                "2:",
-                "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{b0} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "mov {count:e}, {lines:e}",
-                "3:",
-                "prefetcht1 [{next0}]",
-                "prefetcht1 [{next1}]",
-                "add {next0}, 64",
-                "add {next1}, 64",
-                "dec {count:e}",
-                "jnz 3b",
-                "tileloadd tmm6, [{b0} + {line} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024",
-                "add {a1}, 1024",
-                "add {b0}, 2048",
-                "add {b1}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{sums0} + {line}], tmm0",
-                "tilestored [{sums1} + {line}], tmm1",
-                "tilestored [{sums0} + {line} + 1024], tmm2",
-                "tilestored [{sums1} + {line} + 1024], tmm3",
-                a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _,
-                b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
-                next0 = inout(reg) next[0] => _, next1 = inout(reg) next[1] => _,
-                lines = in(reg) lines.max(1), count = out(reg) _, steps = inout(reg) steps => _,
-                sums0 = in(reg) sums[0], sums1 = in(reg) sums[1], line = in(reg) 64usize,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
+            match ahead {
+                None => multiply!([] [] [] [] 0usize),
+                Some(ahead) => multiply!([prefetch!(0 64 128 192)] [prefetch!(256 320 384 448)]
+                    [prefetch!(512 576 640 704)] [prefetch!(768 832 896 960)] ahead),
+            }
         }
     }
 }

@@ -44,8 +44,6 @@ const SUMS: usize = TILE_ROWS * GROUP_ROWS;
 pub const SUMS_LEN: usize = BLOCK_GROUPS * BLOCK_FOURS * PANELS * SUMS;
 /// How far ahead a stream of weights is asked for, in tiles.
 const AHEAD_TILES: usize = 1;
-/// Cache lines of a tile.
-const TILE_LINES: usize = TILE_BYTES / 64;
 
 /// Groups of rows and fours of panels.
 struct Block {
@@ -114,9 +112,8 @@ impl ProductTile<'_> {
         for part in blocks(0..term.weights.panel_tiles(), CHUNK_TILES) {
             for four in block.fours.clone() {
                 let Some(all) = panels(term.weights, four) else { return };
-                let next = panels(term.weights, four + 1).unwrap_or(all);
-                self.half(shaped, term.x, block, (four, 0), &part, [[all[0], all[1]], [all[2], all[3]]]);
-                self.half(shaped, term.x, block, (four, 2), &part, [[all[2], all[3]], [next[0], next[1]]]);
+                self.half(shaped, term.x, block, (four, 0), &part, [all[0], all[1]]);
+                self.half(shaped, term.x, block, (four, 2), &part, [all[2], all[3]]);
                 if block.groups.len() % 2 == 1 {
                     let group = block.groups.end - 1;
                     let sums = &mut self.sums[block.sums_at(four, group)..][..PANELS * SUMS];
@@ -126,7 +123,7 @@ impl ProductTile<'_> {
         }
     }
 
-    /// Two panels of a four, from `panel` on, by all pairs of groups; then come the panels `next`.
+    /// Two panels of a four, from `panel` on, by all pairs of groups. The first pair brings the panels into the cache.
     fn half(
         &mut self,
         shaped: &Shaped,
@@ -134,15 +131,15 @@ impl ProductTile<'_> {
         block: &Block,
         (four, panel): (usize, usize),
         part: &Range<usize>,
-        [panels, next]: [[&[u8]; 2]; 2],
+        panels: [&[u8]; 2],
     ) {
         let pairs = block.groups.len() / 2;
         for pair in 0..pairs {
             let group = block.groups.start + 2 * pair;
             let sums = &mut self.sums[block.sums_at(four, group) + panel * SUMS..][..(PANELS + 2) * SUMS];
             let groups = [group, group + 1].map(|group| tiles_of(x.tiles(group, part.start)));
-            let ahead = Ahead { panels: next, turn: pair, turns: pairs };
-            two_by_two(shaped, panels, groups, part.clone(), &ahead, sums);
+            let ahead = (pair == 0).then_some(AHEAD_TILES * TILE_BYTES);
+            two_by_two(shaped, panels, groups, part.clone(), ahead, sums);
         }
     }
 
@@ -229,13 +226,6 @@ fn four_by_one(
     unsafe { shaped.four_by_one(panels, group, part.len(), ahead, sums) };
 }
 
-/// Panels that come next, to be asked for in so many turns.
-struct Ahead<'a> {
-    panels: [&'a [u8]; 2],
-    turn: usize,
-    turns: usize,
-}
-
 /// Two panels by two groups, over a part of the tiles of columns. `sums` begins with the first group's two tiles; those
 /// of the second are behind the first group's four.
 fn two_by_two(
@@ -243,18 +233,15 @@ fn two_by_two(
     panels: [&[u8]; 2],
     groups: [&[u8]; 2],
     part: Range<usize>,
-    ahead: &Ahead<'_>,
+    ahead: Option<usize>,
     sums: &mut [f32],
 ) {
     assert_eq!(shaped.width(), GROUP_ROWS, "rows of a whole group");
     let bytes = part.start * TILE_BYTES..part.end * TILE_BYTES;
     let panels = panels.map(|panel| panel[bytes.clone()].as_ptr());
     let groups = groups.map(|group| group[..2 * bytes.len()].as_ptr());
-    let lines = TILE_LINES.div_ceil(ahead.turns);
-    let asked = bytes.start + ahead.turn * part.len() * lines * 64;
-    let next = ahead.panels.map(|panel| panel.as_ptr().wrapping_add(asked));
     let (first, second) = sums.split_at_mut(PANELS * SUMS);
     let sums = [&mut first[..2 * SUMS], &mut second[..2 * SUMS]].map(|sums| sums.as_mut_ptr());
     // SAFETY: the slices above have what is asked for.
-    unsafe { shaped.two_by_two(panels, groups, part.len(), (next, lines), sums) };
+    unsafe { shaped.two_by_two(panels, groups, part.len(), ahead, sums) };
 }
