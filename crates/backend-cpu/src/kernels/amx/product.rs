@@ -146,36 +146,44 @@ impl ProductTile<'_> {
     /// Adds the biases and hands over to `y`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn finish(&mut self, shaped: &Shaped, block: &Block) {
-        let (rows, outputs) = (self.y.rows.clone(), self.y.columns.clone());
+        let end = self.y.columns.end;
         for four in block.fours.clone() {
-            for panel in 0..PANELS {
-                let first = four * PANELS_OUTPUTS + panel * TILE_ROWS;
-                let these = first..outputs.end.min(first + TILE_ROWS);
-                if these.is_empty() {
-                    break;
-                }
-                let mask = ((1u32 << these.len()) - 1) as u16;
-                let mut bias_sum = _mm512_setzero_ps();
-                for bias in self.terms.iter().filter_map(|term| term.bias) {
-                    let bias = &bias[these.clone()];
-                    // SAFETY: lanes outside of the mask are not read.
-                    bias_sum = _mm512_add_ps(bias_sum, unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr()) });
-                }
-                for group in block.groups.clone() {
-                    let sums = &self.sums[block.sums_at(four, group) + panel * TILE_ROWS * shaped.width()..];
-                    let of_rows = by_rows(&sums[..TILE_ROWS * shaped.width()], shaped.width());
-                    for (row, sums) in (group * GROUP_ROWS..rows.end).zip(&of_rows) {
-                        let y = &mut self.y.row(row)[these.start - outputs.start..][..these.len()];
-                        let mut value = _mm512_add_ps(_mm512_castsi512_ps(*sums), bias_sum);
-                        if self.add {
-                            // SAFETY: lanes outside of the mask are not read.
-                            value = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) }, value);
-                        }
-                        // SAFETY: lanes outside of the mask are not written.
-                        unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, value) };
+            for group in block.groups.clone() {
+                for panel in 0..PANELS {
+                    let first = four * PANELS_OUTPUTS + panel * TILE_ROWS;
+                    let outputs = first..end.min(first + TILE_ROWS);
+                    if outputs.is_empty() {
+                        break;
                     }
+                    let at = block.sums_at(four, group) + panel * TILE_ROWS * shaped.width();
+                    self.finish_tile(shaped.width(), at, group * GROUP_ROWS, outputs);
                 }
             }
+        }
+    }
+
+    /// A tile of sums.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    fn finish_tile(&mut self, width: usize, sums_at: usize, first_row: usize, outputs: Range<usize>) {
+        let mask = ((1u32 << outputs.len()) - 1) as u16;
+        let mut bias_sum = _mm512_setzero_ps();
+        for bias in self.terms.iter().filter_map(|term| term.bias) {
+            let bias = &bias[outputs.clone()];
+            // SAFETY: lanes outside of the mask, which has a lane for each output, are not read.
+            bias_sum = _mm512_add_ps(bias_sum, unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr()) });
+        }
+        let of_rows = by_rows(&self.sums[sums_at..][..TILE_ROWS * width], width);
+        let local = outputs.start - self.y.columns.start;
+        for (row, sums) in (first_row..self.y.rows.end).zip(&of_rows) {
+            let y = &mut self.y.row(row)[local..][..outputs.len()];
+            let mut value = _mm512_add_ps(_mm512_castsi512_ps(*sums), bias_sum);
+            if self.add {
+                // SAFETY: lanes outside of the mask are not read.
+                value = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) }, value);
+            }
+            // SAFETY: lanes outside of the mask are not written.
+            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, value) };
         }
     }
 }
