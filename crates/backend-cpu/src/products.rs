@@ -17,8 +17,12 @@ use half::bf16;
 const TASK_WEIGHTS: usize = 32_768;
 /// Tasks of a product for each thread: enough for a late thread to be helped out.
 const TASKS_PER_THREAD: usize = 8;
-/// As many of a product of packed weights.
-const PACKED_TASKS_PER_THREAD: usize = 8;
+/// As many of a product of packed weights with few rows, through which the weights stream, and with many, where larger
+/// tasks reuse more.
+const STREAM_TASKS_PER_THREAD: usize = 16;
+const BLOCK_TASKS_PER_THREAD: usize = 4;
+/// Few rows.
+const STREAM_ROWS: usize = 32;
 /// Weights that one call of the reader fills.
 const READ_WEIGHTS: usize = 1 << 20;
 
@@ -135,7 +139,8 @@ impl Team {
         };
         let terms: Vec<Term<'_>> = self.inputs.iter().zip(factors).map(term).collect();
         let weights = factors.iter().map(|factor| factor.weight.columns).sum();
-        let outputs = self.outputs_of_task(y.columns(), weights, PACKED_TASKS_PER_THREAD);
+        let tasks = if y.rows() <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
+        let outputs = self.outputs_of_task(y.columns(), weights, tasks);
         let columns = y.columns();
         let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(PANELS_OUTPUTS)));
         self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {

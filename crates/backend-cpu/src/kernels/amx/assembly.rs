@@ -135,7 +135,8 @@ impl Shaped {
     }
 
     /// Two panels of weights by two groups of 16 rows of activations, over `steps` tiles of columns: `sums[g][i] +=
-    /// a[i] · b[g]`. Panels that are not in the cache are asked for some bytes ahead; the address need not exist.
+    /// a[i] · b[g]`. Panels that are not in the cache are asked for some bytes ahead, and two lines with each step of what
+    /// comes next, from each of two addresses on. What is asked for need not exist.
     ///
     /// # Safety
     ///
@@ -145,7 +146,7 @@ impl Shaped {
         a: [*const u8; 2],
         b: [*const u8; 2],
         steps: usize,
-        ahead: Option<usize>,
+        (ahead, next): (Option<usize>, [*const u8; 2]),
         sums: [*mut f32; 2],
     ) {
         if steps == 0 {
@@ -176,12 +177,16 @@ impl Shaped {
                     "tileloadd tmm5, [{a1} + {line}]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     $($second,)?
+                    "prefetcht1 [{next0}]",
+                    "prefetcht1 [{next0} + 64]",
                     "tdpbf16ps tmm3, tmm5, tmm7",
                     "tileloadd tmm6, [{b0} + {line} + 1024]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     $($third,)?
                     "tileloadd tmm7, [{b1} + {line} + 1024]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
+                    "prefetcht1 [{next1}]",
+                    "prefetcht1 [{next1} + 64]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     $($fourth,)?
                     "tdpbf16ps tmm3, tmm5, tmm7",
@@ -189,6 +194,8 @@ impl Shaped {
                     "add {a1}, 1024",
                     "add {b0}, 2048",
                     "add {b1}, 2048",
+                    "add {next0}, 128",
+                    "add {next1}, 128",
                     "dec {steps}",
                     "jnz 2b",
                     "tilestored [{sums0} + {line}], tmm0",
@@ -199,6 +206,7 @@ impl Shaped {
                     a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _,
                     b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
                     steps = inout(reg) steps => _, ahead = in(reg) $ahead,
+                    next0 = inout(reg) next[0] => _, next1 = inout(reg) next[1] => _,
                     sums0 = in(reg) sums[0], sums1 = in(reg) sums[1], line = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -216,6 +224,9 @@ impl Shaped {
         }
     }
 }
+
+/// Bytes that a step of [`Shaped::two_by_two`] asks for of what comes next, from each address.
+pub const NEXT_BYTES: usize = 128;
 
 impl Drop for Shaped {
     fn drop(&mut self) {

@@ -1,7 +1,7 @@
 //! Products of packed weights with packed activations.
 
 use super::activations::CHUNK_TILES;
-use super::assembly::{Shaped, TILE_BYTES};
+use super::assembly::{NEXT_BYTES, Shaped, TILE_BYTES};
 use super::transpose::transpose;
 use super::{Activations, Amx, GROUP_ROWS, PackedWeights, TILE_ROWS};
 use crate::kernels::tiles::Tile;
@@ -37,7 +37,7 @@ pub const PANELS_OUTPUTS: usize = PANELS * TILE_ROWS;
 /// Groups of rows and fours of panels of a block: a chunk of the activations' columns stays in the second-level cache, with
 /// the sums.
 const BLOCK_GROUPS: usize = 16;
-const BLOCK_FOURS: usize = 4;
+const BLOCK_FOURS: usize = 8;
 /// Elements of a tile of sums.
 const SUMS: usize = TILE_ROWS * GROUP_ROWS;
 /// Elements of the sums of a block.
@@ -109,11 +109,19 @@ impl ProductTile<'_> {
 
     /// Several groups of rows: blocks of columns, in which two panels of weights meet two groups at a time.
     fn multiply(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block) {
-        for part in blocks(0..term.weights.panel_tiles(), CHUNK_TILES) {
+        let tiles = term.weights.panel_tiles();
+        for part in blocks(0..tiles, CHUNK_TILES) {
             for four in block.fours.clone() {
                 let Some(all) = panels(term.weights, four) else { return };
-                self.half(shaped, term.x, block, (four, 0), &part, [all[0], all[1]]);
-                self.half(shaped, term.x, block, (four, 2), &part, [all[2], all[3]]);
+                let (first, second) = ([all[0], all[1]], [all[2], all[3]]);
+                // Behind the last four comes the first one, in the next chunk.
+                let (next_four, next_tile) =
+                    if four + 1 < block.fours.end { (four + 1, part.start) } else { (block.fours.start, part.end) };
+                let next = panels(term.weights, next_four).unwrap_or(all);
+                let next = [next[0], next[1]].map(|panel| panel.as_ptr().wrapping_add(next_tile * TILE_BYTES));
+                let at_second = second.map(|panel| panel.as_ptr().wrapping_add(part.start * TILE_BYTES));
+                self.half(shaped, term.x, block, (four, 0), &part, (first, at_second));
+                self.half(shaped, term.x, block, (four, 2), &part, (second, next));
                 if block.groups.len() % 2 == 1 {
                     let group = block.groups.end - 1;
                     let sums = &mut self.sums[block.sums_at(four, group)..][..PANELS * SUMS];
@@ -123,7 +131,8 @@ impl ProductTile<'_> {
         }
     }
 
-    /// Two panels of a four, from `panel` on, by all pairs of groups. The first pair brings the panels into the cache.
+    /// Two panels of a four, from `panel` on, by all pairs of groups. The first pair asks for what of the panels is
+    /// not in the cache; all ask for a share of what comes `next`.
     fn half(
         &mut self,
         shaped: &Shaped,
@@ -131,7 +140,7 @@ impl ProductTile<'_> {
         block: &Block,
         (four, panel): (usize, usize),
         part: &Range<usize>,
-        panels: [&[u8]; 2],
+        (panels, next): ([&[u8]; 2], [*const u8; 2]),
     ) {
         let pairs = block.groups.len() / 2;
         for pair in 0..pairs {
@@ -139,7 +148,8 @@ impl ProductTile<'_> {
             let sums = &mut self.sums[block.sums_at(four, group) + panel * SUMS..][..(PANELS + 2) * SUMS];
             let groups = [group, group + 1].map(|group| tiles_of(x.tiles(group, part.start)));
             let ahead = (pair == 0).then_some(AHEAD_TILES * TILE_BYTES);
-            two_by_two(shaped, panels, groups, part.clone(), ahead, sums);
+            let next = next.map(|at| at.wrapping_add(pair * part.len() * NEXT_BYTES));
+            two_by_two(shaped, panels, groups, part.clone(), (ahead, next), sums);
         }
     }
 
@@ -241,7 +251,7 @@ fn two_by_two(
     panels: [&[u8]; 2],
     groups: [&[u8]; 2],
     part: Range<usize>,
-    ahead: Option<usize>,
+    (ahead, next): (Option<usize>, [*const u8; 2]),
     sums: &mut [f32],
 ) {
     assert_eq!(shaped.width(), GROUP_ROWS, "rows of a whole group");
@@ -251,5 +261,5 @@ fn two_by_two(
     let (first, second) = sums.split_at_mut(PANELS * SUMS);
     let sums = [&mut first[..2 * SUMS], &mut second[..2 * SUMS]].map(|sums| sums.as_mut_ptr());
     // SAFETY: the slices above have what is asked for.
-    unsafe { shaped.two_by_two(panels, groups, part.len(), ahead, sums) };
+    unsafe { shaped.two_by_two(panels, groups, part.len(), (ahead, next), sums) };
 }
