@@ -29,6 +29,63 @@ pub struct Shaped {
     of_thread: PhantomData<*const ()>,
 }
 
+/// The loop of [`Shaped::two_by_two`], with four places where something more can be asked for.
+macro_rules! multiply_two_by_two {
+    ([$a:ident $b:ident $steps:ident $next:ident $sums:ident] $ahead:expr,
+        $([$first:expr] [$second:expr] [$third:expr] [$fourth:expr])?) => {
+        asm!(
+            "tileloadd tmm0, [{sums0} + {line}]",
+            "tileloadd tmm1, [{sums1} + {line}]",
+            "tileloadd tmm2, [{sums0} + {line} + 1024]",
+            "tileloadd tmm3, [{sums1} + {line} + 1024]",
+            "2:",
+            "tileloadd tmm4, [{a0} + {line}]",
+            "tileloadd tmm6, [{b0} + {line}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {line}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            $($first,)?
+            "tileloadd tmm5, [{a1} + {line}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            $($second,)?
+            "prefetcht1 [{next0}]",
+            "prefetcht1 [{next0} + 64]",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm6, [{b0} + {line} + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            $($third,)?
+            "tileloadd tmm7, [{b1} + {line} + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{next1}]",
+            "prefetcht1 [{next1} + 64]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            $($fourth,)?
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a0}, 1024",
+            "add {a1}, 1024",
+            "add {b0}, 2048",
+            "add {b1}, 2048",
+            "add {next0}, 128",
+            "add {next1}, 128",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{sums0} + {line}], tmm0",
+            "tilestored [{sums1} + {line}], tmm1",
+            "tilestored [{sums0} + {line} + 1024], tmm2",
+            "tilestored [{sums1} + {line} + 1024], tmm3",
+            "/* {ahead} */",
+            a0 = inout(reg) $a[0] => _, a1 = inout(reg) $a[1] => _,
+            b0 = inout(reg) $b[0] => _, b1 = inout(reg) $b[1] => _,
+            steps = inout(reg) $steps => _, ahead = in(reg) $ahead,
+            next0 = inout(reg) $next[0] => _, next1 = inout(reg) $next[1] => _,
+            sums0 = in(reg) $sums[0], sums1 = in(reg) $sums[1], line = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
 /// Tiles 0 to 3 hold sums, 4 and 5 weights, 6 and 7 activations.
 #[repr(C, align(64))]
 struct Shapes([u8; 64]);
@@ -160,66 +217,13 @@ impl Shaped {
                 )*)
             };
         }
-        macro_rules! multiply {
-            ([$($first:expr)?] [$($second:expr)?] [$($third:expr)?] [$($fourth:expr)?] $ahead:expr) => {
-                asm!(
-                    "tileloadd tmm0, [{sums0} + {line}]",
-                    "tileloadd tmm1, [{sums1} + {line}]",
-                    "tileloadd tmm2, [{sums0} + {line} + 1024]",
-                    "tileloadd tmm3, [{sums1} + {line} + 1024]",
-                    "2:",
-                    "tileloadd tmm4, [{a0} + {line}]",
-                    "tileloadd tmm6, [{b0} + {line}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b1} + {line}]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    $($first,)?
-                    "tileloadd tmm5, [{a1} + {line}]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    $($second,)?
-                    "prefetcht1 [{next0}]",
-                    "prefetcht1 [{next0} + 64]",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm6, [{b0} + {line} + 1024]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    $($third,)?
-                    "tileloadd tmm7, [{b1} + {line} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "prefetcht1 [{next1}]",
-                    "prefetcht1 [{next1} + 64]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    $($fourth,)?
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {a0}, 1024",
-                    "add {a1}, 1024",
-                    "add {b0}, 2048",
-                    "add {b1}, 2048",
-                    "add {next0}, 128",
-                    "add {next1}, 128",
-                    "dec {steps}",
-                    "jnz 2b",
-                    "tilestored [{sums0} + {line}], tmm0",
-                    "tilestored [{sums1} + {line}], tmm1",
-                    "tilestored [{sums0} + {line} + 1024], tmm2",
-                    "tilestored [{sums1} + {line} + 1024], tmm3",
-                    "/* {ahead} */",
-                    a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _,
-                    b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
-                    steps = inout(reg) steps => _, ahead = in(reg) $ahead,
-                    next0 = inout(reg) next[0] => _, next1 = inout(reg) next[1] => _,
-                    sums0 = in(reg) sums[0], sums1 = in(reg) sums[1], line = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                )
-            };
-        }
         // SAFETY: as in `four_by_one`, with two panels, two groups and two times two tiles of sums.
         unsafe {
             match ahead {
-                None => multiply!([] [] [] [] 0usize),
-                Some(ahead) => multiply!([prefetch!(0 64 128 192)] [prefetch!(256 320 384 448)]
-                    [prefetch!(512 576 640 704)] [prefetch!(768 832 896 960)] ahead),
+                None => multiply_two_by_two!([a b steps next sums] 0usize,),
+                Some(ahead) => multiply_two_by_two!([a b steps next sums] ahead,
+                    [prefetch!(0 64 128 192)] [prefetch!(256 320 384 448)]
+                    [prefetch!(512 576 640 704)] [prefetch!(768 832 896 960)]),
             }
         }
     }
