@@ -7,7 +7,7 @@ use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::kernels::tiles::Cuts;
-use crate::products::Factor;
+use crate::products::{Factor, INPUTS, Sum};
 use crate::team::Team;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
@@ -173,15 +173,23 @@ impl<C: Collective> Backend for Cpu<C> {
         if self.isa() != Isa::Amx {
             return backend::norm_then_linear(self, x, products, normed);
         }
-        let mut last: Option<&Norm<Self>> = None;
+        let mut packed: Vec<&Norm<Self>> = Vec::new();
+        let mut sums: Vec<Sum<'_>> = Vec::new();
         for NormLinear { norm, linear, y } in products {
-            if !last.is_some_and(|last| std::ptr::eq(last, *norm)) {
+            let input = packed.iter().position(|packed| std::ptr::eq(*packed, *norm)).unwrap_or_else(|| {
+                if packed.len() == INPUTS {
+                    self.team.sums(&mut sums, false);
+                    sums.clear();
+                    packed.clear();
+                }
                 let Norm { scale, bias, eps } = norm;
-                self.team.pack(0, x, &Input::Norm { x: x.used(), scale, bias, eps: *eps });
-                last = Some(norm);
-            }
-            self.team.product_of_packed(&[factor(linear)], y, false);
+                self.team.pack(packed.len(), x, &Input::Norm { x: x.used(), scale, bias, eps: *eps });
+                packed.push(norm);
+                packed.len() - 1
+            });
+            sums.push(Sum { terms: vec![(input, factor(linear))], y });
         }
+        self.team.sums(&mut sums, false);
         Ok(())
     }
 
@@ -198,7 +206,7 @@ impl<C: Collective> Backend for Cpu<C> {
         }
         self.team.pack(0, attention, &Input::Plain(attention.used()));
         self.team.pack(1, up, &Input::Gelu(up.used()));
-        self.team.product_of_packed(&[factor(dense), factor(down)], y, false);
+        self.team.sums(&mut [Sum { terms: vec![(0, factor(dense)), (1, factor(down))], y }], false);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::kernels::amx::{
 use crate::kernels::linear::LinearTile;
 use crate::kernels::memory::Buffer;
 use crate::kernels::simd::dispatch;
-use crate::kernels::tiles::Cuts;
+use crate::kernels::tiles::{CutMatrix, Cuts};
 use crate::memory::{Weight, buffer};
 use crate::team::Team;
 use crate::{CpuMatrix, CpuTensor, Isa};
@@ -34,6 +34,17 @@ pub struct Factor<'a> {
     /// `b`.
     pub bias: Option<&'a [f32]>,
 }
+
+/// A sum of products of packed inputs.
+pub struct Sum<'a> {
+    /// The number of each factor's input.
+    pub terms: Vec<(usize, Factor<'a>)>,
+    /// Where it goes.
+    pub y: &'a mut CpuTensor,
+}
+
+/// How many inputs can be packed at a time.
+pub const INPUTS: usize = 2;
 
 impl Team {
     /// Reads a weight, in the form that the instruction set wants.
@@ -85,7 +96,7 @@ impl Team {
             Weight::Rows(values) => self.product_of_rows(x, values, factor, y, add),
             Weight::Tiles(_) => {
                 self.pack(0, x, &Input::Plain(x.used()));
-                self.product_of_packed(&[factor], y, add);
+                self.sums(&mut [Sum { terms: vec![(0, factor)], y }], add);
             }
         }
     }
@@ -100,7 +111,8 @@ impl Team {
     ) {
         assert_eq!(y.columns(), weight.rows, "the output's columns");
         let isa = self.isa;
-        let outputs = self.outputs_of_task(weight.rows, weight.columns, TASKS_PER_THREAD).next_multiple_of(16);
+        let outputs =
+            outputs_of_task(self.pool.threads(), weight.rows, weight.columns, TASKS_PER_THREAD).next_multiple_of(16);
         let columns = y.columns();
         let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs));
         self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
@@ -122,41 +134,41 @@ impl Team {
         room.ok_or(BackendError::OutOfMemory { what: "a packed tensor", bytes })
     }
 
-    /// Packs what becomes of `x` as the input of a factor's number in [`Team::product_of_packed`].
-    pub fn pack(&mut self, factor: usize, x: &CpuTensor, input: &Input<'_>) {
-        self.inputs[factor].pack(amx_of(self.isa), &mut self.pool, (x.rows(), x.columns()), input);
+    /// Packs what becomes of `x` as an input of [`Team::sums`], of which there are [`INPUTS`].
+    pub fn pack(&mut self, number: usize, x: &CpuTensor, input: &Input<'_>) {
+        self.inputs[number].pack(amx_of(self.isa), &mut self.pool, (x.rows(), x.columns()), input);
     }
 
-    /// `y = Σ x·Wᵀ + b`, or `y += …`, with the inputs packed before.
-    pub fn product_of_packed<'a>(&mut self, factors: &[Factor<'a>], y: &mut CpuTensor, add: bool) {
+    /// Computes sums of products of packed inputs, in one job: `y = Σ x·Wᵀ + b`, or `y += …`.
+    pub fn sums(&mut self, sums: &mut [Sum<'_>], add: bool) {
         let amx = amx_of(self.isa);
-        let term = |(x, factor): (_, &Factor<'a>)| {
-            assert_eq!(y.columns(), factor.weight.rows, "the output's columns");
-            match &factor.weight.weight {
-                Weight::Tiles(weights) => Term { x, weights, bias: factor.bias },
-                Weight::Rows(_) => unreachable!("a team has weights of one form"),
-            }
+        let inputs = &self.inputs;
+        let term = |&(number, Factor { weight, bias }): &(usize, _)| match &weight.weight {
+            Weight::Tiles(weights) => Term { x: &inputs[number], weights, bias },
+            Weight::Rows(_) => unreachable!("a team has weights of one form"),
         };
-        let terms: Vec<Term<'_>> = self.inputs.iter().zip(factors).map(term).collect();
-        let weights = factors.iter().map(|factor| factor.weight.columns).sum();
-        let tasks = if y.rows() <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
-        let outputs = self.outputs_of_task(y.columns(), weights, tasks);
-        let columns = y.columns();
-        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(PANELS_OUTPUTS)));
-        self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
-            ProductTile { terms: &terms, add, sums: &mut scratch.sums, y: tile }.run(amx);
+        let terms: Vec<Vec<_>> = sums.iter().map(|sum| sum.terms.iter().map(term).collect()).collect();
+        let cut = |sum| {
+            let Sum { terms, y }: &mut Sum<'_> = sum;
+            assert!(terms.iter().all(|(_, factor)| factor.weight.rows == y.columns()), "the output's columns");
+            let weights = terms.iter().map(|(_, factor)| factor.weight.columns).sum();
+            let tasks = if y.rows() <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
+            let outputs = outputs_of_task(self.pool.threads(), y.columns(), weights, tasks);
+            let (columns, rows) = (y.columns(), Cuts::Every(y.rows().max(1)));
+            CutMatrix::new(y.used_mut(), columns, rows, Cuts::Every(outputs.next_multiple_of(PANELS_OUTPUTS)))
+        };
+        let mut matrices: Vec<_> = sums.iter_mut().map(cut).collect();
+        self.pool.for_each_tile_of(&mut matrices, &mut self.scratch, |scratch, number, tile| {
+            ProductTile { terms: &terms[number], add, sums: &mut scratch.sums, y: tile }.run(amx);
         });
     }
+}
 
-    /// How many outputs a task computes where each costs so many weights.
-    fn outputs_of_task(&self, outputs: usize, weights: usize, tasks_per_thread: usize) -> usize {
-        match self.pool.threads() {
-            1 => outputs.max(1),
-            threads => {
-                let shared_out = outputs.div_ceil(threads * tasks_per_thread);
-                shared_out.max(TASK_WEIGHTS.div_ceil(weights.max(1)))
-            }
-        }
+/// How many outputs a task computes where each costs so many weights.
+fn outputs_of_task(threads: usize, outputs: usize, weights: usize, tasks_per_thread: usize) -> usize {
+    match threads {
+        1 => outputs.max(1),
+        _ => outputs.div_ceil(threads * tasks_per_thread).max(TASK_WEIGHTS.div_ceil(weights.max(1))),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::Isa;
 use crate::kernels::amx::{self, Activations};
 use crate::kernels::pool::Pool;
 use crate::kernels::{attention, linear};
+use crate::products::INPUTS;
 use sampling::Sampler;
 
 /// Who computes, and with what.
@@ -15,7 +16,7 @@ pub struct Team {
     /// One for each thread.
     pub scratch: Vec<Scratch>,
     /// The inputs of a product of packed weights; room is made for them with the tensors.
-    pub inputs: [Activations; 2],
+    pub inputs: [Activations; INPUTS],
 }
 
 /// Room that a thread has for itself.
