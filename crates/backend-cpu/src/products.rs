@@ -110,17 +110,12 @@ impl Team {
         add: bool,
     ) {
         assert_eq!(y.columns(), weight.rows, "the output's columns");
-        let isa = self.isa;
-        let outputs =
-            outputs_of_task(self.pool.threads(), weight.rows, weight.columns, TASKS_PER_THREAD).next_multiple_of(16);
-        let columns = y.columns();
-        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs));
+        let (isa, threads, columns) = (self.isa, self.pool.threads(), y.columns());
+        let outputs = outputs_of_task(threads, weight.rows, weight.columns, TASKS_PER_THREAD);
+        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(16)));
         self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
-            let sums = &mut scratch.sums;
-            dispatch(
-                isa,
-                LinearTile { weight: values, bias, x: x.used(), columns: weight.columns, add, sums, y: tile },
-            );
+            let (x, columns, sums) = (x.used(), weight.columns, &mut scratch.sums);
+            dispatch(isa, LinearTile { weight: values, bias, x, columns, add, sums, y: tile });
         });
     }
 
@@ -150,7 +145,10 @@ impl Team {
         let terms: Vec<Vec<_>> = sums.iter().map(|sum| sum.terms.iter().map(term).collect()).collect();
         let cut = |sum| {
             let Sum { terms, y }: &mut Sum<'_> = sum;
-            assert!(terms.iter().all(|(_, factor)| factor.weight.rows == y.columns()), "the output's columns");
+            for (number, Factor { weight, .. }) in &*terms {
+                assert_eq!(inputs[*number].shape(), (y.rows(), weight.columns), "the input's shape");
+                assert_eq!(y.columns(), weight.rows, "the output's columns");
+            }
             let weights = terms.iter().map(|(_, factor)| factor.weight.columns).sum();
             let tasks = if y.rows() <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
             let outputs = outputs_of_task(self.pool.threads(), y.columns(), weights, tasks);

@@ -52,6 +52,8 @@ fn has_tiles() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
     let wanted = AMX_BF16 | AMX_TILE;
-    // AVX-512 was found, so leaf 7 is there.
-    __cpuid_count(7, 0).edx & wanted == wanted
+    // SAFETY: AVX-512 was found, so the processor has the instruction and its leaf 7.
+    #[allow(unused_unsafe, reason = "older versions of the standard library call it unsafe")]
+    let features = unsafe { __cpuid_count(7, 0) };
+    features.edx & wanted == wanted
 }

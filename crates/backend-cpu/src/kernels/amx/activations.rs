@@ -94,6 +94,11 @@ impl Activations {
         });
     }
 
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
     /// Rows of a group: 16, or all where there are fewer.
     pub fn width(&self) -> usize {
         self.rows.clamp(1, GROUP_ROWS)

@@ -57,7 +57,12 @@ pub fn pack_panel(rows: &[bf16], columns: usize, panel: &mut [bf16]) {
     for (row, values) in rows.chunks_exact(columns).enumerate() {
         let tiles = panel.chunks_exact_mut(TILE_ROWS * TILE_COLUMNS);
         for (values, tile) in values.chunks(TILE_COLUMNS).zip(tiles) {
-            tile[row * TILE_COLUMNS..][..values.len()].copy_from_slice(values);
+            let to = &mut tile[row * TILE_COLUMNS..];
+            // A whole line is copied in registers.
+            match (<&[bf16; TILE_COLUMNS]>::try_from(values), to.first_chunk_mut::<TILE_COLUMNS>()) {
+                (Ok(values), Some(to)) => *to = *values,
+                _ => to[..values.len()].copy_from_slice(values),
+            }
         }
     }
 }
