@@ -1,18 +1,18 @@
 //! The backend.
 
+use crate::kernels::amx::Input;
 use crate::kernels::gelu::Gelu;
-use crate::kernels::linear::LinearTile;
 use crate::kernels::norm::LayerNorm;
 use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::kernels::tiles::Cuts;
-use crate::memory::buffer;
+use crate::products::{Factor, INPUTS, Sum};
 use crate::team::Team;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights,
-    Tensor, use_row,
+    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
+    ReadWeights, Tensor, use_row,
 };
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::thread::available_parallelism;
@@ -38,12 +38,6 @@ pub struct Cpu<C> {
 
 /// A task is worth the wakening of a thread from this many elements on, where each costs an operation or two.
 const TASK_ELEMENTS: usize = 8192;
-/// Weights that a task reads, at least.
-const TASK_WEIGHTS: usize = 32_768;
-/// Tasks of a product for each thread: enough for a late thread to be helped out.
-const TASKS_PER_THREAD: usize = 8;
-/// Weights that one call of the reader fills.
-const READ_WEIGHTS: usize = 1 << 20;
 /// How often a waiting thread looks before it sleeps: some 20 to 50 µs, longer than what lies between two operations.
 const SPINS: u32 = 1000;
 
@@ -84,34 +78,6 @@ impl<C: Collective> Cpu<C> {
     pub fn isa(&self) -> Isa {
         self.team.isa
     }
-
-    fn product(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor, add: bool) {
-        let weight = &linear.weight;
-        assert_eq!((x.rows(), x.columns()), (y.rows(), weight.columns), "the input's shape");
-        assert_eq!(y.columns(), weight.rows, "the output's columns");
-        let isa = self.team.isa;
-        let outputs = match self.team.pool.threads() {
-            1 => weight.rows,
-            threads => {
-                let shared_out = weight.rows.div_ceil(threads * TASKS_PER_THREAD);
-                shared_out.max(TASK_WEIGHTS.div_ceil(weight.columns.max(1))).next_multiple_of(16)
-            }
-        };
-        let columns = y.columns();
-        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.max(1)));
-        self.team.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.team.scratch, |scratch, tile| {
-            let tile = LinearTile {
-                weight: &weight.values,
-                bias: linear.bias.as_deref(),
-                x: x.used(),
-                columns: weight.columns,
-                add,
-                sums: &mut scratch.sums,
-                y: tile,
-            };
-            dispatch(isa, tile);
-        });
-    }
 }
 
 impl<C: Collective> Backend for Cpu<C> {
@@ -121,12 +87,7 @@ impl<C: Collective> Backend for Cpu<C> {
     type KvCache = CpuKvCache;
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
-        let len = rows * columns;
-        let mut values = buffer("a weight", len)?;
-        self.team.pool.for_each_plain_tile(&mut values, len, Cuts::Every(1), Cuts::Every(READ_WEIGHTS), |mut tile| {
-            read(tile.columns.clone(), tile.row(0));
-        });
-        Ok(CpuMatrix { values, rows, columns })
+        self.team.matrix(rows, columns, read)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
@@ -134,6 +95,7 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<CpuTensor, BackendError> {
+        self.team.make_room(rows_max, columns)?;
         CpuTensor::new(rows_max, columns)
     }
 
@@ -157,7 +119,7 @@ impl<C: Collective> Backend for Cpu<C> {
     fn embed(&mut self, table: &CpuMatrix, first: usize, batch: &Batch, y: &mut CpuTensor) -> Result<(), BackendError> {
         for (row, &token) in batch.tokens.iter().enumerate() {
             match (token as usize).checked_sub(first).filter(|&entry| entry < table.rows) {
-                Some(entry) => y.row_mut(row).iter_mut().zip(table.row(entry)).for_each(|(y, w)| *y = w.to_f32()),
+                Some(entry) => table.read_row(entry, y.row_mut(row)),
                 None => y.row_mut(row).fill(0.0),
             }
         }
@@ -178,12 +140,12 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn linear(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
-        self.product(x, linear, y, false);
+        self.team.product(x, factor(linear), y, false);
         Ok(())
     }
 
     fn linear_add(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
-        self.product(x, linear, y, true);
+        self.team.product(x, factor(linear), y, true);
         Ok(())
     }
 
@@ -199,6 +161,52 @@ impl<C: Collective> Backend for Cpu<C> {
                 dispatch(isa, Gelu { x: tile.row(0) });
             },
         );
+        Ok(())
+    }
+
+    fn norm_linear(
+        &mut self,
+        x: &CpuTensor,
+        products: &mut [NormLinear<'_, Self>],
+        normed: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        if self.isa() != Isa::Amx {
+            return backend::norm_then_linear(self, x, products, normed);
+        }
+        let mut packed: Vec<&Norm<Self>> = Vec::new();
+        let mut sums: Vec<Sum<'_>> = Vec::new();
+        for NormLinear { norm, linear, y, .. } in &mut *products {
+            let input = packed.iter().position(|packed| std::ptr::eq(*packed, *norm)).unwrap_or_else(|| {
+                if packed.len() == INPUTS {
+                    self.team.sums(&mut sums, false);
+                    sums.clear();
+                    packed.clear();
+                }
+                let Norm { scale, bias, eps } = norm;
+                self.team.pack(packed.len(), x, &Input::Norm { x: x.used(), scale, bias, eps: *eps });
+                packed.push(norm);
+                packed.len() - 1
+            });
+            sums.push(Sum { terms: vec![(input, factor(linear))], y });
+        }
+        self.team.sums(&mut sums, false);
+        products.iter_mut().filter(|product| product.gelu).try_for_each(|product| self.gelu(product.y))
+    }
+
+    fn dense_and_down(
+        &mut self,
+        attention: &CpuTensor,
+        dense: &Linear<Self>,
+        up: &CpuTensor,
+        down: &Linear<Self>,
+        y: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        if self.isa() != Isa::Amx {
+            return backend::dense_then_down(self, attention, dense, up, down, y);
+        }
+        self.team.pack(0, attention, &Input::Plain(attention.used()));
+        self.team.pack(1, up, &Input::Plain(up.used()));
+        self.team.sums(&mut [Sum { terms: vec![(0, factor(dense)), (1, factor(down))], y }], false);
         Ok(())
     }
 
@@ -270,6 +278,10 @@ impl<C: Collective> Backend for Cpu<C> {
         }
         Ok(outputs.into_iter().map(|output| output.expect("each row has been used")).collect())
     }
+}
+
+fn factor<C: Collective>(linear: &Linear<Cpu<C>>) -> Factor<'_> {
+    Factor { weight: &linear.weight, bias: linear.bias.as_deref() }
 }
 
 fn pin_this_thread(core: usize) -> rustix::io::Result<()> {

@@ -1,5 +1,6 @@
 //! Which vector instructions the kernels use.
 
+use crate::kernels::amx::Amx;
 use crate::kernels::simd::{Avx2, Avx512};
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +15,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW and VL: 16 lanes.
     Avx512,
+    /// AVX-512 with bf16, and products on the matrix unit (AMX).
+    Amx,
 }
 
 impl Isa {
     /// All of them, from the poorest to the richest.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The richest that this processor has.
     #[must_use]
@@ -26,13 +29,14 @@ impl Isa {
         Self::ALL.into_iter().rfind(|isa| isa.supported()).unwrap_or(Self::Plain)
     }
 
-    /// Whether this processor has it.
+    /// Whether this processor has it, and the system lets this process use it.
     #[must_use]
     pub fn supported(self) -> bool {
         match self {
             Self::Plain => true,
             Self::Avx2 => Avx2::detect().is_some(),
             Self::Avx512 => Avx512::detect().is_some(),
+            Self::Amx => Amx::detect().is_some(),
         }
     }
 
@@ -41,6 +45,7 @@ impl Isa {
             Self::Plain => "plain",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -53,7 +58,7 @@ impl fmt::Display for Isa {
 
 /// A word that names no instruction set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no instruction set; there are plain, avx2 and avx512")]
+#[error("{given:?} is no instruction set; there are plain, avx2, avx512 and amx")]
 pub struct UnknownIsa {
     /// The word.
     pub given: String,

@@ -3,8 +3,10 @@
 //! * [`simd`]: vectors, once for each instruction set; a kernel is written once over them.
 //! * [`pool`]: threads that share out the tasks of an operation; [`tiles`]: disjoint parts of a matrix for them.
 //! * [`linear`], [`norm`], [`gelu`], [`attention`], [`sum`]: the kernels, each for one tile of its output; [`exp`].
+//! * [`amx`]: products on the matrix unit, where there is one.
 //! * [`memory`]: large zeroed buffers on huge pages.
 
+pub mod amx;
 pub mod attention;
 pub mod exp;
 pub mod gelu;

@@ -16,6 +16,7 @@ mod isa;
 #[allow(unsafe_code, reason = "vector instructions, and borrowed data shared with the threads of the pool")]
 mod kernels;
 mod memory;
+mod products;
 #[allow(unsafe_code, reason = "reads and writes what other processes share, in turns that the protocol makes")]
 mod shm;
 #[allow(unsafe_code, reason = "maps the shared memory")]

@@ -1,5 +1,6 @@
 //! Activations and weights.
 
+use crate::kernels::amx::PackedWeights;
 use crate::kernels::memory::Buffer;
 use backend::{BackendError, Tensor};
 use bytemuck::Pod;
@@ -55,16 +56,31 @@ impl Tensor for CpuTensor {
     }
 }
 
-/// A weight, row-major.
+/// A weight.
 pub struct CpuMatrix {
-    pub(crate) values: Buffer<bf16>,
+    pub(crate) weight: Weight,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
 }
 
+/// The form in which the instruction set wants it.
+pub(crate) enum Weight {
+    /// Row-major.
+    Rows(Buffer<bf16>),
+    /// Packed for the matrix unit.
+    Tiles(PackedWeights),
+}
+
 impl CpuMatrix {
-    pub(crate) fn row(&self, row: usize) -> &[bf16] {
-        &self.values[row * self.columns..][..self.columns]
+    /// Widens the elements of a row.
+    pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) {
+        match &self.weight {
+            Weight::Rows(values) => {
+                let values = &values[row * self.columns..][..self.columns];
+                out.iter_mut().zip(values).for_each(|(out, w)| *out = w.to_f32());
+            }
+            Weight::Tiles(weights) => weights.read_row(row, out),
+        }
     }
 }
 

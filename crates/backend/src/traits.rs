@@ -260,18 +260,7 @@ pub trait Backend: Sized {
         products: &mut [NormLinear<'_, Self>],
         normed: &mut Self::Tensor,
     ) -> Result<(), BackendError> {
-        let mut last: Option<&Norm<Self>> = None;
-        for product in products {
-            if !last.is_some_and(|norm| std::ptr::eq(norm, product.norm)) {
-                self.layer_norm(x, product.norm, normed)?;
-                last = Some(product.norm);
-            }
-            self.linear(normed, product.linear, product.y)?;
-            if product.gelu {
-                self.gelu(product.y)?;
-            }
-        }
-        Ok(())
+        norm_then_linear(self, x, products, normed)
     }
 
     /// `y = norm(x[rows[i]])·Wᵀ + b` for each `i`: the logits of some rows. The rows in use of `y` become `rows.len()`;
@@ -300,9 +289,50 @@ pub trait Backend: Sized {
         down: &Linear<Self>,
         y: &mut Self::Tensor,
     ) -> Result<(), BackendError> {
-        self.linear(attention, dense, y)?;
-        self.linear_add(up, down, y)
+        dense_then_down(self, attention, dense, up, down, y)
     }
+}
+
+/// [`Backend::norm_linear`] in plain operations.
+///
+/// # Errors
+///
+/// The operations'.
+pub fn norm_then_linear<B: Backend>(
+    backend: &mut B,
+    x: &B::Tensor,
+    products: &mut [NormLinear<'_, B>],
+    normed: &mut B::Tensor,
+) -> Result<(), BackendError> {
+    let mut last: Option<&Norm<B>> = None;
+    for product in products {
+        if !last.is_some_and(|norm| std::ptr::eq(norm, product.norm)) {
+            backend.layer_norm(x, product.norm, normed)?;
+            last = Some(product.norm);
+        }
+        backend.linear(normed, product.linear, product.y)?;
+        if product.gelu {
+            backend.gelu(product.y)?;
+        }
+    }
+    Ok(())
+}
+
+/// [`Backend::dense_and_down`] in plain operations.
+///
+/// # Errors
+///
+/// The operations'.
+pub fn dense_then_down<B: Backend>(
+    backend: &mut B,
+    attention: &B::Tensor,
+    dense: &Linear<B>,
+    up: &B::Tensor,
+    down: &Linear<B>,
+    y: &mut B::Tensor,
+) -> Result<(), BackendError> {
+    backend.linear(attention, dense, y)?;
+    backend.linear_add(up, down, y)
 }
 
 /// One of the products of [`Backend::norm_linear`].

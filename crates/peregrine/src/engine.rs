@@ -42,7 +42,7 @@ pub struct EngineArgs {
     /// Threads that compute in each rank; an even share of the cores if not given. (cpu)
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1024))]
     threads_per_rank: Option<u32>,
-    /// Instruction set to use instead of the best that the processor has: plain, avx2 or avx512. (cpu)
+    /// Instruction set to use instead of the best that the processor has: plain, avx2, avx512 or amx. (cpu)
     #[arg(long, value_parser = isa)]
     isa: Option<String>,
     /// Seconds for which a rank waits for the others within a step before it gives up.

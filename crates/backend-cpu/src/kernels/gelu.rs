@@ -28,8 +28,9 @@ impl Kernel for Gelu<'_> {
     }
 }
 
+/// The GELU of some elements.
 #[inline(always)]
-fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+pub fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     const SMALL: f32 = 0.94;
     const P: [f32; 6] = [0.128_378_81, -0.376_118_6, 0.112_780_98, -0.026_673_12, 0.004_887_817_4, -0.000_555_303_6];
     const R: [f32; 7] =

@@ -104,6 +104,6 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
         Isa::Plain => Plain.vectorize(kernel),
         Isa::Avx2 => Avx2::detect().expect(CHECKED).vectorize(kernel),
-        Isa::Avx512 => Avx512::detect().expect(CHECKED).vectorize(kernel),
+        Isa::Avx512 | Isa::Amx => Avx512::detect().expect(CHECKED).vectorize(kernel),
     }
 }

@@ -52,8 +52,8 @@ impl<T> Tile<'_, T> {
     #[inline(always)]
     pub fn row(&mut self, row: usize) -> &mut [T] {
         assert!(self.rows.contains(&row), "row {row} of {:?}", self.rows);
-        // SAFETY: `for_each_tile` made the tile of rows and columns that lie in the matrix, and gave nobody else a tile
-        // that overlaps. The slice borrows the tile, so there is one at a time.
+        // SAFETY: the cuts made the tile of rows and columns that lie in the matrix, and nobody else has it or a tile that
+        // overlaps. The slice borrows the tile, so there is one at a time.
         unsafe {
             let start = self.base.add(row * self.stride + self.columns.start);
             std::slice::from_raw_parts_mut(start, self.columns.len())
@@ -77,28 +77,36 @@ impl Pool {
         scratch: &mut [S],
         run: impl Fn(&mut S, Tile<'_, T>) + Sync,
     ) {
+        let mut matrices = [CutMatrix::new(matrix, columns, row_cuts, column_cuts)];
+        self.for_each_tile_of(&mut matrices, scratch, |scratch, _, tile| run(scratch, tile));
+    }
+
+    /// As [`Pool::for_each_tile`], for the tiles of several matrices in one job; `run` is told the number of the matrix.
+    ///
+    /// # Panics
+    ///
+    /// As [`Pool::for_each_tile`].
+    pub fn for_each_tile_of<T: Send, S: Send>(
+        &mut self,
+        matrices: &mut [CutMatrix<'_, T>],
+        scratch: &mut [S],
+        run: impl Fn(&mut S, usize, Tile<'_, T>) + Sync,
+    ) {
         assert!(scratch.len() >= self.threads(), "scratch for each thread");
-        if matrix.is_empty() {
-            return;
-        }
-        let rows = matrix.len() / columns;
-        let (row_parts, column_parts) = (row_cuts.parts(rows), column_cuts.parts(columns));
-        let (matrix, scratch) = (Shared(matrix.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
-        self.run(row_parts * column_parts, &|thread, task| {
-            let (row_part, column_part) = (task / column_parts, task % column_parts);
-            let tile = Tile {
-                rows: row_cuts.part(rows, row_part),
-                columns: column_cuts.part(columns, column_part),
-                row_part,
-                column_part,
-                base: matrix.get(),
-                stride: columns,
-                of: PhantomData,
-            };
+        let scratch = Shared(scratch.as_mut_ptr(), PhantomData);
+        let matrices = &*matrices;
+        self.run(matrices.iter().map(|matrix| matrix.tiles).sum(), &|thread, task| {
+            let (mut number, mut tile) = (0, task);
+            while tile >= matrices[number].tiles {
+                tile -= matrices[number].tiles;
+                number += 1;
+            }
+            // SAFETY: each task has a tile of its own, and the matrices are borrowed until all tasks are done.
+            let tile = unsafe { matrices[number].tile(tile) };
             // SAFETY: `thread` is below the number of threads and so within `scratch`, and a thread runs one task at a
             // time, so nobody else has this element.
             let scratch = unsafe { &mut *scratch.get().add(thread) };
-            run(scratch, tile);
+            run(scratch, number, tile);
         });
     }
 
@@ -116,17 +124,55 @@ impl Pool {
     }
 }
 
-/// A pointer that the tasks of a job share.
-struct Shared<T>(*mut T);
+/// A row-major matrix, cut into tiles.
+pub struct CutMatrix<'a, T> {
+    base: Shared<'a, T>,
+    rows: usize,
+    columns: usize,
+    row_cuts: Cuts<'a>,
+    column_cuts: Cuts<'a>,
+    column_parts: usize,
+    tiles: usize,
+}
 
-impl<T> Shared<T> {
+impl<'a, T> CutMatrix<'a, T> {
+    /// A matrix with rows of `columns` elements.
+    pub fn new(matrix: &'a mut [T], columns: usize, row_cuts: Cuts<'a>, column_cuts: Cuts<'a>) -> Self {
+        let rows = matrix.len().checked_div(columns).unwrap_or(0);
+        let base = Shared(matrix.as_mut_ptr(), PhantomData);
+        let column_parts = column_cuts.parts(columns);
+        let tiles = if matrix.is_empty() { 0 } else { row_cuts.parts(rows) * column_parts };
+        Self { base, rows, columns, row_cuts, column_cuts, column_parts, tiles }
+    }
+
+    /// # Safety
+    ///
+    /// Nobody else has this tile, as long as it is used.
+    unsafe fn tile(&self, tile: usize) -> Tile<'_, T> {
+        let (row_part, column_part) = (tile / self.column_parts, tile % self.column_parts);
+        Tile {
+            rows: self.row_cuts.part(self.rows, row_part),
+            columns: self.column_cuts.part(self.columns, column_part),
+            row_part,
+            column_part,
+            base: self.base.get(),
+            stride: self.columns,
+            of: PhantomData,
+        }
+    }
+}
+
+/// A pointer to what is borrowed for the tasks of a job, which share it.
+struct Shared<'a, T>(*mut T, PhantomData<&'a mut [T]>);
+
+impl<T> Shared<'_, T> {
     fn get(&self) -> *mut T {
         self.0
     }
 }
 
 // SAFETY: what is behind the pointer goes to one thread at a time (see its two uses), and is `Send`.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use super::{Subject, assert_bits, assert_close, reference};
 use crate::{Backend, Batch, NormLinear};
 
 /// Rows, outputs and inputs of products: none, one, more than fit any tile, and odd ones.
-const PRODUCTS: [(usize, usize, usize); 12] = [
+const PRODUCTS: [(usize, usize, usize); 15] = [
     (1, 1, 1),
     (1, 0, 8),
     (3, 8, 0),
@@ -18,6 +18,9 @@ const PRODUCTS: [(usize, usize, usize); 12] = [
     (17, 33, 96),
     (49, 70, 31),
     (1, 2000, 72),
+    (300, 9, 40),
+    (35, 530, 1060),
+    (2, 70, 2100),
 ];
 
 /// [`Backend::embed`]: exact.

@@ -157,7 +157,7 @@ async fn flags_that_cannot_be() {
         (&["--threads-per-rank", "100000"], &["'100000' for '--threads-per-rank <N>'"]),
         (&["--max-batch-tokens", "5000000000"], &["'5000000000' for '--max-batch-tokens <N>'"]),
         (&["--collective-timeout", "0"], &["'0' for '--collective-timeout <SECONDS>'"]),
-        (&["--isa", "sse9"], &["--isa <ISA>", "\"sse9\" is no instruction set", "plain, avx2 and avx512"]),
+        (&["--isa", "sse9"], &["--isa <ISA>", "\"sse9\" is no instruction set", "plain, avx2, avx512 and amx"]),
         (&["--backend", "cuda"], &["--backend cpu", "cuda"]),
         (&["--backend", "tpu"], &["--backend", "tpu"]),
         (&["--no-such-flag"], &["--no-such-flag"]),

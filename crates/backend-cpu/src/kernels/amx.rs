@@ -1,0 +1,59 @@
+//! Products on the processor's matrix unit (AMX): tiles of bf16, sums in f32.
+//!
+//! * [`PackedWeights`]: a weight as tiles of 16 outputs and 32 columns, each a contiguous kilobyte: the left factor.
+//! * [`Activations`]: the right factor, 32 columns of up to 16 rows, each f32 split into two bf16: its rounded value and
+//!   the rest. Both are multiplied, so a product is within 2⁻¹⁸ of what f32 activations give.
+//! * [`ProductTile`]: the product, and how it is blocked for the caches.
+//!
+//! Every sum takes, over ascending columns, first the rounded values and then the rests of 32 columns; how many rows and
+//! outputs are beside it, and how the columns are blocked, changes no bit.
+//!
+//! The compiler's own functions for these instructions are not stable; assembly is. Each piece of it is whole: it takes
+//! its sums from memory, and leaves no tile behind that anybody relies on.
+
+mod activations;
+mod assembly;
+mod product;
+mod transpose;
+mod weights;
+
+pub use activations::{Activations, Input};
+pub use product::{PANELS_OUTPUTS, ProductTile, SUMS_LEN, Term};
+pub use weights::{PackedWeights, pack_panel, panel_len};
+
+use super::simd::Avx512;
+use std::arch::x86_64::__cpuid_count;
+use std::sync::OnceLock;
+
+/// Rows of a tile: outputs of a weight.
+pub const TILE_ROWS: usize = 16;
+/// Columns of a tile of bf16.
+const TILE_COLUMNS: usize = 32;
+/// Rows of activations that a tile holds at most.
+const GROUP_ROWS: usize = 16;
+
+/// The proof that the processor multiplies tiles of bf16, that the system lets this process do so, and that there is
+/// AVX-512 with bf16 beside it.
+#[derive(Clone, Copy)]
+pub struct Amx(Avx512);
+
+impl Amx {
+    /// On a processor that has it, in a process that may use it.
+    pub fn detect() -> Option<Self> {
+        static PERMITTED: OnceLock<bool> = OnceLock::new();
+        let avx512 = Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16"))?;
+        let permitted = PERMITTED.get_or_init(|| has_tiles() && assembly::request_tiles());
+        permitted.then_some(Self(avx512))
+    }
+}
+
+/// CPUID: tiles, and products of bf16 on them.
+fn has_tiles() -> bool {
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    let wanted = AMX_BF16 | AMX_TILE;
+    // SAFETY: AVX-512 was found, so the processor has the instruction and its leaf 7.
+    #[allow(unused_unsafe, reason = "older versions of the standard library call it unsafe")]
+    let features = unsafe { __cpuid_count(7, 0) };
+    features.edx & wanted == wanted
+}

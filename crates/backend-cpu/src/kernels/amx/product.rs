@@ -1,0 +1,265 @@
+//! Products of packed weights with packed activations.
+
+use super::activations::CHUNK_TILES;
+use super::assembly::{NEXT_BYTES, Shaped, TILE_BYTES};
+use super::transpose::transpose;
+use super::{Activations, Amx, GROUP_ROWS, PackedWeights, TILE_ROWS};
+use crate::kernels::tiles::Tile;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// A part of a sum: `x·Wᵀ + b`.
+pub struct Term<'a> {
+    /// `x`.
+    pub x: &'a Activations,
+    /// `W`.
+    pub weights: &'a PackedWeights,
+    /// `b`.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// `y = Σ x·Wᵀ + b`, or `y += …`, for a tile of `y`: whole groups of rows, and outputs from a multiple of 64 on.
+pub struct ProductTile<'a> {
+    /// What is summed; the rows of activations are those of `y`.
+    pub terms: &'a [Term<'a>],
+    /// Add to what `y` holds.
+    pub add: bool,
+    /// Room for [`SUMS_LEN`] elements.
+    pub sums: &'a mut [f32],
+    /// Where it goes.
+    pub y: Tile<'a, f32>,
+}
+
+/// Panels of weights that are multiplied together.
+const PANELS: usize = 4;
+/// Outputs of so many panels.
+pub const PANELS_OUTPUTS: usize = PANELS * TILE_ROWS;
+/// Groups of rows and fours of panels of a block: a chunk of the activations' columns stays in the second-level cache, with
+/// the sums.
+const BLOCK_GROUPS: usize = 16;
+const BLOCK_FOURS: usize = 8;
+/// Elements of a tile of sums.
+const SUMS: usize = TILE_ROWS * GROUP_ROWS;
+/// Elements of the sums of a block.
+pub const SUMS_LEN: usize = BLOCK_GROUPS * BLOCK_FOURS * PANELS * SUMS;
+/// How far ahead a stream of weights is asked for, in tiles.
+const AHEAD_TILES: usize = 1;
+
+/// Groups of rows and fours of panels.
+struct Block {
+    groups: Range<usize>,
+    fours: Range<usize>,
+}
+
+impl Block {
+    /// Where the sums of a group and a four begin.
+    fn sums_at(&self, four: usize, group: usize) -> usize {
+        ((four - self.fours.start) * self.groups.len() + group - self.groups.start) * PANELS * SUMS
+    }
+}
+
+fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(step).map(move |start| start..range.end.min(start + step))
+}
+
+impl ProductTile<'_> {
+    /// Computes it.
+    pub fn run(mut self, amx: Amx) {
+        let (rows, outputs) = (self.y.rows.clone(), self.y.columns.clone());
+        assert!(rows.start % GROUP_ROWS == 0 && outputs.start % PANELS_OUTPUTS == 0, "edges of a product's tile");
+        let groups = rows.start / GROUP_ROWS..rows.end.div_ceil(GROUP_ROWS);
+        let fours = outputs.start / PANELS_OUTPUTS..outputs.end.div_ceil(PANELS_OUTPUTS);
+        let shaped = Shaped::new(amx, self.terms.first().map_or(1, |term| term.x.width()));
+        let fours_at_once = if groups.len() == 1 { 1 } else { BLOCK_FOURS };
+        // Blocks of equal size, of whole pairs.
+        let at_once = groups.len().div_ceil(groups.len().div_ceil(BLOCK_GROUPS).max(1)).next_multiple_of(2);
+        for groups in blocks(groups, at_once.max(1)) {
+            for fours in blocks(fours.clone(), fours_at_once) {
+                let block = Block { groups: groups.clone(), fours };
+                self.sums[..block.groups.len() * block.fours.len() * PANELS * SUMS].fill(0.0);
+                for term in self.terms {
+                    assert_eq!(term.x.width(), shaped.width(), "rows of a product's terms");
+                    if term.x.groups() == 1 {
+                        self.stream(&shaped, term, &block);
+                    } else {
+                        self.multiply(&shaped, term, &block);
+                    }
+                }
+                // SAFETY: `amx` proves AVX-512.
+                unsafe { self.finish(&shaped, &block) };
+            }
+        }
+    }
+
+    /// One group of rows: the weights go by once, as fast as memory has them.
+    fn stream(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block) {
+        let tiles = term.weights.panel_tiles();
+        let near_end = tiles.saturating_sub(AHEAD_TILES);
+        for four in block.fours.clone() {
+            let Some(panels) = panels(term.weights, four) else { return };
+            let sums = &mut self.sums[block.sums_at(four, block.groups.start)..][..PANELS * SUMS];
+            // Behind its end, a stream goes on in the panel four further.
+            let wrap = (PANELS - 1) * tiles * TILE_BYTES;
+            for (part, ahead) in [(0..near_end, 0), (near_end..tiles, wrap)] {
+                let group = tiles_of(term.x.tiles(0, part.start));
+                four_by_one(shaped, panels, group, part, ahead + AHEAD_TILES * TILE_BYTES, sums);
+            }
+        }
+    }
+
+    /// Several groups of rows: blocks of columns, in which two panels of weights meet two groups at a time.
+    fn multiply(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block) {
+        let tiles = term.weights.panel_tiles();
+        for part in blocks(0..tiles, CHUNK_TILES) {
+            for four in block.fours.clone() {
+                let Some(all) = panels(term.weights, four) else { return };
+                let (first, second) = ([all[0], all[1]], [all[2], all[3]]);
+                // Behind the last four comes the first one, in the next chunk.
+                let (next_four, next_tile) =
+                    if four + 1 < block.fours.end { (four + 1, part.start) } else { (block.fours.start, part.end) };
+                let next = panels(term.weights, next_four).unwrap_or(all);
+                let next = [next[0], next[1]].map(|panel| panel.as_ptr().wrapping_add(next_tile * TILE_BYTES));
+                let at_second = second.map(|panel| panel.as_ptr().wrapping_add(part.start * TILE_BYTES));
+                self.half(shaped, term.x, block, (four, 0), &part, (first, at_second));
+                self.half(shaped, term.x, block, (four, 2), &part, (second, next));
+                if block.groups.len() % 2 == 1 {
+                    let group = block.groups.end - 1;
+                    let sums = &mut self.sums[block.sums_at(four, group)..][..PANELS * SUMS];
+                    four_by_one(shaped, all, tiles_of(term.x.tiles(group, part.start)), part.clone(), TILE_BYTES, sums);
+                }
+            }
+        }
+    }
+
+    /// Two panels of a four, from `panel` on, by all pairs of groups. The first pair asks for what of the panels is
+    /// not in the cache; all ask for a share of what comes `next`.
+    fn half(
+        &mut self,
+        shaped: &Shaped,
+        x: &Activations,
+        block: &Block,
+        (four, panel): (usize, usize),
+        part: &Range<usize>,
+        (panels, next): ([&[u8]; 2], [*const u8; 2]),
+    ) {
+        let pairs = block.groups.len() / 2;
+        for pair in 0..pairs {
+            let group = block.groups.start + 2 * pair;
+            let sums = &mut self.sums[block.sums_at(four, group) + panel * SUMS..][..(PANELS + 2) * SUMS];
+            let groups = [group, group + 1].map(|group| tiles_of(x.tiles(group, part.start)));
+            let ahead = (pair == 0).then_some(AHEAD_TILES * TILE_BYTES);
+            let next = next.map(|at| at.wrapping_add(pair * part.len() * NEXT_BYTES));
+            two_by_two(shaped, panels, groups, part.clone(), (ahead, next), sums);
+        }
+    }
+
+    /// Adds the biases and hands over to `y`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn finish(&mut self, shaped: &Shaped, block: &Block) {
+        let end = self.y.columns.end;
+        for four in block.fours.clone() {
+            for group in block.groups.clone() {
+                for panel in 0..PANELS {
+                    let first = four * PANELS_OUTPUTS + panel * TILE_ROWS;
+                    let outputs = first..end.min(first + TILE_ROWS);
+                    if outputs.is_empty() {
+                        break;
+                    }
+                    let at = block.sums_at(four, group) + panel * TILE_ROWS * shaped.width();
+                    self.finish_tile(shaped.width(), at, group * GROUP_ROWS, outputs);
+                }
+            }
+        }
+    }
+
+    /// A tile of sums.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    fn finish_tile(&mut self, width: usize, sums_at: usize, first_row: usize, outputs: Range<usize>) {
+        let mask = ((1u32 << outputs.len()) - 1) as u16;
+        let mut bias_sum = _mm512_setzero_ps();
+        for bias in self.terms.iter().filter_map(|term| term.bias) {
+            let bias = &bias[outputs.clone()];
+            // SAFETY: lanes outside of the mask, which has a lane for each output, are not read.
+            bias_sum = _mm512_add_ps(bias_sum, unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr()) });
+        }
+        let of_rows = by_rows(&self.sums[sums_at..][..TILE_ROWS * width], width);
+        let local = outputs.start - self.y.columns.start;
+        for (row, sums) in (first_row..self.y.rows.end).zip(&of_rows) {
+            let y = &mut self.y.row(row)[local..][..outputs.len()];
+            let mut value = _mm512_add_ps(_mm512_castsi512_ps(*sums), bias_sum);
+            if self.add {
+                // SAFETY: lanes outside of the mask are not read.
+                value = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) }, value);
+            }
+            // SAFETY: lanes outside of the mask are not written.
+            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, value) };
+        }
+    }
+}
+
+/// A tile of sums as 16 outputs of each row.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn by_rows(sums: &[f32], width: usize) -> [__m512i; GROUP_ROWS] {
+    assert_eq!(sums.len(), TILE_ROWS * width, "elements of a tile of sums");
+    let mut outputs = [_mm512_setzero_si512(); TILE_ROWS];
+    if width == 1 {
+        // SAFETY: there are 16 elements.
+        outputs[0] = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+        return outputs;
+    }
+    let mask = ((1u32 << width) - 1) as u16;
+    for output in 0..TILE_ROWS {
+        // SAFETY: lanes outside of the mask, which has `width` lanes, are not read.
+        outputs[output] = unsafe { _mm512_maskz_loadu_epi32(mask, sums[output * width..].as_ptr().cast()) };
+    }
+    transpose(outputs)
+}
+
+/// Four panels; where a weight has fewer, its last one again, whose sums nobody reads. `None` if it has none.
+fn panels(weights: &PackedWeights, four: usize) -> Option<[&[u8]; PANELS]> {
+    let panel = |i| weights.panel_or_last(four * PANELS + i).map(bytemuck::cast_slice);
+    Some([panel(0)?, panel(1)?, panel(2)?, panel(3)?])
+}
+
+fn tiles_of(group: &[u32]) -> &[u8] {
+    bytemuck::cast_slice(group)
+}
+
+/// Four panels by one group, over a part of the tiles of columns.
+fn four_by_one(
+    shaped: &Shaped,
+    panels: [&[u8]; PANELS],
+    group: &[u8],
+    part: Range<usize>,
+    ahead: usize,
+    sums: &mut [f32],
+) {
+    let pair = 2 * 4 * TILE_ROWS * shaped.width();
+    let panels = panels.map(|panel| panel[part.start * TILE_BYTES..part.end * TILE_BYTES].as_ptr());
+    let group = group[..part.len() * pair].as_ptr();
+    let sums = sums[..PANELS * TILE_ROWS * shaped.width()].as_mut_ptr();
+    // SAFETY: the slices above have what is asked for.
+    unsafe { shaped.four_by_one(panels, group, part.len(), ahead, sums) };
+}
+
+/// Two panels by two groups, over a part of the tiles of columns. `sums` begins with the first group's two tiles; those
+/// of the second are behind the first group's four.
+fn two_by_two(
+    shaped: &Shaped,
+    panels: [&[u8]; 2],
+    groups: [&[u8]; 2],
+    part: Range<usize>,
+    (ahead, next): (Option<usize>, [*const u8; 2]),
+    sums: &mut [f32],
+) {
+    assert_eq!(shaped.width(), GROUP_ROWS, "rows of a whole group");
+    let bytes = part.start * TILE_BYTES..part.end * TILE_BYTES;
+    let panels = panels.map(|panel| panel[bytes.clone()].as_ptr());
+    let groups = groups.map(|group| group[..2 * bytes.len()].as_ptr());
+    let (first, second) = sums.split_at_mut(PANELS * SUMS);
+    let sums = [&mut first[..2 * SUMS], &mut second[..2 * SUMS]].map(|sums| sums.as_mut_ptr());
+    // SAFETY: the slices above have what is asked for.
+    unsafe { shaped.two_by_two(panels, groups, part.len(), (ahead, next), sums) };
+}

@@ -1,0 +1,177 @@
+//! Products of a team: which kernel, and how they are shared out.
+
+use crate::kernels::amx::{
+    Amx, Input, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
+};
+use crate::kernels::linear::LinearTile;
+use crate::kernels::memory::Buffer;
+use crate::kernels::simd::dispatch;
+use crate::kernels::tiles::{CutMatrix, Cuts};
+use crate::memory::{Weight, buffer};
+use crate::team::Team;
+use crate::{CpuMatrix, CpuTensor, Isa};
+use backend::{BackendError, ReadWeights, Tensor};
+use half::bf16;
+
+/// Weights that a task reads, at least.
+const TASK_WEIGHTS: usize = 32_768;
+/// Tasks of a product for each thread: enough for a late thread to be helped out.
+const TASKS_PER_THREAD: usize = 8;
+/// As many of a product of packed weights with few rows, through which the weights stream, and with many, where larger
+/// tasks reuse more.
+const STREAM_TASKS_PER_THREAD: usize = 16;
+const BLOCK_TASKS_PER_THREAD: usize = 4;
+/// Few rows.
+const STREAM_ROWS: usize = 32;
+/// Weights that one call of the reader fills.
+const READ_WEIGHTS: usize = 1 << 20;
+
+/// A factor of a product: `W` and `b`.
+#[derive(Clone, Copy)]
+pub struct Factor<'a> {
+    /// `W`.
+    pub weight: &'a CpuMatrix,
+    /// `b`.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// A sum of products of packed inputs.
+pub struct Sum<'a> {
+    /// The number of each factor's input.
+    pub terms: Vec<(usize, Factor<'a>)>,
+    /// Where it goes.
+    pub y: &'a mut CpuTensor,
+}
+
+/// How many inputs can be packed at a time.
+pub const INPUTS: usize = 2;
+
+impl Team {
+    /// Reads a weight, in the form that the instruction set wants.
+    pub fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
+        let weight = match self.isa {
+            Isa::Amx => Weight::Tiles(self.read_tiles(rows, columns, read)?),
+            Isa::Plain | Isa::Avx2 | Isa::Avx512 => Weight::Rows(self.read_rows(rows * columns, read)?),
+        };
+        Ok(CpuMatrix { weight, rows, columns })
+    }
+
+    fn read_rows(&mut self, len: usize, read: &ReadWeights<'_>) -> Result<Buffer<bf16>, BackendError> {
+        let mut values = buffer("a weight", len)?;
+        self.pool.for_each_plain_tile(&mut values, len, Cuts::Every(1), Cuts::Every(READ_WEIGHTS), |mut tile| {
+            read(tile.columns.clone(), tile.row(0));
+        });
+        Ok(values)
+    }
+
+    /// A thread reads the rows of one panel at a time: that is all there is of a weight beside its tiles.
+    fn read_tiles(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        read: &ReadWeights<'_>,
+    ) -> Result<PackedWeights, BackendError> {
+        let out_of_memory = || BackendError::OutOfMemory { what: "a weight", bytes: 2 * rows * columns };
+        let mut weights = PackedWeights::zeroed(rows, columns).ok_or_else(out_of_memory)?;
+        let len = panel_len(columns);
+        let at_once = TILE_ROWS * columns;
+        let mut of_threads: Vec<Vec<bf16>> = vec![Vec::new(); self.pool.threads()];
+        let (every, whole) = (Cuts::Every(1), Cuts::Every(len.max(1)));
+        let panels = weights.panels_mut();
+        self.pool.for_each_tile(panels, len, every, whole, &mut of_threads, |values, mut tile| {
+            let panel = tile.row_part;
+            let elements = panel * at_once..(rows * columns).min((panel + 1) * at_once);
+            values.resize(elements.len(), bf16::ZERO);
+            read(elements, values);
+            pack_panel(values, columns, tile.row(panel));
+        });
+        Ok(weights)
+    }
+
+    /// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`.
+    pub fn product(&mut self, x: &CpuTensor, factor: Factor<'_>, y: &mut CpuTensor, add: bool) {
+        let weight = factor.weight;
+        assert_eq!((x.rows(), x.columns()), (y.rows(), weight.columns), "the input's shape");
+        match &weight.weight {
+            Weight::Rows(values) => self.product_of_rows(x, values, factor, y, add),
+            Weight::Tiles(_) => {
+                self.pack(0, x, &Input::Plain(x.used()));
+                self.sums(&mut [Sum { terms: vec![(0, factor)], y }], add);
+            }
+        }
+    }
+
+    fn product_of_rows(
+        &mut self,
+        x: &CpuTensor,
+        values: &[bf16],
+        Factor { weight, bias }: Factor<'_>,
+        y: &mut CpuTensor,
+        add: bool,
+    ) {
+        assert_eq!(y.columns(), weight.rows, "the output's columns");
+        let (isa, threads, columns) = (self.isa, self.pool.threads(), y.columns());
+        let outputs = outputs_of_task(threads, weight.rows, weight.columns, TASKS_PER_THREAD);
+        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(16)));
+        self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
+            let (x, columns, sums) = (x.used(), weight.columns, &mut scratch.sums);
+            dispatch(isa, LinearTile { weight: values, bias, x, columns, add, sums, y: tile });
+        });
+    }
+
+    /// Room to pack a tensor of this shape as the input of a product.
+    pub fn make_room(&mut self, rows_max: usize, columns: usize) -> Result<(), BackendError> {
+        if self.isa != Isa::Amx {
+            return Ok(());
+        }
+        let bytes = size_of::<f32>() * rows_max * columns;
+        let room = self.inputs.iter_mut().try_for_each(|input| input.reserve(rows_max, columns));
+        room.ok_or(BackendError::OutOfMemory { what: "a packed tensor", bytes })
+    }
+
+    /// Packs what becomes of `x` as an input of [`Team::sums`], of which there are [`INPUTS`].
+    pub fn pack(&mut self, number: usize, x: &CpuTensor, input: &Input<'_>) {
+        self.inputs[number].pack(amx_of(self.isa), &mut self.pool, (x.rows(), x.columns()), input);
+    }
+
+    /// Computes sums of products of packed inputs, in one job: `y = Σ x·Wᵀ + b`, or `y += …`.
+    pub fn sums(&mut self, sums: &mut [Sum<'_>], add: bool) {
+        let amx = amx_of(self.isa);
+        let inputs = &self.inputs;
+        let term = |&(number, Factor { weight, bias }): &(usize, _)| match &weight.weight {
+            Weight::Tiles(weights) => Term { x: &inputs[number], weights, bias },
+            Weight::Rows(_) => unreachable!("a team has weights of one form"),
+        };
+        let terms: Vec<Vec<_>> = sums.iter().map(|sum| sum.terms.iter().map(term).collect()).collect();
+        let cut = |sum| {
+            let Sum { terms, y }: &mut Sum<'_> = sum;
+            for (number, Factor { weight, .. }) in &*terms {
+                assert_eq!(inputs[*number].shape(), (y.rows(), weight.columns), "the input's shape");
+                assert_eq!(y.columns(), weight.rows, "the output's columns");
+            }
+            let weights = terms.iter().map(|(_, factor)| factor.weight.columns).sum();
+            let tasks = if y.rows() <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
+            let outputs = outputs_of_task(self.pool.threads(), y.columns(), weights, tasks);
+            let (columns, rows) = (y.columns(), Cuts::Every(y.rows().max(1)));
+            CutMatrix::new(y.used_mut(), columns, rows, Cuts::Every(outputs.next_multiple_of(PANELS_OUTPUTS)))
+        };
+        let mut matrices: Vec<_> = sums.iter_mut().map(cut).collect();
+        self.pool.for_each_tile_of(&mut matrices, &mut self.scratch, |scratch, number, tile| {
+            ProductTile { terms: &terms[number], add, sums: &mut scratch.sums, y: tile }.run(amx);
+        });
+    }
+}
+
+/// How many outputs a task computes where each costs so many weights.
+fn outputs_of_task(threads: usize, outputs: usize, weights: usize, tasks_per_thread: usize) -> usize {
+    match threads {
+        1 => outputs.max(1),
+        _ => outputs.div_ceil(threads * tasks_per_thread).max(TASK_WEIGHTS.div_ceil(weights.max(1))),
+    }
+}
+
+/// Tiles are made only for a team whose instruction set has been checked.
+fn amx_of(isa: Isa) -> Amx {
+    assert_eq!(isa, Isa::Amx, "the instruction set of packed weights");
+    Amx::detect().expect("the backend was made only where the processor supports its instruction set")
+}
