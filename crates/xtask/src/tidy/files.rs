@@ -36,7 +36,7 @@ const FORBIDDEN: &[&str] = &[
     concat!("index.", "crates.io"),
     concat!("static.", "crates.io"),
     concat!("pypi", ".org"),
-    concat!("pythonhosted", ".org"),
+    concat!("python", "hosted.org"),
     concat!("registry.", "npmjs.org"),
     concat!("proxy.", "golang.org"),
 ];
