@@ -1,5 +1,6 @@
 //! The files of `testdata/golden`.
 
+use crate::unpack;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -11,12 +12,17 @@ use std::path::{Path, PathBuf};
 pub const MODELS: [&str; 6] =
     ["falcon-demo", "tiny-falcon-7b", "tiny-falcon-40b", "tiny-falcon-180b", "tiny-falcon-rw", "tiny-falcon2-11b"];
 
-/// The folder of one of [`MODELS`].
+/// The folder of one of [`MODELS`]. The small ones are unpacked beside the program that runs, once.
+///
+/// # Panics
+///
+/// If the model cannot be read, or not be unpacked.
 #[must_use]
 pub fn model_dir(model: &str) -> PathBuf {
     match model {
         "falcon-demo" => root().join("crates/peregrine/falcon-demo"),
-        _ => root().join("testdata/models").join(model),
+        _ => unpack::model(&root().join("testdata/models").join(model))
+            .unwrap_or_else(|error| panic!("{model} cannot be unpacked: {error}")),
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod check;
 mod files;
+mod unpack;
 
 pub use check::Observed;
 pub use files::{Case, Golden, Greedy, LayerGolden, MODELS, PenaltyCase, TopLogits, model_dir};

@@ -1,6 +1,6 @@
 //! Models and flags that cannot work: an error that says what is wrong, soon, and nothing left behind.
 
-use crate::support::{Program, demo_model, tiny_model};
+use crate::support::{Program, demo_model, model_dir};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ impl Copy {
     fn new() -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-            fs::copy(tiny_model("tiny-falcon-7b").join(file), dir.path().join(file)).expect("a copy");
+            fs::copy(model_dir("tiny-falcon-7b").join(file), dir.path().join(file)).expect("a copy");
         }
         Self(dir)
     }

@@ -1,7 +1,7 @@
 //! `peregrine generate`.
 
 use crate::faces::{check_details, keys};
-use crate::support::{Program, Server, demo_model, tiny_model};
+use crate::support::{Program, Server, demo_model, model_dir};
 use serde_json::Value;
 use std::path::Path;
 
@@ -92,7 +92,7 @@ async fn a_prompt_comes_in_every_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_server_answers_as_the_embedded_one() {
-    let model = tiny_model("tiny-falcon-180b");
+    let model = model_dir("tiny-falcon-180b");
     let model = ["--model", model.to_str().expect("UTF-8"), "--tensor-parallel", "2"];
     let server = Server::ready(model).await;
     let address = server.grpc.to_string();
@@ -136,7 +136,7 @@ async fn parameters_do_what_they_say() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_text_that_is_shown_as_it_comes_is_complete() {
     // Tokens drawn at random: characters over several of them, characters that never end, special tokens.
-    let model = tiny_model("tiny-falcon-7b");
+    let model = model_dir("tiny-falcon-7b");
     let model = ["--model", model.to_str().expect("UTF-8"), "--temperature", "8", "--ignore-eos"];
     for seed in ["9", "10", "11"] {
         let arguments = [&model[..], &["--max-new-tokens", "97", "--seed", seed]].concat();

@@ -1,6 +1,6 @@
 //! What the workers hold.
 
-use crate::support::{Server, demo_model, greedy, tiny_model};
+use crate::support::{Server, demo_model, greedy, model_dir};
 use model::Partition;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const KV_BYTES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_holds_its_shard_and_its_cache() {
-    for model in [demo_model(), tiny_model("tiny-falcon-40b")] {
+    for model in [demo_model(), model_dir("tiny-falcon-40b")] {
         for world in [1, 2] {
             check(&model, world).await;
         }

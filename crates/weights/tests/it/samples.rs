@@ -4,7 +4,6 @@ use model::{FalconConfig, tensors};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// The smallest model with every kind of cut: two layers, biases, four query heads on two KV heads.
@@ -44,10 +43,6 @@ pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
         .iter()
         .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     serialize(views, None).unwrap()
-}
-
-pub fn testdata(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(model)
 }
 
 /// A generator whose seed is in the output of a failing test.

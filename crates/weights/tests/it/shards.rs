@@ -1,4 +1,5 @@
-use crate::samples::{self, seeded, testdata};
+use crate::samples::{self, seeded};
+use goldens::model_dir;
 use half::bf16;
 use model::{FalconConfig, Partition, ShardTensor, TensorId, tensors};
 use safetensors::{Dtype, SafeTensors};
@@ -13,7 +14,7 @@ const UNREAD: bf16 = bf16::from_bits(0x7fab);
 fn all_ranks_together_hold_the_original_bytes() {
     let mut rng = seeded();
     for model in ["tiny-falcon-7b", "tiny-falcon-40b", "tiny-falcon-180b", "tiny-falcon-rw", "tiny-falcon2-11b"] {
-        let dir = testdata(model);
+        let dir = model_dir(model);
         let config = read_config(&dir).unwrap();
         let original = original(&dir, &config);
         let files = CheckpointFiles::open(&dir).unwrap();
@@ -77,7 +78,7 @@ fn scatter(tensor: &ShardTensor, local: &[bf16], whole: &mut [bf16]) {
 
 #[test]
 fn several_threads_read_at_once() {
-    let dir = testdata("tiny-falcon-40b");
+    let dir = model_dir("tiny-falcon-40b");
     let config = read_config(&dir).unwrap();
     let files = CheckpointFiles::open(&dir).unwrap();
     let reader = files.shard(&config, &Partition::new(&config, 1, 3)).unwrap();
@@ -119,7 +120,7 @@ fn progress_outlives_the_reader_and_counts_stored_bytes() {
 #[test]
 #[should_panic(expected = "length of the output")]
 fn an_output_of_another_length_is_our_bug() {
-    let dir = testdata("tiny-falcon-7b");
+    let dir = model_dir("tiny-falcon-7b");
     let config = read_config(&dir).unwrap();
     let files = CheckpointFiles::open(&dir).unwrap();
     let reader = files.shard(&config, &Partition::new(&config, 0, 1)).unwrap();

@@ -11,7 +11,8 @@ mod server;
 
 pub use client::{Client, greedy, ids, next_message, request, text_of};
 pub use family::Process;
-pub use models::{SlowModel, demo_model, tiny_model};
+pub use goldens::model_dir;
+pub use models::{SlowModel, demo_model};
 pub use program::{Ended, Program, Running};
 pub use server::{HttpAnswer, Server};
 

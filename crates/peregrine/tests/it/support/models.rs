@@ -1,5 +1,6 @@
 //! Models to test with.
 
+use goldens::model_dir;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,12 +9,7 @@ use tempfile::TempDir;
 
 /// The folder of the demo model.
 pub fn demo_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("falcon-demo")
-}
-
-/// The folder of one of the random models.
-pub fn tiny_model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models").join(name)
+    model_dir("falcon-demo")
 }
 
 /// A model of zeros that is large enough for a load to take a while, and a long text a long time, on any machine. Its
@@ -36,7 +32,7 @@ impl SlowModel {
             "num_attention_heads": HEADS, "num_kv_heads": KV_HEADS, "eos_token_id": 11, "bos_token_id": 11,
         });
         fs::write(dir.path().join("config.json"), config.to_string()).expect("a file");
-        fs::copy(tiny_model("tiny-falcon-7b").join("tokenizer.json"), dir.path().join("tokenizer.json"))
+        fs::copy(model_dir("tiny-falcon-7b").join("tokenizer.json"), dir.path().join("tokenizer.json"))
             .expect("a copy");
         write_zeros(&dir.path().join("model.safetensors"));
         Self(dir)
