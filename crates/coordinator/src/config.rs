@@ -27,6 +27,9 @@ pub struct CoordinatorConfig {
     pub isa: Option<String>,
     /// How long a rank waits for another.
     pub collective_limit: Duration,
+    /// How long a step may take at least, before the ranks that have not answered it count as hung. It may take 20 times as
+    /// long as the longest of its size, if that is more.
+    pub step_limit: Duration,
 }
 
 /// A place where the ranks of one epoch meet. Only the backend knows what it is.

@@ -3,6 +3,7 @@
 use crate::fleet::{Change, Fleet, RankEvent, Status};
 use crate::generation::Update;
 use crate::process::{RankLink, WorkerProcess};
+use crate::watchdog::{Sent, Watchdog};
 use crate::{CoordinatorConfig, Rendezvous};
 use scheduler::{Load, Scheduler, SchedulerConfig, Submission};
 use std::collections::{HashMap, VecDeque};
@@ -66,6 +67,7 @@ pub(crate) struct Driver {
     callers: HashMap<SeqId, mpsc::UnboundedSender<Update>>,
     /// Results of each rank that wait for those of the others.
     results: Vec<VecDeque<StepResult>>,
+    watchdog: Watchdog,
     /// Processes whose end has not been seen.
     alive: usize,
     draining: bool,
@@ -95,6 +97,7 @@ impl Driver {
             scheduler,
             callers: HashMap::new(),
             results: vec![VecDeque::new(); config.world],
+            watchdog: Watchdog::new(config.step_limit),
             alive: 0,
             draining: false,
             deadline: None,
@@ -109,6 +112,7 @@ impl Driver {
             tokio::select! {
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
                 () = sleep_until(self.deadline) => self.fail(self.fleet.reason()),
+                () = sleep_until(self.watchdog.deadline()), if self.deadline.is_none() => self.on_late_step(),
             }
             while let Ok(event) = events.try_recv() {
                 self.on(event);
@@ -225,6 +229,7 @@ impl Driver {
         }
         while let Some(plan) = self.scheduler.plan() {
             let command = wire::plan_to_wire(&plan);
+            self.watchdog.sent(plan.step, plan.rows(), Instant::now());
             for link in links {
                 // A rank that is gone reports it itself.
                 let _ = link.commands.send(command.clone());
@@ -244,6 +249,7 @@ impl Driver {
             let mut results = self.results.iter_mut().map(|results| results.pop_front().expect("seen above"));
             let first = results.next().expect("there is a rank 0");
             let others: Vec<_> = results.collect();
+            self.watchdog.answered(Instant::now());
             let differs = others.iter().position(|other| !same_choices(&first, other));
             if let Some(index) = differs {
                 let reason = format!("step {}: rank {} chose other tokens than rank 0", first.step, index + 1);
@@ -270,6 +276,17 @@ impl Driver {
         if last {
             self.callers.remove(&seq);
         }
+    }
+
+    /// Some rank has not answered the oldest step in time.
+    fn on_late_step(&mut self) {
+        let (Phase::Running(links), Some(Sent { step, rows, begun })) = (&self.phase, self.watchdog.oldest()) else {
+            unreachable!("steps are in flight while ranks run");
+        };
+        let silent = links.iter().zip(&self.results).enumerate().filter(|(_, (_, results))| results.is_empty());
+        let silent: Vec<_> = silent.map(|(rank, (link, _))| format!("rank {rank} {}", link.process.seen())).collect();
+        let seconds = begun.elapsed().as_secs_f32();
+        self.fail(format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {}", silent.join(", ")));
     }
 
     fn fail(&mut self, reason: String) {

@@ -2,6 +2,7 @@
 //!
 //! * [`Coordinator`]: start it, submit requests, watch its [`Status`], drain or stop it.
 //! * `fleet` (pure): what is known of every rank, and when all are ready or the epoch has failed.
+//! * `watchdog` (pure): how long a step may take.
 //! * `process`: one worker process, and the socket pair that ties its life to ours.
 //! * `drive`: the loop: plan, send to all ranks, gather from all ranks, commit.
 //!
@@ -18,6 +19,7 @@ mod fleet;
 mod generation;
 mod handle;
 mod process;
+mod watchdog;
 
 pub use config::{CoordinatorConfig, Rendezvous};
 pub use fleet::{RankMemory, Status};

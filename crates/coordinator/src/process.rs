@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -34,6 +36,9 @@ pub(crate) struct WorkerProcess {
     client: WorkerClient<Channel>,
     /// Dropped or used to end the process: at once if used.
     end: oneshot::Sender<()>,
+    /// `None` if the process had ended at once.
+    pid: Option<u32>,
+    last_words: LastWords,
 }
 
 /// Commands to one rank, and the means to end it.
@@ -59,11 +64,13 @@ impl WorkerProcess {
             .map_err(|error| std::io::Error::new(error.kind(), format!("cannot start {program}: {error}")))?;
         let stderr = child.stderr.take().expect("piped above");
         let (end, ended) = oneshot::channel();
-        tokio::spawn(watch_process(child, stderr, rank, ended, events));
+        let (pid, last_words) = (child.id(), LastWords::default());
+        let reader = tokio::spawn(pass_on_stderr(stderr, rank, last_words.clone()));
+        tokio::spawn(watch_process(child, rank, ended, events, reader, last_words.clone()));
         let channel = connect(ours).await.map_err(std::io::Error::other)?;
         let client = WorkerClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
         let client = client.max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-        Ok(Self { rank, client, end })
+        Ok(Self { rank, client, end, pid, last_words })
     }
 
     /// Asks the rank to load; what it says about it becomes events, until it is ready or has failed.
@@ -110,6 +117,17 @@ impl WorkerProcess {
         RankLink { commands, process: self }
     }
 
+    /// What can be told of it without asking it: whether it is stopped, and what it said last.
+    pub(crate) fn seen(&self) -> String {
+        let state = self.pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let stopped = state.is_some_and(|state| state.lines().any(|line| line.starts_with("State:\tT")));
+        let state = if stopped { "(its process is stopped; " } else { "(" };
+        match &*self.last_words.text() {
+            "" => format!("{state}it has said nothing)"),
+            words => format!("{state}it said last: {words})"),
+        }
+    }
+
     /// Kills the process.
     pub(crate) fn kill(self) {
         // If nobody listens, the process has ended.
@@ -141,12 +159,12 @@ async fn connect(socket: StdUnixStream) -> Result<Channel, Box<dyn std::error::E
 /// Waits for the end of the process and reports it. `end` used means: kill it; dropped: let it end by itself, for a while.
 async fn watch_process(
     mut child: Child,
-    stderr: impl AsyncRead + Unpin + Send + 'static,
     rank: usize,
     end: oneshot::Receiver<()>,
     events: Sender,
+    stderr: JoinHandle<()>,
+    last_words: LastWords,
 ) {
-    let last_words = tokio::spawn(pass_on_stderr(stderr, rank));
     let status = tokio::select! {
         status = child.wait() => status,
         order = end => {
@@ -165,25 +183,42 @@ async fn watch_process(
         }
     };
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-    let last_words = last_words.await.unwrap_or_default();
-    events.rank(rank, RankEvent::Exited { status, last_words });
+    // All that it wrote has been read then; if that task has panicked, there is less to tell.
+    let _ = stderr.await;
+    events.rank(rank, RankEvent::Exited { status, last_words: last_words.text() });
 }
 
-/// Passes the worker's log on, line by line, and returns its last lines.
-async fn pass_on_stderr(stderr: impl AsyncRead + Unpin, rank: usize) -> String {
+/// The last lines of a worker's standard error.
+#[derive(Clone, Default)]
+struct LastWords(Arc<Mutex<VecDeque<String>>>);
+
+impl LastWords {
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: String) {
+        let mut lines = self.lines();
+        if lines.len() == LAST_WORDS_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    fn text(&self) -> String {
+        self.lines().make_contiguous().join(" | ")
+    }
+}
+
+/// Passes the worker's log on, line by line.
+async fn pass_on_stderr(stderr: impl AsyncRead + Unpin, rank: usize, last_words: LastWords) {
     let mut lines = BufReader::new(stderr).lines();
-    let mut last = VecDeque::new();
     while let Ok(Some(line)) = lines.next_line().await {
         eprintln!("rank {rank}: {line}");
-        if is_backtrace(&line) {
-            continue;
+        if !is_backtrace(&line) {
+            last_words.push(line);
         }
-        if last.len() == LAST_WORDS_MAX {
-            last.pop_front();
-        }
-        last.push_back(line);
     }
-    Vec::from(last).join(" | ")
 }
 
 /// Frames of a backtrace explain little to whoever reads an error, and would push the panic's message out of it.

@@ -48,6 +48,10 @@ pub struct EngineArgs {
     /// Seconds for which a rank waits for the others within a step before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u32).range(1..=86_400))]
     collective_timeout: u32,
+    /// Seconds that a step is allowed at least: a rank that has not answered it then, nor in 20 times as long as the longest
+    /// step of its size took, has hung.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u32).range(1..=86_400))]
+    step_timeout: u32,
     #[command(flatten)]
     cuda: CudaArgs,
 }
@@ -93,6 +97,7 @@ impl EngineArgs {
                 threads_per_rank: self.threads(world),
                 isa: self.isa.clone(),
                 collective_limit: Duration::from_secs(self.collective_timeout.into()),
+                step_limit: Duration::from_secs(self.step_timeout.into()),
             },
             launch.rendezvous,
         );

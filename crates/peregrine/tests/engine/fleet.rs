@@ -38,6 +38,7 @@ impl Setup {
             threads_per_rank: 1,
             isa: self.isa.map(|isa| isa.to_string()),
             collective_limit: Duration::from_secs(60),
+            step_limit: LIMIT,
         };
         let rendezvous = Rendezvous { address: memory.path(), keep: Box::new(memory) };
         let coordinator = Coordinator::start(config, rendezvous);

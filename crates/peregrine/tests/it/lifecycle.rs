@@ -185,6 +185,23 @@ async fn a_worker_that_hangs_is_named() {
     check_failed(server, &workers, &["rank 1 did not arrive within 1000 ms"]).await;
 }
 
+/// The coordinator sees that no step is answered, long before the ranks give each other up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_step_that_is_not_answered_ends_the_model() {
+    for (world, stopped) in [(1, 0), (3, 1)] {
+        let server = Server::ready(["--tensor-parallel", &world.to_string(), "--step-timeout", "1"]).await;
+        let client = server.client().await;
+        // From here on it is known how long steps of these sizes take.
+        client.generate(greedy(PROMPT, 5)).await;
+        let workers = server.ranks(world).await;
+        workers[stopped].signal(Signal::STOP);
+        let status = client.try_generate(greedy(PROMPT, 5)).await.expect_err("a rank is missing");
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        let named = format!("rank {stopped} (its process is stopped; ");
+        check_failed(server, &workers, &["rows: no answer within", &named]).await;
+    }
+}
+
 /// Waits until the generation service is not served.
 async fn not_serving(client: &Client) {
     let watch = client.health().watch(HealthCheckRequest { service: "peregrine.v1.Generation".to_owned() }).await;
