@@ -2,14 +2,22 @@
 //! elsewhere; errors.
 
 use super::*;
+use node::{Backend, NODES};
 use std::path::Path;
 
 fn args(model: &str) -> PlanArgs {
-    PlanArgs { model: model.to_owned(), tensor_parallel: None, node: None, backend: Backend::Cuda, json: false }
+    PlanArgs {
+        model: model.to_owned(),
+        tensor_parallel: None,
+        node: None,
+        backend: super::Backend::Cuda,
+        predict: false,
+        json: false,
+    }
 }
 
 fn plan(id: &str, node: &str, world: usize, backend: Backend) -> Plan {
-    Plan::new(&Model::open(id).unwrap(), Node::named(node).unwrap(), world, backend)
+    Plan::new(id, &Model::open(id).unwrap().config, Node::named(node).unwrap(), world, backend)
 }
 
 fn error(args: &PlanArgs) -> String {
@@ -40,6 +48,54 @@ fn published_models() {
 fn a_model_that_does_not_fit() {
     let args = PlanArgs { node: Some("p4d.24xlarge".to_owned()), ..args("huggingface-llm-falcon-180b-bf16") };
     check_golden("huggingface-llm-falcon-180b-bf16-on-p4d", &args);
+}
+
+#[test]
+fn predictions() {
+    for id in ["7b", "40b", "180b"].map(|size| format!("huggingface-llm-falcon-{size}-bf16")) {
+        check_golden(&format!("{id}-predicted"), &PlanArgs { predict: true, ..args(&id) });
+    }
+}
+
+/// What is predicted agrees with what was computed elsewhere by hand: floor, target, and stock kernels.
+#[test]
+fn falcon_180b_in_time() {
+    let id = "huggingface-llm-falcon-180b-bf16";
+    let plan = plan(id, "p4de.24xlarge", 8, Backend::Cuda);
+    let node = Node::named("p4de.24xlarge").unwrap();
+    let prediction = Prediction::new(&Model::open(id).unwrap().config, node, 8, plan.kv_tokens);
+    let one = &prediction.decode[0];
+    assert!(one.size == 1 && (21.85..21.95).contains(&one.floor_ms), "{one:?}");
+    assert!(one.predicted_ms <= 28.5 && one.predicted_ms < one.predicted_at_lower_ms, "{one:?}");
+    assert!((31.0..32.5).contains(&one.stock_ms), "{one:?}");
+    // What all launches move is what the rank has, less the embedding table: the output projection is read instead.
+    let moved: u64 = prediction.launches.iter().map(|launch| launch.times * launch.bytes).sum();
+    let config = Model::open(id).unwrap().config;
+    let table = (config.vocab / 8 * config.hidden * 2) as u64;
+    let weights = plan.ranks[0].weight_bytes - if config.tied { 0 } else { table };
+    assert!((weights..weights + weights / 500).contains(&moved), "{moved} bytes moved, {weights} of weights");
+}
+
+#[test]
+fn more_work_takes_longer_and_no_step_is_below_its_floor() {
+    for id in models::ids() {
+        let model = Model::open(id).unwrap();
+        for node in &NODES {
+            let plan = Plan::new(id, &model.config, node, node.gpus, Backend::Cuda);
+            if !plan.fits {
+                continue;
+            }
+            let prediction = Prediction::new(&model.config, node, node.gpus, plan.kv_tokens);
+            for steps in [&prediction.decode, &prediction.prompts] {
+                assert!(
+                    steps.windows(2).all(|pair| pair[0].predicted_ms < pair[1].predicted_ms),
+                    "{id} on {}",
+                    node.name
+                );
+                assert!(steps.iter().all(|step| step.floor_ms < step.predicted_ms && step.floor_ms < step.stock_ms));
+            }
+        }
+    }
 }
 
 #[test]
@@ -80,9 +136,9 @@ fn what_would_fit_is_the_smallest_degree_of_each_node() {
 #[test]
 fn bytes_short_are_the_border_of_fitting() {
     let model = Model::open("huggingface-llm-falcon-180b-bf16").unwrap();
-    for node in &nodes::NODES {
+    for node in &NODES {
         for world in 1..=node.gpus {
-            let plan = Plan::new(&model, node, world, Backend::Cuda);
+            let plan = Plan::new(&model.name, &model.config, node, world, Backend::Cuda);
             let short = plan.ranks.iter().map(|rank| rank.short_by_bytes).max().unwrap();
             assert_eq!((plan.fits, plan.kv_tokens >= plan.sequence_tokens), (short == 0, short == 0), "{}", node.name);
         }
@@ -115,7 +171,7 @@ fn errors_say_what_would_do() {
     assert!(unknown.contains("there is no such folder") && models::ids().all(|id| unknown.contains(id)), "{unknown}");
 
     let unknown = error(&PlanArgs { node: Some("p3.2xlarge".to_owned()), ..args(id) });
-    assert!(unknown.contains("p3.2xlarge") && nodes::NODES.iter().all(|node| unknown.contains(node.name)), "{unknown}");
+    assert!(unknown.contains("p3.2xlarge") && NODES.iter().all(|node| unknown.contains(node.name)), "{unknown}");
 
     for world in [0, 2] {
         let found = error(&PlanArgs { tensor_parallel: Some(world), ..args(id) });

@@ -1,7 +1,6 @@
 //! A plan as a person reads it.
 
-use super::budget::{Fit, Plan, RankPlan};
-use super::nodes::{Backend, Node};
+use node::{Backend, Fit, LaunchPrediction, Node, Plan, Prediction, RankPlan, StepPrediction};
 
 /// The plan, made for `node`, as text.
 pub fn render(plan: &Plan, node: &Node) -> String {
@@ -33,14 +32,64 @@ fn table(plan: &Plan) -> String {
             grouped(last),
         ]
     }));
-    let widths: Vec<usize> = (0..titles.len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().expect("there is a row of titles"))
-        .collect();
-    let line = |row: &[String; 8]| {
+    aligned(&rows)
+}
+
+/// Right-aligned columns.
+fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}"));
         cells.collect::<Vec<_>>().join("  ") + "\n"
     };
     rows.iter().map(line).collect()
+}
+
+/// A prediction as text: steps, what a step of one sequence consists of, and what all rests on.
+pub fn render_prediction(prediction: &Prediction) -> String {
+    let Prediction { note, context, .. } = prediction;
+    let decode = steps("sequences", prediction, &prediction.decode);
+    let prompts = steps("prompt", prediction, &prediction.prompts);
+    let launches = launches(&prediction.launches);
+    let assumptions: String =
+        prediction.assumptions.iter().map(|it| format!("  {}\n      {}\n", it.what, it.source)).collect();
+    format!(
+        "PREDICTION ({note})\n\n\
+         a token for each of so many sequences of {context} tokens, in ms\n{decode}\n\
+         a prompt of so many tokens, to its first token, in ms\n{prompts}\n\
+         a step of one sequence, launch by launch, on each rank\n{launches}\n\
+         this rests on\n{assumptions}"
+    )
+}
+
+fn steps(size: &str, prediction: &Prediction, steps: &[StepPrediction]) -> String {
+    let at = |percent: f64| format!("at {percent} % of plain read");
+    let (predicted, lower) = (at(prediction.read_percent), at(prediction.lower_read_percent));
+    let titles = [size, "floor", &predicted, &lower, "stock kernels"];
+    let mut rows = vec![titles.map(str::to_owned)];
+    let ms = |ms: f64| format!("{ms:.2}");
+    rows.extend(steps.iter().map(|step| {
+        let StepPrediction { size, floor_ms, predicted_ms, predicted_at_lower_ms, stock_ms } = *step;
+        [grouped(size), ms(floor_ms), ms(predicted_ms), ms(predicted_at_lower_ms), ms(stock_ms)]
+    }));
+    aligned(&rows)
+}
+
+fn launches(launches: &[LaunchPrediction]) -> String {
+    let titles = ["launch", "times", "bytes", "bytes over the link", "floor µs", "predicted µs"];
+    let mut rows = vec![titles.map(str::to_owned)];
+    rows.extend(launches.iter().map(|launch| {
+        [
+            launch.name.to_owned(),
+            launch.times.to_string(),
+            grouped(launch.bytes),
+            grouped(launch.link_bytes),
+            format!("{:.2}", launch.floor_us),
+            format!("{:.2}", launch.predicted_us),
+        ]
+    }));
+    aligned(&rows)
 }
 
 /// What holds for the plan as a whole, each with its label.

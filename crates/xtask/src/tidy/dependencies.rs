@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("step", &[]),
     ("cuda-standin", &[]),
     ("api", &["step"]),
+    ("node", &["model", "step"]),
     ("scheduler", &["step"]),
     ("sampling", &["step"]),
     ("text", &[]),
@@ -37,7 +38,7 @@ const ONLY: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that are state machines or plain data, and what they must not see: sockets and clocks.
-const PURE: &[&str] = &["model", "step", "api", "scheduler", "sampling"];
+const PURE: &[&str] = &["model", "node", "step", "api", "scheduler", "sampling"];
 const IMPURE: &[&str] = &["tokio", "tonic"];
 
 pub(super) fn check(tree: &Tree) -> Vec<String> {

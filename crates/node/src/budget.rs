@@ -1,7 +1,6 @@
 //! What each rank holds, and what that leaves for the KV cache.
 
-use super::models::Model;
-use super::nodes::{Backend, NODES, Node};
+use crate::nodes::{Backend, NODES, Node};
 use model::{FalconConfig, Partition};
 use serde::Serialize;
 use std::ops::Range;
@@ -79,15 +78,19 @@ pub struct Fit {
 const NOTE: &str = "computed from config.json and the node's listed memory; not measured on this node";
 
 impl Plan {
-    /// Plans `model` for `world` ranks on `node`.
-    pub fn new(model: &Model, node: &'static Node, world: usize, backend: Backend) -> Self {
-        let config = &model.config;
+    /// Plans the model `name` for `world` ranks on `node`.
+    ///
+    /// # Panics
+    ///
+    /// If `world` is 0.
+    #[must_use]
+    pub fn new(name: &str, config: &FalconConfig, node: &'static Node, world: usize, backend: Backend) -> Self {
         let ranks = rank_plans(config, node, world, backend);
         let fits = fits(&ranks);
         Self {
             fits,
             node: node.name,
-            model: model.name.clone(),
+            model: name.to_owned(),
             backend,
             tensor_parallel: world,
             parameters: config.parameters(),

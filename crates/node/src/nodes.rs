@@ -1,7 +1,6 @@
 //! The machines that a model can be planned for, and the memory that they leave to it.
 
-use anyhow::{Result, bail};
-use clap::ValueEnum;
+use crate::gpus::{A10G, A100_40, A100_80, Gpu, H100, H200, L40S, Link};
 use serde::Serialize;
 
 /// A machine with GPUs of one kind.
@@ -16,20 +15,8 @@ pub struct Node {
     host_gib: u64,
 }
 
-/// A kind of GPU.
-pub struct Gpu {
-    /// Its name, with the size under which it is sold.
-    pub name: &'static str,
-    /// What a process can allocate in MiB: the total that the driver reports, which lacks what the hardware and the
-    /// driver keep. It differs by some 0.2 GiB between drivers; this is the smallest total seen in published
-    /// out-of-memory reports (in GiB, beside each line), rounded down to whole 100 MiB.
-    usable_mib: u64,
-    /// GPUs of one node are joined by NVLink, not by PCI Express.
-    nvlink: bool,
-}
-
 /// Where the model is to run, which decides what memory counts and how the KV cache is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// A GPU for each rank; the KV cache is bf16.
@@ -46,12 +33,13 @@ pub struct Reserve {
     pub bytes: u64,
 }
 
-const A10G: Gpu = Gpu { name: "A10G-24GB", usable_mib: 22_400, nvlink: false }; // 21.96
-const A100_40: Gpu = Gpu { name: "A100-40GB", usable_mib: 40_300, nvlink: true }; // 39.38
-const L40S: Gpu = Gpu { name: "L40S-48GB", usable_mib: 45_400, nvlink: false }; // 44.34
-const A100_80: Gpu = Gpu { name: "A100-80GB", usable_mib: 81_000, nvlink: true }; // 79.14
-const H100: Gpu = Gpu { name: "H100-80GB", usable_mib: 81_000, nvlink: true }; // 79.11
-const H200: Gpu = Gpu { name: "H200-141GB", usable_mib: 143_100, nvlink: true }; // 139.81
+/// There is no node of that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--node {name} is not known; nodes are {}", NODES.map(|node| node.name).join(", "))]
+pub struct UnknownNode {
+    /// What was asked for.
+    pub name: String,
+}
 
 /// All nodes, by the memory of their GPUs together.
 pub const NODES: [Node; 7] = [
@@ -88,15 +76,16 @@ const ACTIVATIONS_F32: Reserve = Reserve { what: "activations", bytes: 1024 * MI
 
 impl Node {
     /// The node called `name`.
-    pub fn named(name: &str) -> Result<&'static Self> {
-        let Some(node) = NODES.iter().find(|node| node.name == name) else {
-            let known: Vec<&str> = NODES.iter().map(|node| node.name).collect();
-            bail!("--node {name} is not known; nodes are {}", known.join(", "));
-        };
-        Ok(node)
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownNode`], which lists all names.
+    pub fn named(name: &str) -> Result<&'static Self, UnknownNode> {
+        NODES.iter().find(|node| node.name == name).ok_or_else(|| UnknownNode { name: name.to_owned() })
     }
 
     /// Bytes that each of `world` ranks has. Of the host's memory a tenth is left to the system.
+    #[must_use]
     pub fn memory_bytes(&self, backend: Backend, world: usize) -> u64 {
         match backend {
             Backend::Cuda => self.gpu.usable_mib * MIB,
@@ -105,11 +94,12 @@ impl Node {
     }
 
     /// What of a rank's memory is reserved, where there are `world` ranks.
+    #[must_use]
     pub fn reserves(&self, backend: Backend, world: usize) -> Vec<Reserve> {
         if backend == Backend::Cpu {
             return vec![PROCESS, ACTIVATIONS_F32];
         }
-        let nccl = if self.gpu.nvlink { NCCL_NVLINK } else { NCCL_PCIE };
+        let nccl = if matches!(self.gpu.link, Link::NvLink { .. }) { NCCL_NVLINK } else { NCCL_PCIE };
         let margin = Reserve { what: "margin", bytes: self.memory_bytes(backend, world) * MARGIN_PERCENT / 100 };
         let parts = [Some(CONTEXT), (world > 1).then_some(nccl), Some(WORKSPACE), Some(ACTIVATIONS), Some(margin)];
         parts.into_iter().flatten().collect()
@@ -118,6 +108,7 @@ impl Node {
 
 impl Backend {
     /// Bytes of one element of the KV cache.
+    #[must_use]
     pub fn kv_element_bytes(self) -> usize {
         match self {
             Self::Cuda => 2,

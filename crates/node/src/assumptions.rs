@@ -1,0 +1,77 @@
+//! What the predictions rest on, each with its source. A guess is called one.
+
+use crate::gpus::{Gpu, Link, PCIE_GBPS, PCIE_LATENCY_US};
+use serde::Serialize;
+
+/// Of the plain read, what products of few rows are to reach. No kernel is known to have been shown to do so on an A100.
+pub const PLAIN_READ_PERCENT: f64 = 98.0;
+/// Of the plain read, what cuBLAS reaches with large matrices.
+pub(crate) const LIBRARY_READ_PERCENT: f64 = 98.0;
+/// Of the tensor cores' peak, what products reach.
+pub(crate) const PRODUCT_TENSOR_PERCENT: f64 = 82.0;
+/// How memory and tensor cores overlap: (mᵖ + tᵖ)^(1/p).
+pub(crate) const OVERLAP_POWER: f64 = 2.2;
+pub(crate) const LAUNCH_US: f64 = 1.5;
+pub(crate) const LIBRARY_LAUNCH_US: f64 = 8.0;
+pub(crate) const ATTENTION_US: f64 = 8.0;
+/// Of the plain read, what attention of single rows reaches.
+pub(crate) const ATTENTION_READ_PERCENT: f64 = 66.0;
+/// Of the tensor cores' peak, what attention of many rows reaches.
+pub(crate) const PREFILL_ATTENTION_PERCENT: f64 = 45.0;
+pub(crate) const LINK_WAITS_US: f64 = 4.0;
+pub(crate) const CHOICE_ROW_US: f64 = 18.0;
+pub(crate) const STOCK_ATTENTION_US: f64 = 12.0;
+pub(crate) const STOCK_GLUE_US: f64 = 14.0;
+pub(crate) const STOCK_CHOICE_US: f64 = 60.0;
+
+/// Something that a prediction rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Assumption {
+    /// What is assumed.
+    pub what: String,
+    /// Why.
+    pub source: &'static str,
+}
+
+const A100_TABLE: &str = "fitted to the bf16 table of ai-dynamo/aiconfigurator, a100_sxm, trtllm 1.0.0";
+
+/// All that a prediction for `gpu` rests on.
+#[must_use]
+pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
+    let Gpu { name, spec_gbps, plain_read_gbps, tensor_tflops, .. } = gpu;
+    let mut all = vec![
+        (format!("{name} memory: {spec_gbps} GB/s"), "the vendor's specification; floors are at this rate"),
+        (format!("plain read: {plain_read_gbps} GB/s"), gpu.plain_read_source),
+        (
+            format!("own products: {PLAIN_READ_PERCENT} % of the plain read"),
+            "what the kernels were designed for; no GPU has run them",
+        ),
+        (format!("tensor cores: {tensor_tflops} TFLOP/s in bf16"), "the vendor's specification"),
+        (format!("products: {PRODUCT_TENSOR_PERCENT} % of the tensor cores"), A100_TABLE),
+        (format!("memory and tensor cores overlap as a {OVERLAP_POWER}-norm"), A100_TABLE),
+        (format!("cuBLAS: {LIBRARY_READ_PERCENT} % of the plain read, {LIBRARY_LAUNCH_US} µs a product"), A100_TABLE),
+        (format!("a launch within a graph: {LAUNCH_US} µs"), "a guess"),
+        (
+            format!("attention of single rows: {ATTENTION_US} µs, and {ATTENTION_READ_PERCENT} % of the plain read"),
+            "a guess, and vLLM's flash attention on an A100: 12.5 µs at batch 1, 1.1 TB/s at batch 128",
+        ),
+        (format!("attention of prompts: {PREFILL_ATTENTION_PERCENT} % of the tensor cores"), "a guess"),
+    ];
+    all.push(match &gpu.link {
+        Link::NvLink { source, .. } => ("all-reduces: measured ones, for as many bytes".to_owned(), *source),
+        Link::Pcie => (
+            format!("all-reduces: {PCIE_LATENCY_US} µs, and {PCIE_GBPS} GB/s into each GPU"),
+            "NVIDIA/nccl issue 1530 (8 bytes over RTX 4090), and a guess",
+        ),
+    });
+    all.extend([
+        (format!("logits between ranks: {} GB/s, {LINK_WAITS_US} µs of waits", gpu.link.gbps()), "a guess"),
+        (format!("choice of tokens: {CHOICE_ROW_US} µs"), "a guess: six passes over a row of logits in the L2 cache"),
+        (
+            format!("stock kernels: {STOCK_ATTENTION_US} µs attention, {STOCK_GLUE_US} µs glue a layer"),
+            "vLLM's flash attention on an A100, and a guess",
+        ),
+        ("nothing between steps, and no clock lowered for power or heat".to_owned(), "a guess"),
+    ]);
+    all.into_iter().map(|(what, source)| Assumption { what, source }).collect()
+}
