@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod benchmarks;
 mod client;
 mod demo;
 mod engine;
@@ -39,6 +40,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Show how a model is cut over a node's GPUs, and whether it fits.
     Plan(plan::PlanArgs),
+    /// Measure how fast it is.
+    Bench(benchmarks::BenchArgs),
     /// Tell whether a text carries the watermark.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => benchmarks::run(args),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(cuda) => worker::run(cuda).map(|()| ExitCode::SUCCESS),
     };
