@@ -85,6 +85,7 @@ impl<C: Collective> Backend for Cpu<C> {
     type Matrix = CpuMatrix;
     type Vector = Vec<f32>;
     type KvCache = CpuKvCache;
+    type Outputs = Vec<LogitsOutput>;
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
         self.team.matrix(rows, columns, read)
@@ -250,6 +251,10 @@ impl<C: Collective> Backend for Cpu<C> {
             },
         );
         Ok(())
+    }
+
+    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
+        Ok(outputs)
     }
 
     fn use_logits(

@@ -436,6 +436,7 @@ impl Backend for Cuda {
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
     type KvCache = CudaKvCache;
+    type Outputs = Vec<LogitsOutput>;
 
     const KV_ELEMENT_BYTES: usize = size_of::<bf16>();
     const HIDDEN_MULTIPLE: usize = PAD;
@@ -633,6 +634,10 @@ impl Backend for Cuda {
 
     fn all_reduce_add(&mut self, partial: &mut CudaTensor, x: &mut CudaTensor) -> Result<(), BackendError> {
         self.sum_and_add(partial, x)
+    }
+
+    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
+        Ok(outputs)
     }
 
     fn use_logits(

@@ -127,7 +127,7 @@ impl Sampling {
         wanted: &LogitsUse<'_>,
         result: &SampleResult,
     ) -> Result<LogitsOutput, BackendError> {
-        let LogitsUse::Sample { row: sample_row, return_logits } = wanted else {
+        let LogitsUse::Sample { row: sample_row, return_logits, .. } = wanted else {
             return Ok(LogitsOutput::Score(result.token.model_logprob));
         };
         let many = sample_row.top_n > TOP_N_MAX;

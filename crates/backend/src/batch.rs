@@ -20,6 +20,9 @@ pub struct BatchSeq {
     pub rows: Range<usize>,
     /// The position of its first row in the sequence. The keys and values of all earlier positions are in the KV cache.
     pub start: usize,
+    /// Where the backend keeps its tokens, if it was told of them ([`crate::Backend::set_tokens`]). Then [`Batch::tokens`]
+    /// says nothing of those that only the device knows, because it sampled them in a step that is still on its way.
+    pub slot: Option<usize>,
     /// Its block table, as a range of [`Batch::blocks`]: entry `p / BLOCK_TOKENS` is the block of position `p`.
     pub table: Range<usize>,
 }

@@ -29,5 +29,5 @@ pub use sampling::SampleRow;
 pub use threads::Threads;
 pub use traits::{
     AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepLimits,
-    Tensor, dense_then_down, norm_then_linear,
+    StepWork, Tensor, Work, dense_then_down, norm_then_linear,
 };

@@ -11,6 +11,10 @@ pub enum LogitsUse<'a> {
     Sample {
         /// From what, and how.
         row: SampleRow<'a>,
+        /// Where the choice becomes the token at `row.position`: a slot of [`crate::Backend::set_tokens`]. The tokens before
+        /// are there, too, and `row.tokens` may lack those that only the device knows. Without one, nothing is kept, and
+        /// `row.tokens` are all that there are.
+        slot: Option<usize>,
         /// Give the whole row of logits, too.
         return_logits: bool,
     },
@@ -58,7 +62,7 @@ pub fn use_logits(
 /// Samples from, or scores, one whole row of logits.
 pub fn use_row(sampler: &mut Sampler, logits: &[f32], wanted: &LogitsUse<'_>) -> LogitsOutput {
     match wanted {
-        LogitsUse::Sample { row, return_logits } => {
+        LogitsUse::Sample { row, return_logits, .. } => {
             let mut sample = sampler.sample(logits, row);
             if *return_logits {
                 sample.logits = logits.to_vec();

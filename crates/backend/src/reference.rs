@@ -134,6 +134,7 @@ impl<C: Collective> Backend for Reference<C> {
     type Matrix = HostMatrix;
     type Vector = Vec<f32>;
     type KvCache = HostKvCache;
+    type Outputs = Vec<LogitsOutput>;
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<HostMatrix, BackendError> {
         let mut values = vec![bf16::ZERO; rows * columns];
@@ -275,6 +276,10 @@ impl<C: Collective> Backend for Reference<C> {
         let len = x.rows * x.columns;
         x.values[..len].iter_mut().zip(&partial.values).for_each(|(x, partial)| *x += partial);
         Ok(())
+    }
+
+    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
+        Ok(outputs)
     }
 
     fn use_logits(

@@ -112,7 +112,23 @@ pub struct StepLimits {
     pub vocab: Vec<usize>,
     /// Positions of a sequence.
     pub positions: usize,
+    /// Sequences at a time: slots of [`Backend::set_tokens`].
+    pub sequences: usize,
 }
+
+/// One step, as the forward pass hands it to a backend.
+#[derive(Clone, Copy)]
+pub struct StepWork<'a> {
+    /// Its rows.
+    pub batch: &'a Batch,
+    /// The rows whose logits are used; none twice.
+    pub rows: &'a [usize],
+    /// How, for each of them.
+    pub uses: &'a [LogitsUse<'a>],
+}
+
+/// Does the operations of a step, and gives what [`Backend::use_logits`] gave.
+pub type Work<'a, B> = dyn FnMut(&mut B, &StepWork<'_>) -> Result<Vec<<B as Backend>::Outputs>, BackendError> + 'a;
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +169,8 @@ pub trait Backend: Sized {
     type Vector;
     /// Keys and values of all layers, in blocks of [`step::BLOCK_TOKENS`] tokens.
     type KvCache;
+    /// What becomes of logits; it may still be on its way from the device.
+    type Outputs;
 
     /// Bytes of one element of the KV cache.
     const KV_ELEMENT_BYTES: usize = size_of::<f32>();
@@ -188,6 +206,46 @@ pub trait Backend: Sized {
         let _ = limits;
         Ok(())
     }
+
+    /// Calls `work`, after [`Backend::ready`], for some steps in which every sequence has one row, to record their operations
+    /// instead of doing them. All ranks call it, or none.
+    fn record(&mut self, work: &mut Work<'_, Self>) -> Result<(), BackendError> {
+        let _ = work;
+        Ok(())
+    }
+
+    // Steps.
+
+    /// How many steps may be on their way at once; more than 1 only where [`Backend::step`] does not wait for the device.
+    fn steps_in_flight_max(&self) -> usize {
+        1
+    }
+
+    /// The tokens of the sequence in `slot` from position `start` on, where a device keeps tokens.
+    fn set_tokens(&mut self, slot: usize, start: usize, tokens: &[u32]) -> Result<(), BackendError> {
+        let _ = (slot, start, tokens);
+        Ok(())
+    }
+
+    /// Begins a step: `work` does its operations and gives what [`Backend::use_logits`] gave. Where the same operations have
+    /// been recorded, they may be begun without `work`.
+    fn step(
+        &mut self,
+        step: &StepWork<'_>,
+        work: impl FnOnce(&mut Self, &StepWork<'_>) -> Result<Vec<Self::Outputs>, BackendError>,
+    ) -> Result<Vec<Self::Outputs>, BackendError> {
+        work(self, step)
+    }
+
+    /// Whether [`Backend::outputs`] would not have to wait. An error, if there will be none: the device has failed, or is
+    /// later than it may be.
+    fn is_done(&mut self, outputs: &Self::Outputs) -> Result<bool, BackendError> {
+        let _ = outputs;
+        Ok(true)
+    }
+
+    /// Waits for outputs. They are taken in the order in which they came.
+    fn outputs(&mut self, outputs: Self::Outputs) -> Result<Vec<LogitsOutput>, BackendError>;
 
     /// Sets the rows in use to `values.len() / columns` and fills them: for tests and inspection.
     fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) -> Result<(), BackendError>;
@@ -248,7 +306,7 @@ pub trait Backend: Sized {
         logits: &Self::Tensor,
         vocab: &[usize],
         uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError>;
+    ) -> Result<Self::Outputs, BackendError>;
 
     // Fused operations: launches ① and ③ of a layer at decode (② is `attend`, ④ is `all_reduce_add`).
 

@@ -1,17 +1,23 @@
 //! Steps: a plan becomes a batch, its logits become samples.
 
 use crate::falcon::Falcon;
-use backend::{Backend, BackendError, Batch, BatchSeq, LogitsOutput, LogitsUse, SampleRow};
-use std::collections::HashMap;
+use backend::{Backend, BackendError, Batch, BatchSeq, LogitsOutput, LogitsUse, SampleRow, StepWork};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Instant;
-use step::{BLOCK_TOKENS, NewSequence, Sample, SampleMask, SeqId, SeqOutput, SeqRun, StepPlan, StepResult};
+use step::{BLOCK_TOKENS, NewSequence, Sample, SampleMask, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult};
 
 /// One rank's model and the sequences that it runs.
 pub struct Engine<B: Backend> {
     falcon: Falcon<B>,
     sequences: HashMap<SeqId, Sequence>,
+    /// Slots of the device's tokens that no sequence has.
+    free_slots: Vec<usize>,
     batch: Batch,
+    /// Steps that were begun and have not ended, oldest first.
+    in_flight: VecDeque<InFlight<B>>,
+    /// When the last step ended.
+    ended: Instant,
 }
 
 /// Why a step could not be run.
@@ -40,112 +46,224 @@ struct Sequence {
     spec: NewSequence,
     /// Its block table.
     blocks: Vec<u32>,
+    slot: usize,
+    /// Steps in flight that run it.
+    in_flight: usize,
+    /// Tokens that these sample, which are not among those of `spec` yet.
+    unseen: usize,
+    /// One of these has drafts, of which it is not known yet how many hold.
+    drafting: bool,
 }
 
 /// The rows of one run within the batch.
-struct RunRows<'a> {
-    run: &'a SeqRun,
+struct RunRows {
+    run: SeqRun,
     /// Rows whose next token the prompt holds, to be scored.
     scores: Range<usize>,
     /// Rows whose next token is sampled.
     samples: Range<usize>,
 }
 
+/// A step that was begun.
+struct InFlight<B: Backend> {
+    step: StepId,
+    runs: Vec<RunRows>,
+    outputs: Vec<B::Outputs>,
+    begun: Instant,
+}
+
 impl<B: Backend> Engine<B> {
     /// An engine without sequences.
     #[must_use]
     pub fn new(falcon: Falcon<B>) -> Self {
-        Self { falcon, sequences: HashMap::new(), batch: Batch::default() }
+        Self {
+            free_slots: (0..falcon.capacity().sequences_max()).rev().collect(),
+            falcon,
+            sequences: HashMap::new(),
+            batch: Batch::default(),
+            in_flight: VecDeque::new(),
+            ended: Instant::now(),
+        }
     }
 
-    /// Runs one step. `masks` are those for which the plan's masked runs wait.
+    /// How many steps may be in flight at once.
+    #[must_use]
+    pub fn steps_in_flight_max(&self) -> usize {
+        self.falcon.steps_in_flight_max()
+    }
+
+    /// Begins a step. `masks` are those for which the plan's masked runs wait. A run may need the token that a step in flight
+    /// samples.
     ///
     /// # Errors
     ///
     /// [`StepError`]; nothing can be run after one.
-    pub fn step(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<StepResult, StepError> {
-        let begin = Instant::now();
-        let step = plan.step;
-        for seq in &plan.retired {
-            self.sequences.remove(seq);
-        }
-        for spec in plan.new {
-            self.sequences.insert(spec.seq, Sequence { spec, blocks: Vec::new() });
-        }
-        let runs = self
-            .lay_out(&plan.runs, plan_rows(&plan.runs))
-            .map_err(|reason| StepError::Plan { step: step.0, reason })?;
+    ///
+    /// # Panics
+    ///
+    /// If as many steps are in flight as may be.
+    pub fn begin(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<(), StepError> {
+        assert!(self.in_flight.len() < self.steps_in_flight_max(), "step {} is one too many in flight", plan.step);
+        let (begun, step, rows) = (Instant::now(), plan.step, plan.rows());
         let device_error = |error| StepError::Backend { step: step.0, error };
-        self.falcon.run(&self.batch).map_err(device_error)?;
-        let answers = self.answers(&runs, masks).map_err(device_error)?;
-        let outputs = self.settle(&runs, answers);
-        let device_time_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let bad_plan = |reason| StepError::Plan { step: step.0, reason };
+        plan.retired.iter().try_for_each(|&seq| self.forget(seq)).map_err(bad_plan)?;
+        for spec in plan.new {
+            let slot = self.free_slots.pop().ok_or_else(|| format!("sequence {} is one too many", spec.seq));
+            let slot = slot.map_err(bad_plan)?;
+            self.falcon.set_tokens(slot, 0, &spec.tokens).map_err(device_error)?;
+            self.sequences.insert(spec.seq, Sequence::new(spec, slot));
+        }
+        let runs = self.lay_out(plan.runs, rows).map_err(bad_plan)?;
+        self.set_drafts(&runs).map_err(device_error)?;
+        let (rows, uses) = uses(&self.sequences, &runs, step, masks);
+        let work = StepWork { batch: &self.batch, rows: &rows, uses: &uses };
+        let outputs = self.falcon.begin(&work).map_err(device_error)?;
+        for RunRows { run, samples, .. } in &runs {
+            let sequence = self.sequences.get_mut(&run.seq).expect("laid out above");
+            sequence.in_flight += 1;
+            sequence.drafting = !run.draft_tokens.is_empty();
+            sequence.unseen += if sequence.drafting { 0 } else { samples.len() };
+        }
+        self.in_flight.push_back(InFlight { step, runs, outputs, begun });
+        Ok(())
+    }
+
+    /// The result of the oldest step in flight, once the device has ended it. `None`: it has not, or there is no such step.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`]; nothing can be run after one.
+    pub fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
+        let Some(InFlight { step, outputs, .. }) = self.in_flight.front() else { return Ok(None) };
+        let step = step.0;
+        match self.falcon.is_done(outputs).map_err(|error| StepError::Backend { step, error })? {
+            true => self.end().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Begins one step, and waits for it and those before it.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`]; nothing can be run after one.
+    ///
+    /// # Panics
+    ///
+    /// If a step is in flight.
+    pub fn step(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<StepResult, StepError> {
+        assert!(self.in_flight.is_empty(), "a step in flight has a result of its own");
+        self.begin(plan, masks)?;
+        self.end()
+    }
+
+    /// Waits for the oldest step in flight.
+    fn end(&mut self) -> Result<StepResult, StepError> {
+        let InFlight { step, runs, outputs, begun } = self.in_flight.pop_front().expect("a step is in flight");
+        let device_error = |error| StepError::Backend { step: step.0, error };
+        let answers = self.falcon.outputs(outputs).map_err(device_error)?;
+        let outputs = self.settle(runs, answers).map_err(device_error)?;
+        // The device began it when it had ended the one before.
+        let device_time = begun.max(self.ended).elapsed();
+        self.ended = Instant::now();
+        let device_time_us = u64::try_from(device_time.as_micros()).unwrap_or(u64::MAX);
         Ok(StepResult { step, outputs, device_time_us })
     }
 
+    fn forget(&mut self, seq: SeqId) -> Result<(), String> {
+        match self.sequences.remove(&seq) {
+            Some(sequence) if sequence.in_flight > 0 => Err(format!("sequence {seq} is retired while it runs")),
+            Some(sequence) => {
+                self.free_slots.push(sequence.slot);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Fills the batch with the rows of all runs.
-    fn lay_out<'a>(&mut self, runs: &'a [SeqRun], rows: usize) -> Result<Vec<RunRows<'a>>, String> {
+    fn lay_out(&mut self, runs: Vec<SeqRun>, rows: usize) -> Result<Vec<RunRows>, String> {
         let rows_max = self.falcon.capacity().rows_max;
         if rows == 0 || rows > rows_max {
             return Err(format!("{rows} rows, expected 1 to {rows_max}"));
         }
         self.batch.clear();
-        let Self { falcon, sequences, batch } = self;
+        let Self { falcon, sequences, batch, .. } = self;
         let kv_blocks = falcon.capacity().kv_blocks;
         let vocab = falcon.vocab();
-        let lay_out = |run: &'a SeqRun| {
+        let lay_out = |run: SeqRun| {
             let sequence = sequences.get_mut(&run.seq).ok_or(format!("sequence {} is not known", run.seq))?;
-            sequence.take_blocks(run, kv_blocks)?;
+            sequence.take_blocks(&run, kv_blocks)?;
             sequence.lay_out(run, vocab, batch)
         };
-        runs.iter().map(lay_out).collect()
+        runs.into_iter().map(lay_out).collect()
     }
 
-    /// Samples and scores, in the order of the runs; within a run, scores come first.
-    fn answers(&mut self, runs: &[RunRows<'_>], masks: &[SampleMask]) -> Result<Vec<LogitsOutput>, BackendError> {
-        let (mut rows, mut uses) = (Vec::new(), Vec::new());
-        for RunRows { run, scores, samples } in runs {
+    /// Tells the device of drafts.
+    fn set_drafts(&mut self, runs: &[RunRows]) -> Result<(), BackendError> {
+        for RunRows { run, .. } in runs.iter().filter(|rows| !rows.run.draft_tokens.is_empty()) {
             let sequence = &self.sequences[&run.seq];
-            let tokens = &sequence.spec.tokens;
-            let first_row = samples.end - run.len;
-            let position = |row: usize| run.start + (row - first_row);
-            for row in scores.clone() {
-                rows.push(row);
-                uses.push(LogitsUse::Score { token: tokens[position(row) + 1] });
-            }
-            let mask = masks.iter().find(|mask| mask.seq == run.seq).map(|mask| &mask.words[..]);
-            for row in samples.clone() {
-                rows.push(row);
-                uses.push(sequence.sample(&tokens[..=position(row)], mask));
-            }
+            let first = sequence.spec.tokens.len() - run.draft_tokens.len();
+            self.falcon.set_tokens(sequence.slot, first, &run.draft_tokens)?;
         }
-        self.falcon.use_logits(&rows, &uses)
+        Ok(())
     }
 
     /// Hands the answers to their runs, and appends sampled tokens to their sequences.
-    fn settle(&mut self, runs: &[RunRows<'_>], answers: Vec<LogitsOutput>) -> Vec<SeqOutput> {
+    fn settle(&mut self, runs: Vec<RunRows>, answers: Vec<LogitsOutput>) -> Result<Vec<SeqOutput>, BackendError> {
         let mut answers = answers.into_iter();
         let mut outputs = Vec::new();
         for RunRows { run, scores, samples } in runs {
             let prompt_logprobs = answers.by_ref().take(scores.len()).map(expect_score).collect();
             let mut samples: Vec<Sample> = answers.by_ref().take(samples.len()).map(expect_sample).collect();
-            let sequence = self.sequences.get_mut(&run.seq).expect("laid out above");
+            let sequence = self.sequences.get_mut(&run.seq).expect("what is in flight is not forgotten");
             let drafts = &run.draft_tokens;
-            sequence.spec.tokens.truncate(sequence.spec.tokens.len() - drafts.len());
+            let tokens = &mut sequence.spec.tokens;
+            tokens.truncate(tokens.len() - drafts.len());
+            let known = tokens.len();
             // A sample behind a draft counts only if the draft is what was sampled.
             let held = drafts.iter().zip(&samples).take_while(|(draft, sample)| **draft == sample.token.id).count();
             samples.truncate(held + 1);
-            sequence.spec.tokens.extend(samples.iter().map(|sample| sample.token.id));
+            tokens.extend(samples.iter().map(|sample| sample.token.id));
+            sequence.in_flight -= 1;
+            if drafts.is_empty() {
+                sequence.unseen -= samples.len();
+            } else {
+                sequence.drafting = false;
+                self.falcon.set_tokens(sequence.slot, known, &tokens[known..])?;
+            }
             if !scores.is_empty() || !samples.is_empty() {
                 outputs.push(SeqOutput { seq: run.seq, samples, prompt_logprobs });
             }
         }
-        outputs
+        Ok(outputs)
     }
 }
 
-fn plan_rows(runs: &[SeqRun]) -> usize {
-    runs.iter().map(|run| run.len).sum()
+/// The rows whose logits are used, and how, in the order of the runs; within a run, scores come first.
+fn uses<'a>(
+    sequences: &'a HashMap<SeqId, Sequence>,
+    runs: &[RunRows],
+    step: StepId,
+    masks: &'a [SampleMask],
+) -> (Vec<usize>, Vec<LogitsUse<'a>>) {
+    let (mut rows, mut uses) = (Vec::new(), Vec::new());
+    for RunRows { run, scores, samples } in runs {
+        let sequence = &sequences[&run.seq];
+        let first_row = samples.end - run.len;
+        let position = |row: usize| run.start + (row - first_row);
+        for row in scores.clone() {
+            rows.push(row);
+            uses.push(LogitsUse::Score { token: sequence.spec.tokens[position(row) + 1] });
+        }
+        let mask = masks.iter().find(|mask| (mask.step, mask.seq) == (step, run.seq)).map(|mask| &mask.words[..]);
+        for row in samples.clone() {
+            rows.push(row);
+            uses.push(sequence.sample(position(row) + 1, run.draft_tokens.is_empty(), mask));
+        }
+    }
+    (rows, uses)
 }
 
 /// Answers come in the order of the uses, so each is of the kind that was asked for.
@@ -164,6 +282,10 @@ fn expect_sample(output: LogitsOutput) -> Sample {
 }
 
 impl Sequence {
+    fn new(spec: NewSequence, slot: usize) -> Self {
+        Self { spec, blocks: Vec::new(), slot, in_flight: 0, unseen: 0, drafting: false }
+    }
+
     fn take_blocks(&mut self, run: &SeqRun, kv_blocks: usize) -> Result<(), String> {
         self.blocks.extend(run.new_blocks.iter().map(|block| block.0));
         let needed = (run.start + run.len).div_ceil(BLOCK_TOKENS);
@@ -177,37 +299,46 @@ impl Sequence {
     }
 
     /// Adds the run's rows to the batch. The drafts join the tokens until the step is settled.
-    fn lay_out<'a>(&mut self, run: &'a SeqRun, vocab: usize, batch: &mut Batch) -> Result<RunRows<'a>, String> {
+    fn lay_out(&mut self, run: SeqRun, vocab: usize, batch: &mut Batch) -> Result<RunRows, String> {
+        let (seq, drafts) = (run.seq, run.draft_tokens.len());
+        if self.drafting || (drafts > 0 && self.unseen > 0) {
+            return Err(format!("sequence {seq}: drafts beside another step in flight"));
+        }
         let tokens = &mut self.spec.tokens;
         tokens.extend(&run.draft_tokens);
-        let end = run.start + run.len;
-        if run.len <= run.draft_tokens.len() || end > tokens.len() || (run.sample && end != tokens.len()) {
-            let (seq, start, known) = (run.seq, run.start, tokens.len());
-            return Err(format!("sequence {seq}: tokens {start}..{end} of {known} known"));
+        let (end, known) = (run.start + run.len, tokens.len() + self.unseen);
+        if run.len <= drafts || end > known || (run.sample && end != known) {
+            return Err(format!("sequence {seq}: tokens {}..{end} of {known} known", run.start));
         }
-        if let Some(token) = tokens[run.start..end].iter().find(|&&token| token as usize >= vocab) {
-            return Err(format!("sequence {}: token {token} of a vocabulary of {vocab}", run.seq));
+        let seen = &tokens[run.start.min(tokens.len())..end.min(tokens.len())];
+        if let Some(token) = seen.iter().find(|&&token| token as usize >= vocab) {
+            return Err(format!("sequence {seq}: token {token} of a vocabulary of {vocab}"));
         }
         let rows = batch.rows()..batch.rows() + run.len;
-        batch.tokens.extend(&tokens[run.start..end]);
+        batch.tokens.extend(seen);
+        // The device knows the rest.
+        batch.tokens.resize(rows.end, 0);
         let table = batch.blocks.len()..batch.blocks.len() + self.blocks.len();
         batch.blocks.extend(&self.blocks);
-        batch.seqs.push(BatchSeq { rows: rows.clone(), start: run.start, table });
+        batch.seqs.push(BatchSeq { rows: rows.clone(), start: run.start, slot: Some(self.slot), table });
         let scored =
             if self.spec.prompt_logprobs { end.min(self.spec.prompt_len - 1).saturating_sub(run.start) } else { 0 };
-        let sampled = if run.sample { 1 + run.draft_tokens.len() } else { 0 };
+        let sampled = if run.sample { 1 + drafts } else { 0 };
         Ok(RunRows { run, scores: rows.start..rows.start + scored, samples: rows.end - sampled..rows.end })
     }
 
-    fn sample<'a>(&'a self, tokens: &'a [u32], mask: Option<&'a [u32]>) -> LogitsUse<'a> {
+    /// How the token at `position` is chosen. With drafts, it is settled later which tokens there are.
+    fn sample<'a>(&'a self, position: usize, keep: bool, mask: Option<&'a [u32]>) -> LogitsUse<'a> {
+        let tokens = &self.spec.tokens;
         LogitsUse::Sample {
             row: SampleRow {
                 params: &self.spec.sampling,
-                position: u32::try_from(tokens.len()).expect("positions fit 32 bits"),
-                tokens,
+                position: u32::try_from(position).expect("positions fit 32 bits"),
+                tokens: &tokens[..position.min(tokens.len())],
                 mask,
                 top_n: self.spec.top_n,
             },
+            slot: keep.then_some(self.slot),
             return_logits: self.spec.return_logits,
         }
     }

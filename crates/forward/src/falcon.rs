@@ -1,11 +1,16 @@
 //! The model on one rank.
 
 use crate::load::Capacity;
-use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, LogitsUse, Norm, NormLinear, Tensor};
+use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, Norm, NormLinear, StepWork, Tensor};
 
 /// Falcon on one rank: weights, KV cache, and room for the activations of one step.
 pub struct Falcon<B: Backend> {
     pub(crate) backend: B,
+    pub(crate) body: Body<B>,
+}
+
+/// All but the backend.
+pub(crate) struct Body<B: Backend> {
     pub(crate) sequential: bool,
     /// The first token whose embedding this rank holds.
     pub(crate) first_token: usize,
@@ -66,24 +71,94 @@ impl<B: Backend> Workspace<B> {
 }
 
 impl<B: Backend> Falcon<B> {
-    /// Runs a batch through all layers. The final residual stream stays in place for [`Falcon::use_logits`], and the keys
-    /// and values of all rows are in the KV cache afterwards.
+    /// Lets the backend record the steps that it wants to.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub(crate) fn record(&mut self) -> Result<(), BackendError> {
+        let Self { backend, body } = self;
+        backend.record(&mut |backend, step| body.run(backend, step))
+    }
+
+    /// Begins a step: its batch runs through all layers, which leaves the keys and values of all rows in the KV cache, and
+    /// the logits of some rows are used. All rows may be asked for; only a few at a time are held. The outputs are in the
+    /// order of the uses, in one or more parts.
     ///
     /// # Errors
     ///
     /// [`BackendError`]; the KV blocks of the batch are undefined then.
-    pub fn run(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        self.run_observed(batch, &mut |_, _, _| Ok(()))
+    pub fn begin(&mut self, step: &StepWork<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+        let Self { backend, body } = self;
+        backend.step(step, |backend, step| body.run(backend, step))
     }
 
-    /// As [`Falcon::run`], and shows the residual stream: after the embedding as layer 0, after the first layer as 1, and
-    /// so on.
+    /// Whether the outputs of a step are there.
     ///
     /// # Errors
     ///
-    /// As [`Falcon::run`], and what `observe` returns.
+    /// [`BackendError`], if they never will be.
+    pub fn is_done(&mut self, outputs: &[B::Outputs]) -> Result<bool, BackendError> {
+        // They come in this order.
+        outputs.last().map_or(Ok(true), |last| self.backend.is_done(last))
+    }
+
+    /// Waits for the outputs of a step.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub fn outputs(&mut self, outputs: Vec<B::Outputs>) -> Result<Vec<LogitsOutput>, BackendError> {
+        let parts = outputs.into_iter().map(|part| self.backend.outputs(part));
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    /// How many steps may be on their way at once.
+    #[must_use]
+    pub fn steps_in_flight_max(&self) -> usize {
+        self.backend.steps_in_flight_max()
+    }
+
+    /// [`Backend::set_tokens`].
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub fn set_tokens(&mut self, slot: usize, start: usize, tokens: &[u32]) -> Result<(), BackendError> {
+        self.backend.set_tokens(slot, start, tokens)
+    }
+
+    /// Runs a batch through all layers, and shows the residual stream: after the embedding as layer 0, after the first layer
+    /// as 1, and so on.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`], and what `observe` returns.
     pub fn run_observed(&mut self, batch: &Batch, observe: &mut Observe<'_, B>) -> Result<(), BackendError> {
-        let Self { backend, workspace, kv_cache, .. } = self;
+        self.body.run_layers(&mut self.backend, batch, observe)
+    }
+
+    /// What the rank makes room for.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        self.body.capacity
+    }
+
+    /// Tokens of the vocabulary.
+    #[must_use]
+    pub fn vocab(&self) -> usize {
+        self.body.vocab.iter().sum()
+    }
+}
+
+impl<B: Backend> Body<B> {
+    fn run(&mut self, backend: &mut B, step: &StepWork<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+        self.run_layers(backend, step.batch, &mut |_, _, _| Ok(()))?;
+        self.use_logits(backend, step)
+    }
+
+    fn run_layers(&mut self, backend: &mut B, batch: &Batch, observe: &mut Observe<'_, B>) -> Result<(), BackendError> {
+        let Self { workspace, kv_cache, .. } = self;
         workspace.set_rows(batch.rows());
         backend.embed(&self.embeddings.weight, self.first_token, batch, &mut workspace.x)?;
         backend.all_reduce(&mut workspace.x)?;
@@ -99,36 +174,17 @@ impl<B: Backend> Falcon<B> {
         Ok(())
     }
 
-    /// Logits of some rows of the batch that ran last, put to use: `rows[i]` as `uses[i]` says. All rows may be asked for;
-    /// only a few at a time are held.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`].
-    pub fn use_logits(&mut self, rows: &[usize], uses: &[LogitsUse<'_>]) -> Result<Vec<LogitsOutput>, BackendError> {
-        let Self { backend, workspace, .. } = self;
+    fn use_logits(&mut self, backend: &mut B, step: &StepWork<'_>) -> Result<Vec<B::Outputs>, BackendError> {
         let head = self.lm_head.as_ref().unwrap_or(&self.embeddings);
         let few = self.capacity.logits_rows_max;
-        let mut outputs = Vec::with_capacity(rows.len());
-        for (rows, uses) in rows.chunks(few).zip(uses.chunks(few)) {
-            let Workspace { x, last, last_normed, logits, .. } = &mut *workspace;
+        let mut outputs = Vec::with_capacity(step.rows.len().div_ceil(few));
+        for (rows, uses) in step.rows.chunks(few).zip(step.uses.chunks(few)) {
+            let Workspace { x, last, last_normed, logits, .. } = &mut self.workspace;
             let product = NormLinear { norm: &self.final_norm, linear: head, gelu: false, y: &mut *logits };
             backend.select_norm_linear(x, rows, product, last, last_normed)?;
-            outputs.append(&mut backend.use_logits(logits, &self.vocab, uses)?);
+            outputs.push(backend.use_logits(logits, &self.vocab, uses)?);
         }
         Ok(outputs)
-    }
-
-    /// What the rank makes room for.
-    #[must_use]
-    pub fn capacity(&self) -> Capacity {
-        self.capacity
-    }
-
-    /// Tokens of the vocabulary.
-    #[must_use]
-    pub fn vocab(&self) -> usize {
-        self.vocab.iter().sum()
     }
 }
 

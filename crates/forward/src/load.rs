@@ -1,6 +1,6 @@
 //! Weights into the device.
 
-use crate::falcon::{Falcon, Layer, Workspace};
+use crate::falcon::{Body, Falcon, Layer, Workspace};
 use crate::heads::Heads;
 use backend::{AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, Positions, StepLimits};
 use half::bf16;
@@ -30,6 +30,15 @@ pub struct Capacity {
     pub rows_max: usize,
     /// The most rows of logits at a time; a step that needs more takes them in turns.
     pub logits_rows_max: usize,
+}
+
+impl Capacity {
+    /// The most sequences that a rank knows at a time. Each has a block or more; at most a row of a step runs each, and as
+    /// many may have ended while the step after the one in which they did is on its way.
+    #[must_use]
+    pub fn sequences_max(&self) -> usize {
+        self.kv_blocks.min(2 * self.rows_max)
+    }
 }
 
 impl<B: Backend> Falcon<B> {
@@ -68,9 +77,9 @@ impl<B: Backend> Falcon<B> {
             hidden: config.hidden,
             vocab: vocab.clone(),
             positions: config.max_positions,
+            sequences: capacity.sequences_max(),
         })?;
-        Ok(Self {
-            backend,
+        let body = Body {
             sequential: config.norms == LayerNorms::Sequential,
             first_token: partition.vocab.start,
             vocab,
@@ -81,7 +90,10 @@ impl<B: Backend> Falcon<B> {
             lm_head,
             kv_cache,
             workspace,
-        })
+        };
+        let mut falcon = Self { backend, body };
+        falcon.record()?;
+        Ok(falcon)
     }
 }
 

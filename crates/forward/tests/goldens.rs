@@ -75,7 +75,7 @@ fn every_layer_of_every_model() {
         assert_eq!(golden.residuals.len(), config.layers + 1, "{model}");
         let rows = golden.prompt_ids.len();
         let blocks: Vec<u32> = (0..rows.div_ceil(BLOCK_TOKENS) as u32).collect();
-        let seq = BatchSeq { rows: 0..rows, start: 0, table: 0..blocks.len() };
+        let seq = BatchSeq { rows: 0..rows, start: 0, slot: None, table: 0..blocks.len() };
         let batch = Batch { tokens: golden.prompt_ids.clone(), seqs: vec![seq], blocks };
         let mut seen = Vec::new();
         let mut observe = |backend: &mut Reference<Threads>, _: usize, x: &_| {

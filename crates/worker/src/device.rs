@@ -5,7 +5,9 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 use step::{SampleMask, StepPlan, StepResult};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use wire::Command;
 
@@ -58,30 +60,94 @@ impl Device {
     }
 }
 
-/// Runs plan after plan, until there are no more or one fails.
+/// Runs plan after plan, until there are no more or one fails. While the device works on a step, the next is begun, as far
+/// as the rank can.
 fn run(
     mut rank: Box<dyn Rank>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     results: &mpsc::UnboundedSender<Result<StepResult, String>>,
 ) {
-    // Masks follow the plan that waits for them, and may come behind a later plan, which was sent ahead.
-    let mut plans: VecDeque<StepPlan> = VecDeque::new();
-    let mut masks: Vec<SampleMask> = Vec::new();
+    let in_flight_max = rank.steps_in_flight_max();
+    let (mut queue, mut in_flight, mut pause) = (Queue::default(), 0, Pause::default());
     loop {
-        if let Some(plan) = plans.pop_front_if(|plan| has_masks(plan, &masks)) {
+        if in_flight < in_flight_max
+            && let Some(plan) = queue.pop()
+        {
             let step = plan.step;
-            let result = guarded(|| rank.step(plan, &masks).map_err(|error| error.to_string()));
-            masks.retain(|mask| mask.step > step);
-            let failed = result.is_err();
-            if results.send(result).is_err() || failed {
-                return;
+            let begun = guarded(|| rank.begin(plan, &queue.masks).map_err(|error| error.to_string()));
+            queue.masks.retain(|mask| mask.step > step);
+            if let Err(error) = begun {
+                return fail(rank, error, results);
+            }
+            in_flight += 1;
+        } else if in_flight == 0 {
+            match commands.blocking_recv() {
+                Some(command) => queue.push(command),
+                None => return,
             }
             continue;
         }
-        match commands.blocking_recv() {
-            Some(Command::Plan(plan)) => plans.push_back(plan),
-            Some(Command::Mask(mask)) => masks.push(mask),
-            None => return,
+        match guarded(|| rank.poll().map_err(|error| error.to_string())) {
+            Ok(Some(result)) => {
+                in_flight -= 1;
+                pause = Pause::default();
+                if results.send(Ok(result)).is_err() {
+                    return;
+                }
+            }
+            Ok(None) => match commands.try_recv() {
+                Ok(command) => queue.push(command),
+                Err(TryRecvError::Empty) => pause.wait(),
+                Err(TryRecvError::Disconnected) => return,
+            },
+            Err(error) => return fail(rank, error, results),
+        }
+    }
+}
+
+/// Reports the device's end. What it owns stays as it is: to give it back would mean to wait for what hangs.
+fn fail(rank: Box<dyn Rank>, error: String, results: &mpsc::UnboundedSender<Result<StepResult, String>>) {
+    std::mem::forget(rank);
+    // Nobody listens once the connection is gone.
+    let _ = results.send(Err(error));
+}
+
+/// Plans that have not been begun, and masks for them.
+#[derive(Default)]
+struct Queue {
+    plans: VecDeque<StepPlan>,
+    /// They follow the plan that waits for them, and may come behind a later plan, which was sent ahead.
+    masks: Vec<SampleMask>,
+}
+
+impl Queue {
+    fn push(&mut self, command: Command) {
+        match command {
+            Command::Plan(plan) => self.plans.push_back(plan),
+            Command::Mask(mask) => self.masks.push(mask),
+        }
+    }
+
+    /// The next plan, if nothing is missing for it.
+    fn pop(&mut self) -> Option<StepPlan> {
+        self.plans.pop_front_if(|plan| has_masks(plan, &self.masks))
+    }
+}
+
+/// How long to wait before the device is asked again: not at all at first, then so long that processors are left to others.
+#[derive(Default)]
+struct Pause(u32);
+
+impl Pause {
+    const YIELDS: u32 = 100;
+    const SLEEP: Duration = Duration::from_micros(30);
+
+    fn wait(&mut self) {
+        if self.0 < Self::YIELDS {
+            self.0 += 1;
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Self::SLEEP);
         }
     }
 }

@@ -25,17 +25,35 @@ pub struct Loaded {
 
 /// Runs steps on a device that it owns.
 pub trait Rank {
-    /// Runs one step; `masks` are those for which it waits.
+    /// How many steps may be in flight at once.
+    fn steps_in_flight_max(&self) -> usize;
+
+    /// Begins a step; `masks` are those for which it waits.
     ///
     /// # Errors
     ///
     /// [`StepError`]; nothing can be run after one.
-    fn step(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<StepResult, StepError>;
+    fn begin(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<(), StepError>;
+
+    /// The result of the oldest step in flight, once there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rank::begin`].
+    fn poll(&mut self) -> Result<Option<StepResult>, StepError>;
 }
 
 impl<B: Backend> Rank for Engine<B> {
-    fn step(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<StepResult, StepError> {
-        Engine::step(self, plan, masks)
+    fn steps_in_flight_max(&self) -> usize {
+        Engine::steps_in_flight_max(self)
+    }
+
+    fn begin(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<(), StepError> {
+        Engine::begin(self, plan, masks)
+    }
+
+    fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
+        Engine::poll(self)
     }
 }
 

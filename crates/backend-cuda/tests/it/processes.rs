@@ -47,8 +47,9 @@ fn one_rank() {
     let mine: Vec<f32> = (0..5 + rank).map(|i| (rank * 10 + i) as f32).collect();
     backend.write(&mut logits, &mine).expect("write");
     let row = SampleRow { params: &SamplingParams::GREEDY, position: 1, tokens: &[0], mask: None, top_n: 0 };
-    let uses = [LogitsUse::Sample { row, return_logits: false }];
+    let uses = [LogitsUse::Sample { row, slot: None, return_logits: false }];
     let chosen = backend.use_logits(&logits, &[5, 6, 7], &uses).expect("use_logits");
+    let chosen = backend.outputs(chosen).expect("outputs");
     let LogitsOutput::Sample(sample) = &chosen[0] else { panic!("{chosen:?}") };
     assert_eq!(sample.token.id, 17, "the last of 18 is the largest");
     println!("rank {rank} is done");

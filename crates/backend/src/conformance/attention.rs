@@ -70,7 +70,7 @@ pub fn push(batch: &mut Batch, tokens: &[u32], start: usize, table: &[u32]) {
     batch.tokens.extend(tokens);
     batch.blocks.extend(table);
     let (rows, table) = (rows..batch.tokens.len(), blocks..batch.blocks.len());
-    batch.seqs.push(BatchSeq { rows, start, table });
+    batch.seqs.push(BatchSeq { rows, start, slot: None, table });
 }
 
 /// Heads of `head_dim` elements as they stand in tensors: zeros behind each half.

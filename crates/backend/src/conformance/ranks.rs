@@ -41,6 +41,7 @@ pub fn use_logits<B: Backend>(subject: &Subject<B>) {
     let tokens: Vec<u32> = (0..9).map(|_| random.0.u32(..100)).collect();
     let sample = |params, position, top_n, return_logits| LogitsUse::Sample {
         row: SampleRow { params, position, tokens: &tokens, mask: None, top_n },
+        slot: None,
         return_logits,
     };
     let uses = [
@@ -60,6 +61,7 @@ pub fn use_logits<B: Backend>(subject: &Subject<B>) {
             let mine: Vec<f32> = logits.chunks(100).flat_map(|row| row[first..][..vocab[rank]].to_vec()).collect();
             let mine = tensor(backend, uses.len(), &mine);
             let got = backend.use_logits(&mine, vocab, &uses).expect("use_logits");
+            let got = backend.outputs(got).expect("outputs");
             assert_eq!(got, expected, "rank {rank} of the vocabulary parts {vocab:?}");
         });
     }
