@@ -2,7 +2,7 @@
 
 use crate::AllReduceChoice;
 use crate::device::Device;
-use crate::kernels::all_reduce::RANKS_MAX;
+use crate::kernels::all_reduce::{Add, RANKS_MAX};
 use crate::nccl::{self, Nccl};
 use crate::peers::{PeerMemory, can_access};
 use backend::{BackendError, Collective};
@@ -48,10 +48,19 @@ impl Route {
         } else {
             None
         };
+        let by_peers = |shots| Self::Peers(PeerMemory::new(device, facts.multiprocessors, shots));
         let (route, name, reason) = match (choice, why_no_peers) {
             (AllReduceChoice::Auto, None) => {
-                let peers = PeerMemory::new(device, facts.multiprocessors);
-                (Self::Peers(peers), "peer memory", "every device can access every other".to_owned())
+                (by_peers(None), "peer memory", "every device can access every other".to_owned())
+            }
+            (AllReduceChoice::OneShot, None) => {
+                (by_peers(Some(Add::OneShot)), "peer memory in one shot", "--all-reduce one-shot".to_owned())
+            }
+            (AllReduceChoice::TwoShot, None) => {
+                (by_peers(Some(Add::TwoShot)), "peer memory in two shots", "--all-reduce two-shot".to_owned())
+            }
+            (AllReduceChoice::OneShot | AllReduceChoice::TwoShot, Some(reason)) => {
+                return missing(&format!("the ranks cannot read each other's memory: {reason}"));
             }
             (AllReduceChoice::Auto, Some(reason)) if facts.nccl => (Self::nccl(device, host)?, "NCCL", reason),
             (AllReduceChoice::Nccl, _) if facts.nccl => {

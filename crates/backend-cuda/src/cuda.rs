@@ -30,6 +30,10 @@ pub enum AllReduceChoice {
     /// opened; else through the host's memory.
     #[default]
     Auto,
+    /// By kernels that read the peers' memory, each rank all of it, whatever the size.
+    OneShot,
+    /// By kernels that read the peers' memory, each rank a share of it first, whatever the size.
+    TwoShot,
     /// By NCCL.
     Nccl,
     /// Through the host's memory.

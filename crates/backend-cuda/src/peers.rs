@@ -4,7 +4,7 @@
 //! handle between processes, by peer access within one.
 
 use crate::device::{Device, describe};
-use crate::kernels::all_reduce::{self, FLAG_LINE, RANKS_MAX};
+use crate::kernels::all_reduce::{self, Add, FLAG_LINE, RANKS_MAX};
 use crate::memory::Chunk;
 use backend::{BackendError, Collective};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
@@ -16,11 +16,17 @@ const PARTIALS: usize = 3;
 /// The embedding's.
 const EMBEDDING: usize = 2;
 
+/// Up to so many bytes of partial sums, each rank reads all of them at once; beyond, each adds up a share of them first. With
+/// two ranks, sharing saves nothing.
+const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
+
 /// The connection, as far as it has been made.
 pub(crate) struct PeerMemory {
     device: Rc<Device>,
     /// The least number of multiprocessors of all ranks.
     blocks: usize,
+    /// The kernel for sums of any size, if one was asked for.
+    shots: Option<Add>,
     region: Option<Region>,
     /// Which buffer of partial sums was used last.
     last: usize,
@@ -59,8 +65,14 @@ impl Drop for Map {
 const TICKET_WORDS: usize = 20;
 
 impl PeerMemory {
-    pub(crate) fn new(device: &Rc<Device>, blocks: usize) -> Self {
-        Self { device: Rc::clone(device), blocks, region: None, last: 0 }
+    pub(crate) fn new(device: &Rc<Device>, blocks: usize, shots: Option<Add>) -> Self {
+        Self { device: Rc::clone(device), blocks, shots, region: None, last: 0 }
+    }
+
+    /// The kernel that sums `bytes` of each of `ranks` ranks.
+    pub(crate) fn shots(&self, ranks: usize, bytes: usize) -> Add {
+        let one = ranks == 2 || bytes <= ONE_SHOT_BYTES_MAX;
+        self.shots.unwrap_or(if one { Add::OneShot } else { Add::TwoShot })
     }
 
     /// Blocks of a launch at most.

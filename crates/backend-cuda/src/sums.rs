@@ -7,10 +7,6 @@ use crate::peers::PeerMemory;
 use crate::tensor::{CudaTensor, Form};
 use backend::{BackendError, Tensor};
 
-/// Up to so many bytes of partial sums, each rank reads all of them at once; beyond, each adds up a share of them first. With
-/// two ranks, sharing saves nothing.
-const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
-
 impl Cuda {
     /// `x += partial`, or `x = partial`, of this rank alone; and the moments of x.
     pub(crate) fn add_own(&self, partial: u64, x: &CudaTensor, accumulate: bool) -> Result<(), BackendError> {
@@ -104,7 +100,7 @@ impl Cuda {
             accumulate: layer,
             blocks_max: peers.blocks(),
         };
-        let add = if ranks == 2 || rows * row_bytes <= ONE_SHOT_BYTES_MAX { Add::OneShot } else { Add::TwoShot };
+        let add = peers.shots(ranks, rows * row_bytes);
         let count = self.count(rows);
         self.kernels.all_reduce.launch(&self.device, add, &sum, count)?;
         x.rounded().set(false);

@@ -2,7 +2,7 @@
 
 use backend::{Batch, BatchSeq, Collective, Reference, Threads};
 use forward::{Capacity, Engine, Falcon};
-use goldens::{Golden, LayerGolden, MODELS, Observed, TOLERANCE, model_dir};
+use goldens::{Golden, LayerGolden, MODELS, Observed, Tolerance, model_dir};
 use model::{FalconConfig, Partition};
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
 use weights::{CheckpointFiles, read_config};
@@ -86,7 +86,10 @@ fn every_layer_of_every_model() {
         falcon.run_observed(&batch, &mut observe).expect("run");
         for (layer, (ours, expected)) in seen.iter().zip(&golden.residuals).enumerate() {
             // A tenth of what logits may be off is ample for what they are made of.
-            let close = ours.iter().zip(expected).all(|(ours, expected)| (ours - expected).abs() <= TOLERANCE / 10.0);
+            let close = ours
+                .iter()
+                .zip(expected)
+                .all(|(ours, expected)| (ours - expected).abs() <= Tolerance::F32.value / 10.0);
             assert!(close, "{model}, after layer {layer}: expected {expected:?}, found {ours:?}");
         }
     }
@@ -103,7 +106,7 @@ fn short_cases_of_every_model_at_every_degree() {
                 generate(&mut engine, &case.prompt_ids, case.greedy.ids.len(), 7)
             });
             for (rank, observed) in observed.iter().enumerate() {
-                let wrong = case.check_greedy(observed);
+                let wrong = case.check_greedy(observed, Tolerance::F32);
                 assert!(wrong.is_empty(), "{model}, rank {rank} of {world}: {wrong:?}");
             }
         }

@@ -36,7 +36,7 @@ pub struct Golden {
 }
 
 /// One prompt and what follows it.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the names are the file's own")]
 pub struct Case {
     pub name: String,
@@ -50,10 +50,18 @@ pub struct Case {
     /// The largest logits at the last position of the prompt and at those that follow.
     pub top20: Vec<TopLogits>,
     pub greedy: Greedy,
+    pub bf16_compute: Bf16Compute,
+}
+
+/// How the independent implementation fares if it computes everything in bf16.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Bf16Compute {
+    /// How far its logits behind the golden tokens are off.
+    pub max_abs_logit_diff: f32,
 }
 
 /// The largest logits at one position.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the names are the file's own")]
 pub struct TopLogits {
     pub ids: Vec<u32>,
@@ -61,7 +69,7 @@ pub struct TopLogits {
 }
 
 /// The greedy continuation.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the names are the file's own")]
 pub struct Greedy {
     pub ids: Vec<u32>,

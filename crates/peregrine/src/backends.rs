@@ -69,6 +69,10 @@ pub enum AllReduce {
     /// The fastest that the machine allows.
     #[default]
     Auto,
+    /// Kernels in which each rank reads all partial sums of the others.
+    OneShot,
+    /// Kernels in which each rank sums a share, and reads the sums of the others.
+    TwoShot,
     /// NCCL.
     Nccl,
 }
@@ -78,6 +82,8 @@ impl CudaArgs {
         CudaOptions {
             all_reduce: match self.all_reduce {
                 AllReduce::Auto => AllReduceChoice::Auto,
+                AllReduce::OneShot => AllReduceChoice::OneShot,
+                AllReduce::TwoShot => AllReduceChoice::TwoShot,
                 AllReduce::Nccl => AllReduceChoice::Nccl,
             },
             deterministic: self.deterministic,

@@ -2,12 +2,9 @@
 //!
 //! With `PEREGRINE_CUDA_TESTS=device` the machine's own libraries and GPUs are tested instead.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
-
-const NAMES: [&str; 3] = ["libcuda.so", "libnccl.so", "libcublasLt.so"];
 
 /// Makes the libraries be found; must come before anything of CUDA.
 pub fn install() {
@@ -17,39 +14,17 @@ pub fn install() {
             eprintln!("testing on this machine's own GPUs");
             return;
         }
-        let library = library();
         let folder = Path::new(env!("OUT_DIR")).join("standin");
-        std::fs::create_dir_all(&folder).expect("a folder for the stand-in");
-        for name in NAMES {
-            let link = folder.join(name);
-            let fresh = folder.join(format!("{name}.{}", std::process::id()));
-            symlink(&library, &fresh).expect("a link to the stand-in");
-            std::fs::rename(&fresh, &link).expect("a link to the stand-in");
-        }
-        eprintln!("testing on the stand-in {}", library.display());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/with-standin");
+        let filled = Command::new(script).arg("--folder").arg(&folder).output().expect("a script that runs");
+        assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+        eprintln!("testing on the stand-in in {}", folder.display());
     });
 }
 
 /// Whether real GPUs are tested.
 pub fn on_device() -> bool {
     std::env::var("PEREGRINE_CUDA_TESTS").is_ok_and(|on| on == "device")
-}
-
-/// The stand-in, built if it is not given.
-fn library() -> PathBuf {
-    if let Some(given) = std::env::var_os("CUDA_STANDIN_LIBRARY") {
-        return given.into();
-    }
-    let program = std::env::current_exe().expect("this program has a path");
-    let target = program.ancestors().nth(3).expect("tests lie three levels below the target folder");
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--package", "cuda-standin", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .expect("cargo can be run");
-    assert!(built.success(), "the stand-in could not be built");
-    target.join("release/libcuda_standin.so")
 }
 
 /// Tells a process that another test has started it.

@@ -1,5 +1,6 @@
 //! Starting a coordinator with its workers, and running sequences on it.
 
+use crate::standin;
 use backend_cpu::{Isa, SharedMemory};
 use coordinator::{Coordinator, CoordinatorConfig, Rendezvous, Status, Submission, Update};
 use goldens::{Observed, model_dir};
@@ -15,20 +16,38 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub struct Setup {
     /// One of those that have goldens.
     pub model: &'static str,
-    /// Name of the backend.
+    /// Name of the backend. `cuda` runs over the stand-in.
     pub backend: &'static str,
     /// Instruction set, or the best that there is.
     pub isa: Option<Isa>,
     /// The tensor-parallel degree.
     pub world: usize,
+    /// Flags of the workers.
+    pub flags: &'static [&'static str],
 }
 
 impl Setup {
+    /// With the best instruction set, and no flags.
+    pub fn new(model: &'static str, backend: &'static str, world: usize) -> Self {
+        Self { model, backend, isa: None, world, flags: &[] }
+    }
+
+    fn worker_command(self) -> Vec<String> {
+        let mut command = Vec::new();
+        if self.backend == "cuda" {
+            command.push("env".to_owned());
+            command.extend(standin::environment().map(|(name, value)| format!("{name}={value}")));
+        }
+        command.extend([env!("CARGO_BIN_EXE_peregrine"), "worker"].map(str::to_owned));
+        command.extend(self.flags.iter().map(|&flag| flag.to_owned()));
+        command
+    }
+
     /// Starts the workers and waits until they are ready.
     pub async fn start(self) -> Coordinator {
         let memory = SharedMemory::create(self.world).expect("shared memory");
         let config = CoordinatorConfig {
-            worker_command: vec![env!("CARGO_BIN_EXE_peregrine").to_owned(), "worker".to_owned()],
+            worker_command: self.worker_command(),
             model_dir: model_dir(self.model),
             backend: self.backend.to_owned(),
             world: self.world,
@@ -37,7 +56,7 @@ impl Setup {
             sequences_max: 64,
             threads_per_rank: 1,
             isa: self.isa.map(|isa| isa.to_string()),
-            collective_limit: Duration::from_secs(60),
+            collective_limit: LIMIT,
             step_limit: LIMIT,
         };
         let rendezvous = Rendezvous { address: memory.path(), keep: Box::new(memory) };
@@ -72,6 +91,15 @@ pub fn submission(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParam
 
 /// Runs one sequence to its last token.
 pub async fn observe(coordinator: &Coordinator, submission: Submission) -> Observed {
+    observe_while(coordinator, submission, |_| true).await
+}
+
+/// Runs one sequence to its last token, or to the first with which the tokens so far are no more as they should be.
+pub async fn observe_while(
+    coordinator: &Coordinator,
+    submission: Submission,
+    goes_on: impl Fn(&[u32]) -> bool,
+) -> Observed {
     let mut generation = coordinator.submit(submission).expect("it is ready");
     let mut observed = Observed::default();
     loop {
@@ -81,7 +109,7 @@ pub async fn observe(coordinator: &Coordinator, submission: Submission) -> Obser
                 observed.tokens.push(sample.token.id);
                 observed.logprobs.push(sample.token.score.logprob);
                 observed.logits.push(sample.logits);
-                if finish.is_some() {
+                if finish.is_some() || !goes_on(&observed.tokens) {
                     return observed;
                 }
             }

@@ -7,11 +7,11 @@
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
 use backend_cpu::Isa;
 use coordinator::Submission;
-use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, TOLERANCE};
+use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, Tolerance};
 use step::{SamplingParams, SamplingSettings};
 
 /// A sequence of which everything is wanted.
-fn full(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {
+pub fn full(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {
     Submission { prompt_logprobs: true, return_logits: true, ..submission(prompt, max_new_tokens, sampling) }
 }
 
@@ -31,10 +31,10 @@ async fn check(setup: Setup, cases: &[Case]) -> Vec<Observed> {
     stop(&coordinator).await;
     let mut wrong: Vec<String> = Vec::new();
     for ((case, run), forced) in cases.iter().zip(&runs).zip(&forced) {
-        wrong.extend(case.check_greedy(run));
-        wrong.extend(case.check_forced(forced));
+        wrong.extend(case.check_greedy(run, Tolerance::F32));
+        wrong.extend(case.check_forced(forced, Tolerance::F32));
     }
-    wrong.extend(penalties.iter().zip(&penalized).flat_map(|(case, run)| case.check(run)));
+    wrong.extend(penalties.iter().zip(&penalized).flat_map(|(case, run)| case.check(run, Tolerance::F32)));
     assert!(wrong.is_empty(), "{setup:?}:\n{}", wrong.join("\n"));
     runs
 }
@@ -54,7 +54,7 @@ fn assert_near(setup: Setup, runs: &[Observed], single: &[Observed]) {
     for (run, single) in runs.iter().zip(single) {
         let same = run.tokens.iter().zip(&single.tokens).take_while(|(a, b)| a == b).count();
         for (ours, theirs) in run.logits.iter().zip(&single.logits).take(same + 1) {
-            let near = ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= TOLERANCE);
+            let near = ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= Tolerance::F32.value);
             assert!(near, "{setup:?}: logits are not those of one rank");
         }
     }
@@ -63,7 +63,7 @@ fn assert_near(setup: Setup, runs: &[Observed], single: &[Observed]) {
 async fn check_degrees(model: &'static str, backend: &'static str, isa: Option<Isa>, worlds: &[usize], cases: &[Case]) {
     let mut single = None;
     for &world in worlds {
-        let setup = Setup { model, backend, isa, world };
+        let setup = Setup { isa, ..Setup::new(model, backend, world) };
         let runs = check(setup, cases).await;
         println!("{setup:?}: {} cases hold", cases.len());
         match &single {
@@ -110,7 +110,7 @@ async fn the_reference_backend_equals_the_goldens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_of_many_equals_one_alone_to_the_bit() {
     for model in ["falcon-demo", "tiny-falcon-40b"] {
-        let setup = Setup { model, backend: "cpu", isa: None, world: 2 };
+        let setup = Setup::new(model, "cpu", 2);
         let coordinator = setup.start().await;
         let golden = Golden::of(model);
         let together = observe_all(&coordinator, golden.cases.iter().map(greedy).collect()).await;

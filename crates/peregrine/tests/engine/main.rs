@@ -1,6 +1,9 @@
 //! A coordinator with real worker processes, driven without a face: what the engine itself promises.
 
+mod cuda;
 mod fleet;
 mod goldens;
 mod seeds;
+#[path = "../support/standin.rs"]
+mod standin;
 mod watermark;

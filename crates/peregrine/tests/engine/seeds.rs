@@ -31,7 +31,7 @@ async fn a_seed_gives_the_same_tokens_alone_in_a_batch_and_at_every_degree() {
     let request = |seed: u64| drawn(prompts[seed as usize % (prompts.len() - 1)], seed);
     let mut expected = None;
     for world in [1, 2, 4] {
-        let setup = Setup { model: "falcon-demo", backend: "cpu", isa: None, world };
+        let setup = Setup::new("falcon-demo", "cpu", world);
         let coordinator = setup.start().await;
         let mut alone = Vec::new();
         for seed in 0..8 {

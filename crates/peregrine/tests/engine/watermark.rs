@@ -31,7 +31,7 @@ async fn found(coordinator: &coordinator::Coordinator, prompts: &[Vec<u32>], cou
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watermarked_texts_are_found_and_no_others() {
-    let setup = Setup { model: "falcon-demo", backend: "cpu", isa: None, world: 2 };
+    let setup = Setup::new("falcon-demo", "cpu", 2);
     let coordinator = setup.start().await;
     let golden = Golden::of("falcon-demo");
     let prompts = ["once", "tale"].map(|name| golden.case(name).prompt_ids.clone());
