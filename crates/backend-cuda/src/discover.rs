@@ -22,6 +22,8 @@ pub struct GpuInfo {
     pub memory_bytes: u64,
     /// Multiprocessors.
     pub multiprocessors: usize,
+    /// Its place on the PCI bus, as in `0000:10:1C.0`.
+    pub pci_bus_id: String,
 }
 
 /// The GPUs of this machine, by number.
@@ -156,7 +158,15 @@ fn gpu(ordinal: usize) -> Result<GpuInfo, DiscoverError> {
         capability: (major, minor),
         memory_bytes: memory as u64,
         multiprocessors: multiprocessors as usize,
+        pci_bus_id: pci_bus_id(device).map_err(driver("a GPU's place on the bus"))?,
     })
+}
+
+fn pci_bus_id(device: sys::CUdevice) -> Result<String, DriverError> {
+    let mut text = [0; 32];
+    // SAFETY: the driver writes at most so many bytes, with a zero at the end.
+    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }.result()?;
+    Ok(text.iter().take_while(|&&byte| byte != 0).map(|&byte| char::from(byte.cast_unsigned())).collect())
 }
 
 impl Gpus {
@@ -225,6 +235,7 @@ mod tests {
             capability,
             memory_bytes: 1000,
             multiprocessors: 100,
+            pci_bus_id: format!("0000:{:02X}:00.0", ordinal + 1),
         };
         Gpus { all: capabilities.iter().enumerate().map(gpu).collect(), driver_version: DRIVER_VERSION_MIN }
     }

@@ -2,6 +2,7 @@
 //! program runs with and without them.
 //!
 //! * [`discover`]: which GPUs there are, and why they will not do.
+//! * [`Neighbours`]: which processors are next to a GPU; a rank binds itself to them.
 //! * [`find_nccl`]: where NCCL is, and how workers find it.
 //! * [`Cuda`]: the backend. `kernels` has a file for each source in `kernels/` at the repository's root, whose PTX is
 //!   built into the program; `cublaslt` multiplies many rows; `peers` and `nccl` are the ways of sums between ranks, of which
@@ -17,6 +18,7 @@
 // against the device's memory.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
+mod affinity;
 mod cache;
 mod collective;
 mod cublaslt;
@@ -35,6 +37,7 @@ mod sums;
 mod tensor;
 mod weights;
 
+pub use affinity::{Neighbours, SYSFS, cpu_list};
 pub use cache::CudaKvCache;
 pub use cuda::{AllReduceChoice, Cuda, CudaOptions};
 pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};

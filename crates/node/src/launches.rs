@@ -58,6 +58,8 @@ const BF16: u64 = 2;
 const F32: u64 = 4;
 /// From more rows on, the norms are not in the prologue of their product.
 const NORM_PRODUCT_ROWS_MAX: u64 = 16;
+/// Rows of logits that a step takes at a time.
+const LOGITS_ROWS_MAX: u64 = 32;
 /// From more rows on, cuBLASLt multiplies.
 const OWN_PRODUCT_ROWS_MAX: u64 = 64;
 
@@ -265,16 +267,18 @@ impl Shape {
         if samples == 0 {
             return Vec::new();
         }
-        let inputs = samples * self.hidden * F32;
-        let rows_bytes = samples * self.vocab * F32;
+        let times = samples.div_ceil(LOGITS_ROWS_MAX);
+        let rows = samples.div_ceil(times);
+        let moved = rows * (self.hidden + self.head.outputs) * F32;
+        let rows_bytes = rows * self.vocab * F32;
         let others = u64::from(self.world > 1);
         vec![
-            self.product("logits", 1, samples, &[self.head], inputs + samples * self.head.outputs * F32),
+            self.product("logits", times, rows, &[self.head], moved),
             Launch {
                 link_bytes: rows_bytes / self.world * (self.world - 1),
-                ..launch("gather_logits", others, Limit::Gather, LAUNCH_US + LINK_WAITS_US)
+                ..launch("gather_logits", others * times, Limit::Gather, LAUNCH_US + LINK_WAITS_US)
             },
-            Launch { bytes: rows_bytes, ..launch("sample", 1, Limit::Memory, LAUNCH_US + CHOICE_ROW_US) },
+            Launch { bytes: rows_bytes, ..launch("sample", times, Limit::Memory, LAUNCH_US + CHOICE_ROW_US) },
         ]
     }
 

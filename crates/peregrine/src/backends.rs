@@ -1,13 +1,18 @@
 //! The only place that knows which backends there are.
 
 use anyhow::{Context, Result, bail, ensure};
-use backend::{Alone, BackendError, Collective, Reference};
+use backend::{Alone, Backend, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory};
-use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, discover, find_nccl};
+use backend_cuda::{
+    AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, Neighbours, SYSFS, cpu_list, discover,
+    find_nccl,
+};
 use clap::{Args, ValueEnum};
 use coordinator::Rendezvous;
+use model::{FalconConfig, Partition};
 use std::any::Any;
 use std::path::Path;
+use step::BLOCK_TOKENS;
 use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 
 /// Where a model runs.
@@ -48,6 +53,22 @@ fn gpus(world: usize) -> Result<(), DiscoverError> {
     discover()?.for_ranks(world).map(|_| ())
 }
 
+/// Bytes of weights and KV cache that the fullest of `world` GPUs must hold; what else a rank needs comes on top.
+pub fn cuda_rank_bytes(config: &FalconConfig, world: usize, kv_blocks: u32) -> u64 {
+    let bytes = |rank| {
+        let partition = Partition::new(config, rank, world);
+        let kv_elements = partition.kv_bytes_per_token(config, 1) / config.head_dim * Cuda::head_width(config.head_dim);
+        let kv_bytes = kv_elements * Cuda::KV_ELEMENT_BYTES * BLOCK_TOKENS;
+        partition.weight_bytes(config, size_of::<u16>()) + kv_bytes as u64 * u64::from(kv_blocks)
+    };
+    (0..world).map(bytes).max().unwrap_or(0)
+}
+
+/// Refuses what no GPU here has room for, before anything is read.
+pub fn check_cuda_room(config: &FalconConfig, world: usize, kv_blocks: u32) -> Result<(), DiscoverError> {
+    discover()?.check_room(world, cuda_rank_bytes(config, world, kv_blocks))
+}
+
 /// How ranks use GPUs.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CudaArgs {
@@ -58,6 +79,9 @@ pub struct CudaArgs {
     /// backend is always so)
     #[arg(long)]
     deterministic: bool,
+    /// Let each rank run on all processors, and not only on those next to its GPU. (cuda)
+    #[arg(long)]
+    no_cpu_binding: bool,
     /// Wait for each kernel, so that an error names the one that met it. (cuda)
     #[arg(long, hide = true)]
     check_launches: bool,
@@ -97,7 +121,11 @@ impl CudaArgs {
     fn arguments(&self) -> Vec<String> {
         let all_reduce = self.all_reduce.to_possible_value().expect("no choice is skipped");
         let mut arguments = vec!["--all-reduce".to_owned(), all_reduce.get_name().to_owned()];
-        let flags = [("--deterministic", self.deterministic), ("--check-launches", self.check_launches)];
+        let flags = [
+            ("--deterministic", self.deterministic),
+            ("--no-cpu-binding", self.no_cpu_binding),
+            ("--check-launches", self.check_launches),
+        ];
         arguments.extend(flags.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag.to_owned()));
         arguments
     }
@@ -165,7 +193,27 @@ pub fn open_rank(spec: &RankSpec, cuda: &CudaArgs, progress: &LoadProgress) -> R
             worker::load(Cpu::new(&options, collective)?, spec, progress)
         }
         "reference" => worker::load(Reference::new(collective), spec, progress),
-        "cuda" => worker::load(Cuda::new(&cuda.options(spec), collective)?, spec, progress),
+        "cuda" => {
+            if !cuda.no_cpu_binding {
+                bind_next_to_gpu(spec.rank);
+            }
+            worker::load(Cuda::new(&cuda.options(spec), collective)?, spec, progress)
+        }
         _ => Err(failed("there is no such backend".to_owned())),
+    }
+}
+
+/// Binds this process to the processors next to its GPU. Where that fails it is slower, and goes on.
+fn bind_next_to_gpu(rank: usize) {
+    let Ok(gpus) = discover() else { return };
+    let neighbours = gpus.all.get(rank).and_then(|gpu| Neighbours::of(gpu, Path::new(SYSFS)));
+    let Some(neighbours) = neighbours else {
+        tracing::debug!("rank {rank}: the system does not say which processors are next to the GPU");
+        return;
+    };
+    match neighbours.bind_process() {
+        Ok(0) => tracing::info!("rank {rank}: may not run on the processors next to its GPU"),
+        Ok(_) => tracing::info!("rank {rank}: bound to processors {}", cpu_list(&neighbours.cpus)),
+        Err(error) => tracing::warn!("rank {rank}: binding to the processors next to its GPU: {error}"),
     }
 }

@@ -1,6 +1,6 @@
 //! A model with its workers, as `serve` and `generate` start it.
 
-use crate::backends::{BackendName, CudaArgs, Launch, isa};
+use crate::backends::{BackendName, CudaArgs, Launch, check_cuda_room, isa};
 use crate::demo;
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
@@ -75,6 +75,9 @@ impl EngineArgs {
         let config = weights::read_config(&model_dir)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
         let backend = self.backend.resolve(world)?;
+        if backend == "cuda" {
+            check_cuda_room(&config, world, self.kv_blocks())?;
+        }
         let info = Info {
             model_id: model_id(&model_dir),
             backend: backend.to_owned(),

@@ -8,6 +8,7 @@ mod backends;
 mod benchmarks;
 mod client;
 mod demo;
+mod doctor;
 mod engine;
 mod generate;
 mod input;
@@ -16,6 +17,7 @@ mod plan;
 mod progress;
 mod serve;
 mod signals;
+mod units;
 mod watermark_detect;
 mod worker;
 
@@ -42,6 +44,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Measure how fast it is.
     Bench(benchmarks::BenchArgs),
+    /// Say whether this machine's GPUs can run a model.
+    Doctor(doctor::DoctorArgs),
     /// Tell whether a text carries the watermark.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => benchmarks::run(args),
+        Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(cuda) => worker::run(cuda).map(|()| ExitCode::SUCCESS),
     };

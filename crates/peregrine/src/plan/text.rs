@@ -1,5 +1,6 @@
 //! A plan as a person reads it.
 
+use crate::units::{gb, grouped};
 use node::{Backend, Fit, LaunchPrediction, Node, Plan, Prediction, RankPlan, StepPrediction};
 
 /// The plan, made for `node`, as text.
@@ -147,22 +148,4 @@ fn would_fit(plan: &Plan) -> String {
 
 fn range([start, end]: [usize; 2]) -> String {
     format!("{start}..{end}")
-}
-
-/// Bytes in GB, of 10^9 bytes.
-fn gb(bytes: u64) -> String {
-    format!("{:.2}", bytes as f64 / 1e9)
-}
-
-/// Decimal digits with a comma between groups of three.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

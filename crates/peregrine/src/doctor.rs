@@ -1,0 +1,105 @@
+//! `peregrine doctor`: what a machine's GPUs are, and whether they can run a model. Nothing is loaded.
+
+use crate::backends::cuda_rank_bytes;
+use crate::units::gb;
+use anyhow::{Result, bail, ensure};
+use backend_cuda::{Gpus, NcclPlace, Neighbours, SYSFS, cpu_list, discover, find_nccl};
+use clap::{Args, value_parser};
+use std::path::PathBuf;
+use step::BLOCK_TOKENS;
+
+const AFTER_HELP: &str = "\
+Every problem is told, each with what would mend it; the exit code is 1 if there is one. Without --strict, GPUs that cannot \
+read each other's memory, and a missing NCCL, are told and tolerated: the ranks' sums then take another way, which is slower.";
+
+/// What is to be looked at.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct DoctorArgs {
+    /// Folder of the model for which there must be room, of which only config.json is read.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// How many ranks, each with a GPU; as many as there are GPUs if not given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=64))]
+    tensor_parallel: Option<u32>,
+    /// Tokens for which each rank's KV cache must have room.
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..=1 << 30))]
+    kv_tokens: u32,
+    /// GPUs must read each other's memory, and NCCL must be there.
+    #[arg(long)]
+    strict: bool,
+    /// Where Linux describes the machine.
+    #[arg(long, hide = true, value_name = "DIR", default_value = SYSFS)]
+    sysfs: PathBuf,
+}
+
+/// Prints what is found.
+pub fn run(args: &DoctorArgs) -> Result<()> {
+    let gpus = discover()?;
+    let ranks = args.tensor_parallel.map_or(gpus.all.len(), |ranks| ranks as usize);
+    let version = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+    say("driver", &format!("CUDA {}", version(gpus.driver_version)));
+    gpus.all.iter().for_each(|gpu| {
+        let neighbours = Neighbours::of(gpu, &args.sysfs);
+        let next_to = neighbours.map_or_else(|| "unknown".to_owned(), |it| place(&it));
+        let ((major, minor), memory) = (gpu.capability, gb(gpu.memory_bytes));
+        let line =
+            format!("{}, compute capability {major}.{minor}, {memory} GB; cores next to it: {next_to}", gpu.name);
+        say(&format!("GPU {}", gpu.ordinal), &line);
+    });
+    let mut problems = Vec::new();
+    match gpus.for_ranks(ranks) {
+        Err(error) => problems.push(error.to_string()),
+        Ok(_) => {
+            say("ranks", &format!("{ranks} of {} GPUs", gpus.all.len()));
+            problems.extend(room(args, &gpus, ranks)?);
+            let between = if ranks > 1 { between_gpus(&gpus, ranks)? } else { Vec::new() };
+            match args.strict {
+                true => problems.extend(between),
+                false => between.iter().for_each(|told| say("slower", told)),
+            }
+        }
+    }
+    ensure!(problems.is_empty(), "{}", problems.join("\nerror: "));
+    println!("ready");
+    Ok(())
+}
+
+/// Whether the model fits, if there is one.
+fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> {
+    let Some(dir) = &args.model else { return Ok(None) };
+    if !dir.is_dir() {
+        bail!("--model {}: there is no such folder", dir.display());
+    }
+    let config = weights::read_config(dir)?;
+    let needed = cuda_rank_bytes(&config, ranks, args.kv_tokens.div_ceil(BLOCK_TOKENS as u32));
+    say("room", &format!("weights and KV cache take {} GB of each GPU", gb(needed)));
+    Ok(gpus.check_room(ranks, needed).err().map(|error| error.to_string()))
+}
+
+/// What stands in the way of fast sums between GPUs.
+fn between_gpus(gpus: &Gpus, ranks: usize) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    match gpus.check_peer_access(ranks) {
+        Ok(()) => say("peers", "every GPU reaches the memory of every other"),
+        Err(error) => told.push(error.to_string()),
+    }
+    match find_nccl()? {
+        NcclPlace::Found => say("NCCL", "where the loader finds it"),
+        NcclPlace::Linked { library, .. } => say("NCCL", &library.display().to_string()),
+        NcclPlace::Missing { searched } => {
+            let folders: Vec<_> = searched.iter().map(|folder: &PathBuf| folder.display().to_string()).collect();
+            told.push(format!("libnccl.so.2 is in none of {}; add its folder to LD_LIBRARY_PATH", folders.join(", ")));
+        }
+    }
+    Ok(told)
+}
+
+fn place(neighbours: &Neighbours) -> String {
+    let cores = cpu_list(&neighbours.cpus);
+    neighbours.numa_node.map_or_else(|| cores.clone(), |node| format!("{cores} (node {node})"))
+}
+
+fn say(label: &str, text: &str) {
+    println!("{label:<8}{text}");
+}

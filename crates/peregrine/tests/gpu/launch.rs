@@ -1,0 +1,90 @@
+//! `scripts/launch-p4de`.
+
+use crate::standin::{MODEL, PEREGRINE, finish, with_gpus};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+const LAUNCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/launch-p4de");
+
+#[test]
+fn a_dry_run_says_what_would_be_started() {
+    let (text, succeeded) =
+        finish(with_gpus(LAUNCH).args(["--dry-run", MODEL, "--kv-tokens", "4096", "--log-something"]));
+    assert!(succeeded, "{text}");
+    // The caller's options take the place of the script's, and are the server's to refuse.
+    let command = format!(
+        "{PEREGRINE} serve --backend cuda --tensor-parallel 8 --model {MODEL} --kv-tokens 4096 --log-something"
+    );
+    assert!(text.contains(&command) && text.matches("--kv-tokens").count() == 1, "{text}");
+    for setting in ["CUDA_DEVICE_ORDER=PCI_BUS_ID    # ", "CUDA_MODULE_LOADING=EAGER    # ", "NCCL_NET=Socket    # "] {
+        assert!(text.contains(setting), "{setting}: {text}");
+    }
+}
+
+#[test]
+fn a_dry_run_fails_where_the_launch_would() {
+    for (variable, value, expected) in [
+        ("CUDA_STANDIN_DEVICES", "4", "--tensor-parallel 8 needs 8 GPUs, and the driver finds 4"),
+        ("CUDA_STANDIN_NO_PEER", "all", "GPU 0 cannot access the memory of GPU 1"),
+    ] {
+        let (text, succeeded) = finish(with_gpus(LAUNCH).args(["--dry-run", MODEL]).env(variable, value));
+        assert!(!succeeded && text.contains(expected) && text.contains("this machine cannot serve"), "{text}");
+    }
+    let (text, succeeded) = finish(with_gpus(LAUNCH).args(["--dry-run", "/nowhere"]));
+    assert!(!succeeded && text.contains("/nowhere/config.json: there is no such file"), "{text}");
+}
+
+/// Ends what it started, whatever becomes of the test.
+struct Launched(Child);
+
+impl Launched {
+    /// As Ctrl-c does: all of the group get it.
+    fn signal(&self) {
+        let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("a process has a number");
+        // If it has ended there is nobody to signal.
+        let _ = kill_process_group(group, Signal::TERM);
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        self.signal();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").to_string()
+}
+
+#[test]
+fn a_launch_waits_for_health_and_ends_with_a_signal() {
+    let (http, grpc) = (free_address(), free_address());
+    let child = with_gpus(LAUNCH)
+        .args([MODEL, "--kv-tokens", "256", "--max-total-tokens", "64", "--max-batch-tokens", "16"])
+        .args(["--http-addr", &http, "--grpc-addr", &grpc])
+        .env("LOAD_LIMIT_S", "120")
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the script can be started");
+    let mut launched = Launched(child);
+    let mut lines = BufReader::new(launched.0.stdout.take().expect("piped")).lines();
+    let ready = lines.by_ref().map_while(Result::ok).any(|line| line == "The model is ready.");
+    let mut errors = launched.0.stderr.take().expect("piped");
+    if ready {
+        let (text, succeeded) =
+            finish(Command::new(PEREGRINE).args(["generate", "--server", &grpc, "Once", "--max-new-tokens", "2"]));
+        assert!(succeeded, "{text}");
+    }
+    launched.signal();
+    let mut told = String::new();
+    // To its end: the server's.
+    errors.read_to_string(&mut told).expect("text");
+    assert!(ready && told.contains("finishing 0 requests") && !told.contains("stopping at once"), "{told}");
+}

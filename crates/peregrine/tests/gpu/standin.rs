@@ -1,0 +1,25 @@
+//! Commands over the stand-in.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The repository's root.
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// The command.
+pub const PEREGRINE: &str = env!("CARGO_BIN_EXE_peregrine");
+/// The demo model.
+pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/falcon-demo");
+
+/// A command of the repository that sees the stand-in's GPUs.
+pub fn with_gpus(program: &str) -> Command {
+    let mut command = Command::new(Path::new(ROOT).join("scripts/with-standin"));
+    command.arg(program).current_dir(ROOT).env("PEREGRINE", PEREGRINE);
+    command
+}
+
+/// What a command wrote to both outputs, and whether it succeeded.
+pub fn finish(command: &mut Command) -> (String, bool) {
+    let Output { status, stdout, stderr } = command.output().expect("the command can be started");
+    let text = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (text, status.success())
+}
