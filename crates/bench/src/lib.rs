@@ -5,13 +5,15 @@
 //!   * `target`: the server, over gRPC or HTTP; `load`: sends the requests and takes the times.
 //!   * `metrics`: what the times amount to. Pure.
 //!   * `report`: JSON with the key names of vLLM's `bench serve`, Markdown, HTML with plots. Pure.
+//! * [`engine`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
 //!
-//! **Invariant:** this crate is a client. It knows nothing of the server but its public faces.
+//! **Invariant:** this crate knows a server by its public faces only; the binary starts those that are measured.
 
 #![forbid(unsafe_code)]
 
 mod arrivals;
 mod dataset;
+pub mod engine;
 mod load;
 mod metrics;
 mod report;

@@ -1,5 +1,6 @@
 //! The only place that knows which backends there are.
 
+use crate::benchmarks::instant;
 use anyhow::{Context, Result, bail, ensure};
 use backend::{Alone, Backend, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory};
@@ -26,6 +27,9 @@ pub enum BackendName {
     Reference,
     /// NVIDIA GPUs.
     Cuda,
+    /// No model: tokens at once, for benchmarks of all else.
+    #[value(hide = true)]
+    Instant,
 }
 
 impl BackendName {
@@ -34,6 +38,7 @@ impl BackendName {
         match self {
             Self::Cpu => Ok("cpu"),
             Self::Reference => Ok("reference"),
+            Self::Instant => Ok("instant"),
             Self::Cuda => gpus(world).context("--backend cuda").map(|()| "cuda"),
             Self::Auto => match gpus(world) {
                 Ok(()) => Ok("cuda"),
@@ -193,6 +198,7 @@ pub fn open_rank(spec: &RankSpec, cuda: &CudaArgs, progress: &LoadProgress) -> R
             worker::load(Cpu::new(&options, collective)?, spec, progress)
         }
         "reference" => worker::load(Reference::new(collective), spec, progress),
+        "instant" => Ok(instant::load()),
         "cuda" => {
             if !cuda.no_cpu_binding {
                 bind_next_to_gpu(spec.rank);

@@ -5,7 +5,7 @@ use crate::demo;
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
 use clap::builder::RangedI64ValueParser;
-use clap::{Args, value_parser};
+use clap::{Args, Command, FromArgMatches, value_parser};
 use coordinator::{Coordinator, CoordinatorConfig};
 use model::FalconConfig;
 use server::{Info, Service};
@@ -65,6 +65,14 @@ pub struct Engine {
 }
 
 impl EngineArgs {
+    /// As if these flags had been given, and no others.
+    pub fn from_flags(flags: &[(&str, &str)]) -> Result<Self> {
+        let flags = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
+        let command = Self::augment_args(Command::new("engine"));
+        let matches = command.try_get_matches_from(std::iter::once("engine").chain(flags))?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+
     /// Starts `world` workers. Must be called within a tokio runtime.
     pub fn start(&self, world: u32) -> Result<Engine> {
         let world = world as usize;

@@ -5,11 +5,13 @@
 //! * [`cancel`]: callers that give up.
 //! * [`lifecycle`]: signals, and processes that die.
 //! * [`bad_input`]: models and flags that cannot work.
+//! * [`benchmarks`]: `peregrine bench`.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`memory`]: what the workers hold.
 //! * [`validation`]: requests that break a rule.
 
 mod bad_input;
+mod benchmarks;
 mod cancel;
 mod faces;
 mod generate_cli;

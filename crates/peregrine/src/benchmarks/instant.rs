@@ -1,0 +1,45 @@
+//! A rank that answers at once, to measure all that is not the model.
+
+use forward::StepError;
+use step::{Sample, SampleMask, ScoredToken, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore};
+use worker::{Loaded, Rank};
+
+/// Ordinary words of every Falcon tokenizer lie from here on.
+const FIRST_TOKEN: usize = 1_000;
+const TOKENS: usize = 500;
+
+/// Samples without a model: tokens that differ by sequence and position.
+#[derive(Default)]
+struct Instant {
+    /// The step that was begun.
+    result: Option<StepResult>,
+}
+
+/// The rank.
+pub fn load() -> Loaded {
+    Loaded { rank: Box::new(Instant::default()), weight_bytes: 0, kv_bytes: 0 }
+}
+
+impl Rank for Instant {
+    fn steps_in_flight_max(&self) -> usize {
+        1
+    }
+
+    fn begin(&mut self, plan: StepPlan, _: &[SampleMask]) -> Result<(), StepError> {
+        let sampled = plan.runs.iter().filter(|run| run.sample);
+        let output = |run: &SeqRun| SeqOutput { seq: run.seq, samples: vec![sample(run)], prompt_logprobs: Vec::new() };
+        self.result = Some(StepResult { step: plan.step, outputs: sampled.map(output).collect(), device_time_us: 0 });
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
+        Ok(self.result.take())
+    }
+}
+
+fn sample(run: &SeqRun) -> Sample {
+    let letter = (run.seq.0 as usize).wrapping_mul(7).wrapping_add(run.start + run.len) % TOKENS;
+    let id = u32::try_from(FIRST_TOKEN + letter).expect("small");
+    let score = TokenScore { logprob: -1.0, model_logprob: -1.0 };
+    Sample { token: ScoredToken { id, score }, top: Vec::new(), logits: Vec::new() }
+}

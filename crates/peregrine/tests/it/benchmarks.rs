@@ -1,0 +1,73 @@
+//! `peregrine bench`. What is measured decides no test; that it is measured does.
+
+use crate::support::{Program, Server};
+use serde_json::Value;
+
+/// Runs `peregrine bench` with these arguments, which must succeed.
+async fn bench(arguments: &[&str]) -> String {
+    Program::new(["bench"].iter().chain(arguments)).run().await.success()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_is_measured_over_both_faces() {
+    let server = Server::ready(["--max-concurrent-requests", "8"]).await;
+    let (grpc, http) = (server.grpc.to_string(), server.http.to_string());
+    let file = tempfile::tempdir().expect("a temporary folder");
+    let json = file.path().join("figures.json");
+    let path = json.to_str().expect("UTF-8");
+    let load =
+        ["--num-prompts", "6", "--num-warmups", "1", "--goodput", "e2el:600000", "--json", path, "--save-detailed"];
+    let sweep = ["serve", "--server", &grpc, "--dataset", "8+4-9/5,jumpstart", "--max-concurrency", "1,4"];
+    let table = bench(&[&sweep[..], &load].concat()).await;
+    assert!(table.contains("| 8+4-9/5 | 4 at once | 6 / 0 |"), "{table}");
+    assert!(table.contains("| falcon-demo | this server, 1 at once |"), "{table}");
+
+    let text = std::fs::read_to_string(&json).expect("written");
+    let runs: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(runs.len(), 4);
+    let first = &runs[0];
+    assert_eq!(
+        (&first["completed"], &first["failed"], &first["total_output_tokens"]),
+        (&6.into(), &0.into(), &30.into())
+    );
+    assert_eq!((&first["model_id"], &first["max_concurrency"]), (&"falcon-demo".into(), &1.into()));
+    let prompts = first["input_lens"].as_array().expect("a list");
+    assert!(prompts.iter().all(|tokens| (12..=17).contains(&tokens.as_u64().expect("a number"))), "{first}");
+    assert!(first["request_goodput"].as_f64().expect("a number") > 0.0, "{first}");
+
+    let whole = ["--http", "generate", "--no-stream", "--dataset", "8/5", "--request-rate", "100"];
+    let table = bench(&[&["serve", "--server", &http][..], &whole, &load[..4]].concat()).await;
+    assert!(table.contains("| 8/5 | 100 req/s | 6 / 0 |"), "{table}");
+
+    // Beyond the server's limit requests are refused; that is counted, and is no error of the benchmark.
+    let many = ["--num-prompts", "40", "--max-concurrency", "40", "--dataset", "8/400"];
+    let table = bench(&[&["serve", "--server", &grpc][..], &many].concat()).await;
+    let done: Option<u32> = table.split(" at once | ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    assert!(done.is_some_and(|done| (8..40).contains(&done)), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_engine_alone_is_measured() {
+    let small = ["--concurrency", "16", "--seconds", "1", "--output-len", "20", "--requests", "200"];
+    let output = bench(&[&["engine", "--json"][..], &small].concat()).await;
+    let figures: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{output}: {error}"));
+    assert!(figures["tokens_per_s"].as_f64().is_some_and(|tokens| tokens > 0.0), "{figures}");
+    assert!(figures["bytes_per_request"].is_f64(), "{figures}");
+    let running: Vec<u32> = (0..7).map(|power| 4u32.pow(power)).collect();
+    let us = |running: &u32| figures["plan_commit_us"][running.to_string()].as_f64();
+    assert!(running.iter().all(|running| us(running).is_some_and(|us| us > 0.0)), "{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_cannot_be_measured_is_an_error() {
+    for (arguments, expected) in [
+        (&["--server", "127.0.0.1:1"][..], "error: --server: 127.0.0.1:1: cannot connect: Connection refused"),
+        (&["--dataset", "128"], "is no dataset: expected IN/OUT"),
+        (&["--request-rate", "0"], "is no rate"),
+        (&["--goodput", "itl:5"], "is no service level"),
+        (&["--save-detailed"], "--json"),
+    ] {
+        let ended = Program::new(["bench", "serve"].iter().chain(arguments)).run().await;
+        assert!(!ended.status.success() && ended.stderr.contains(expected), "{ended:?}");
+    }
+}
