@@ -37,6 +37,7 @@ pub const SWITCHES: &[Switch] = &[
     switch("CUDA_STANDIN_HANG", "", "RANK:N, the rank never comes to the N-th collective of its communicator, from 1"),
     switch("CUDA_STANDIN_ONCE", "", "a file that must not exist: with it, of all processes one fault happens, once"),
     switch("CUDA_STANDIN_NCCL_TIMEOUT_MS", "60000", "how long a collective or a communicator's set-up waits"),
+    switch("CUDA_STANDIN_PTX", "", "a file with PTX that runs in place of each module that has the same kernels"),
     switch("CUDA_STANDIN_REPORT", "", "counts what kernels do to memory, and writes it to this path, with .PID added"),
     switch("CUDA_STANDIN_TRACE", "0", "1: a line on standard error for each launch"),
 ];
@@ -166,6 +167,7 @@ pub struct Config {
     pub hang: Option<Nth>,
     once: Option<String>,
     pub nccl_timeout: Duration,
+    pub ptx: Option<String>,
     pub report: Option<String>,
     pub trace: bool,
 }
@@ -229,6 +231,7 @@ impl Config {
             hang: nth("CUDA_STANDIN_HANG")?,
             once: path("CUDA_STANDIN_ONCE"),
             nccl_timeout: Duration::from_millis(number("CUDA_STANDIN_NCCL_TIMEOUT_MS")?),
+            ptx: path("CUDA_STANDIN_PTX"),
             report: path("CUDA_STANDIN_REPORT"),
             trace: number("CUDA_STANDIN_TRACE")? != 0,
         })

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod goldens;
+mod mutants;
 mod tidy;
 
 use std::path::Path;
@@ -18,6 +19,11 @@ struct Command {
 const COMMANDS: &[Command] = &[
     Command { name: "tidy", help: "check the repository's rules over its files", run: tidy::run },
     Command { name: "goldens", help: "hold every model against every golden, in real processes", run: goldens::run },
+    Command {
+        name: "mutants",
+        help: "plant bugs in kernels, and see that the conformance suite catches them",
+        run: mutants::run,
+    },
 ];
 
 fn main() -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 mod dependencies;
 mod files;
 mod functions;
+mod kernels;
 mod leftovers;
 mod manifests;
 mod safety;
@@ -20,6 +21,7 @@ const RULES: &[(&str, Rule)] = &[
     ("unsafe code is where it may be, and argued", safety::check),
     ("manifests inherit from the workspace", manifests::check),
     ("files are clean and small", files::check),
+    ("kernels are complete", kernels::check),
     ("nothing is left over", leftovers::check),
 ];
 

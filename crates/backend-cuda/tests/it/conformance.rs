@@ -9,6 +9,23 @@ use std::time::Duration;
 /// Inputs of products are rounded to bf16, by up to 2^-9 of each; so are keys, queries, weights of attention and results.
 const TOLERANCE: f32 = 4e-3;
 
+/// When the stand-in makes asynchronous copies, and in which order it runs warps, beside late and one after the other.
+const MODES: [(&str, &str); 3] = [("early", "0"), ("late", "1"), ("early", "2")];
+
+#[test]
+fn in_every_mode() {
+    if standin::is_child() || standin::on_device() {
+        return;
+    }
+    // Kernels have several threads; sums on the host have no kernels.
+    let tests = ["conformance::", "--test-threads", "1", "--skip", "host::"];
+    for (copies, seed) in MODES {
+        let variables = [("CUDA_STANDIN_COPIES", copies), ("CUDA_STANDIN_SEED", seed)];
+        let (text, succeeded) = standin::finish(standin::tests_in_a_process(&tests, &variables));
+        assert!(succeeded && text.contains("test result: ok"), "{variables:?}:\n{text}");
+    }
+}
+
 /// Ranks of one process, each with a device of its own.
 fn cuda(change: impl Fn(&mut CudaOptions)) -> Subject<Cuda> {
     standin::install();

@@ -37,10 +37,15 @@ pub fn is_child() -> bool {
 
 /// Runs one test of this program in a process of its own, with these variables. Switches of the stand-in are read once.
 pub fn in_a_process(test: &str, variables: &[(&str, &str)]) -> std::process::Child {
+    tests_in_a_process(&["--exact", test, "--nocapture"], variables)
+}
+
+/// Runs the tests for which the arguments ask in such a process.
+pub fn tests_in_a_process(arguments: &[&str], variables: &[(&str, &str)]) -> std::process::Child {
     install();
     let program = std::env::current_exe().expect("this program has a path");
     Command::new(program)
-        .args(["--exact", test, "--nocapture"])
+        .args(arguments)
         .env(CHILD, "1")
         .envs(variables.iter().copied())
         .stdout(std::process::Stdio::piped())

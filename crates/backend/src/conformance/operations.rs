@@ -4,8 +4,8 @@ use super::random::{HostLinear, HostNorm, Random, empty, magnitudes, tensor};
 use super::{Subject, assert_bits, assert_close, reference};
 use crate::{Backend, Batch, NormLinear};
 
-/// Rows, outputs and inputs of products: none, one, more than fit any tile, and odd ones.
-const PRODUCTS: [(usize, usize, usize); 15] = [
+/// Rows, outputs and inputs of products: none, one, more than fit any tile, odd ones, and so many that pipelines run long.
+const PRODUCTS: [(usize, usize, usize); 16] = [
     (1, 1, 1),
     (1, 0, 8),
     (3, 8, 0),
@@ -21,6 +21,7 @@ const PRODUCTS: [(usize, usize, usize); 15] = [
     (300, 9, 40),
     (35, 530, 1060),
     (2, 70, 2100),
+    (3, 1030, 8200),
 ];
 
 /// [`Backend::embed`]: exact.
@@ -145,7 +146,7 @@ pub fn select_norm_linear<B: Backend>(subject: &Subject<B>) {
         b.layer_norm(&selected, &norm, &mut normed).expect("layer_norm");
         b.linear(&normed, &linear, &mut expected).expect("linear");
         let (got, expected) = (b.read(&y).expect("read"), b.read(&expected).expect("read"));
-        assert_close("select_norm_linear", &got, &expected, subject.tolerance, |_| 4.0 * hidden as f32);
+        assert_close("select_norm_linear", &got, &expected, subject.tolerance, |_| 32.0 * (hidden as f32).sqrt());
     }
 }
 
@@ -153,7 +154,8 @@ pub fn select_norm_linear<B: Backend>(subject: &Subject<B>) {
 /// terms.
 pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
     let (mut random, mut backend) = (Random::new(), subject.alone());
-    for (rows, hidden, first, second) in [(1, 64, 96, 40), (70, 33, 7, 0), (5, 200, 130, 64), (3, 64, 0, 16)] {
+    let shapes = [(1, 64, 96, 40), (70, 33, 7, 0), (5, 200, 130, 64), (3, 64, 0, 16), (2, 8192, 600, 424)];
+    for (rows, hidden, first, second) in shapes {
         let hidden = usize::next_multiple_of(hidden, B::HIDDEN_MULTIPLE);
         let b = &mut backend;
         let (norms, linears): ([HostNorm; 2], [HostLinear; 2]) = (
@@ -179,7 +181,7 @@ pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
                     b.gelu(&mut expected).expect("gelu");
                 }
                 let (got, expected) = (b.read(y).expect("read"), b.read(&expected).expect("read"));
-                assert_close("norm_linear", &got, &expected, subject.tolerance, |_| 4.0 * hidden as f32);
+                assert_close("norm_linear", &got, &expected, subject.tolerance, |_| 32.0 * (hidden as f32).sqrt());
             }
         }
         let (dense, down) = (random.linear(hidden, first, true), random.linear(hidden, second, false));
