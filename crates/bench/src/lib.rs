@@ -21,7 +21,7 @@ pub mod serve;
 mod target;
 
 pub use arrivals::Arrivals;
-pub use dataset::{Dataset, DatasetError, Prompt, Request};
+pub use dataset::{Dataset, DatasetError, Parameters, Prompt, Request};
 pub use load::{Load, Outcome};
 pub use metrics::{Distribution, Metrics, Slo};
 pub use target::{Protocol, Target, TargetError};

@@ -1,10 +1,13 @@
 //! What is told of the runs.
 
+mod html;
 mod json;
 mod markdown;
+mod svg;
 
 use crate::load::Ran;
-use crate::metrics::Metrics;
+use crate::metrics::{Distribution, Metrics};
+pub(crate) use html::html;
 pub(crate) use json::json;
 pub(crate) use markdown::{jumpstart, markdown};
 
@@ -34,6 +37,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Dataset and load.
+    fn name(&self) -> String {
+        format!("{}, {}", self.dataset, self.load())
+    }
+
     /// The load in words.
     fn load(&self) -> String {
         let limit = self.concurrency_max.map(|most| format!("{most} at once"));
@@ -44,6 +52,44 @@ impl Run {
             (false, None) => "all at once".to_owned(),
         }
     }
+}
+
+/// The figures of interest to most: a header, and a row for each run.
+fn table(runs: &[Run]) -> ([&'static str; 10], Vec<Vec<String>>) {
+    let header = [
+        "dataset",
+        "load",
+        "done / failed",
+        "req/s",
+        "output tok/s",
+        "TTFT p50 / p99 ms",
+        "ITL p50 / p99 ms",
+        "TPOT p50 ms",
+        "E2E p50 / p99 ms",
+        "goodput req/s",
+    ];
+    let row = |run: &Run| {
+        let m = &run.metrics;
+        vec![
+            run.dataset.clone(),
+            run.load(),
+            format!("{} / {}", m.completed, m.failed),
+            format!("{:.2}", m.rate(m.completed as f64)),
+            format!("{:.1}", m.output_throughput()),
+            percentiles(&m.ttft, &[50.0, 99.0]),
+            percentiles(&m.itl, &[50.0, 99.0]),
+            percentiles(&m.tpot, &[50.0]),
+            percentiles(&m.e2el, &[50.0, 99.0]),
+            m.good.map_or_else(|| "–".to_owned(), |good| format!("{:.2}", m.rate(good as f64))),
+        ]
+    };
+    (header, runs.iter().map(row).collect())
+}
+
+/// Percentiles, or a dash where nothing was measured.
+fn percentiles(of: &Distribution, percents: &[f64]) -> String {
+    let figures: Vec<_> = percents.iter().map(|&percent| format!("{:.1}", of.percentile(percent))).collect();
+    if of.values().is_empty() { "–".to_owned() } else { figures.join(" / ") }
 }
 
 #[cfg(test)]

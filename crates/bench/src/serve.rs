@@ -68,6 +68,9 @@ pub struct ServeArgs {
     /// Write the figures to a file, one JSON object a line for each run, with the key names of vLLM's `bench serve`.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a report with tables and plots to a file, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// With --json: the times of each request, too.
     #[arg(long, requires = "json")]
     save_detailed: bool,
@@ -143,6 +146,9 @@ pub async fn run(args: &ServeArgs) -> Result<(), BenchError> {
     if let Some(path) = &args.json {
         let lines: Vec<_> = runs.iter().map(|run| format!("{}\n", report::json(run, args.save_detailed))).collect();
         write(path, &lines.concat())?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &report::html(&runs))?;
     }
     Ok(())
 }

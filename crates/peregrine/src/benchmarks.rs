@@ -2,12 +2,18 @@
 
 mod engine;
 pub mod instant;
+mod latency;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bench::engine::EngineArgs;
 use bench::serve::ServeArgs;
 use clap::{Args, Subcommand};
+use coordinator::{Coordinator, Status};
+use std::ops::Range;
 use std::process::ExitCode;
+
+/// Ids of ordinary words in every Falcon tokenizer.
+const ORDINARY_TOKENS: Range<u32> = 1_000..1_500;
 
 /// Arguments of `peregrine bench`.
 #[derive(Args, Debug)]
@@ -20,6 +26,8 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Put load on a server that runs, and measure throughput and latency.
     Serve(ServeArgs),
+    /// Measure prefill and decode by batch size, straight at an engine that is started for it.
+    Latency(latency::LatencyArgs),
     /// Measure all but the model: streams from workers that answer at once, the scheduler alone, memory over many requests.
     Engine(EngineArgs),
 }
@@ -29,7 +37,18 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match args.command {
         BenchCommand::Serve(args) => runtime()?.block_on(bench::serve::run(&args))?,
+        BenchCommand::Latency(args) => runtime()?.block_on(latency::run(args))?,
         BenchCommand::Engine(args) => runtime()?.block_on(engine::run(&args))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until an engine can be measured.
+async fn ready(coordinator: &Coordinator) -> Result<()> {
+    let mut status = coordinator.status();
+    let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. })).await?;
+    match &*loaded {
+        Status::Failed { reason } => bail!("{reason}"),
+        _ => Ok(()),
+    }
 }

@@ -1,7 +1,6 @@
 //! Tables to read.
 
-use super::Run;
-use crate::metrics::Distribution;
+use super::{Run, table};
 use std::fmt::Write;
 
 /// Median latency per token that was published for models on SageMaker JumpStart, over such prompts, in milliseconds.
@@ -10,36 +9,12 @@ const JUMPSTART: [(&str, &str, u32); 3] =
 
 /// A row for each run.
 pub(crate) fn markdown(runs: &[Run]) -> String {
-    let mut table = String::from(
-        "| dataset | load | done / failed | req/s | output tok/s | TTFT p50 / p99 ms | ITL p50 / p99 ms \
-         | TPOT p50 ms | E2E p50 / p99 ms | goodput req/s |\n|---|---|---|---|---|---|---|---|---|---|\n",
-    );
-    for run in runs {
-        let m = &run.metrics;
-        let pair = |of: &Distribution| figures(of, &[50.0, 99.0]);
-        let goodput = m.good.map_or_else(|| "–".to_owned(), |good| format!("{:.2}", m.rate(good as f64)));
-        let _ = writeln!(
-            table,
-            "| {} | {} | {} / {} | {:.2} | {:.1} | {} | {} | {} | {} | {goodput} |",
-            run.dataset,
-            run.load(),
-            m.completed,
-            m.failed,
-            m.rate(m.completed as f64),
-            m.output_throughput(),
-            pair(&m.ttft),
-            pair(&m.itl),
-            figures(&m.tpot, &[50.0]),
-            pair(&m.e2el),
-        );
+    let (header, rows) = table(runs);
+    let mut text = format!("| {} |\n|{}\n", header.join(" | "), "---|".repeat(header.len()));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
     }
-    table
-}
-
-/// Percentiles, or a dash where nothing was measured.
-fn figures(of: &Distribution, percents: &[f64]) -> String {
-    let figures: Vec<_> = percents.iter().map(|&percent| format!("{:.1}", of.percentile(percent))).collect();
-    if of.values().is_empty() { "–".to_owned() } else { figures.join(" / ") }
+    text
 }
 
 /// The median latency per token of a run over the examples, beside what was published.

@@ -1,9 +1,9 @@
 //! `peregrine bench engine`: the coordinator and the gRPC face over a worker that answers at once.
 
+use super::ready;
 use crate::engine::{Engine, EngineArgs};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bench::engine::EngineArgs as BenchEngineArgs;
-use coordinator::Status;
 use server::Listeners;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -20,11 +20,7 @@ pub async fn run(args: &BenchEngineArgs) -> Result<()> {
         ("--max-concurrent-requests", &(2 * args.concurrency).to_string()),
     ])?;
     let Engine { coordinator, service } = engine.start(1)?;
-    let mut status = coordinator.status();
-    let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. })).await?.clone();
-    if let Status::Failed { reason } = loaded {
-        bail!("{reason}");
-    }
+    ready(&coordinator).await?;
     let listeners = Listeners { grpc: TcpListener::bind(LOOPBACK).await?, http: TcpListener::bind(LOOPBACK).await? };
     let address = listeners.grpc.local_addr()?.to_string();
     let (end, ended) = oneshot::channel::<()>();

@@ -1,12 +1,9 @@
 //! A rank that answers at once, to measure all that is not the model.
 
+use super::ORDINARY_TOKENS;
 use forward::StepError;
 use step::{Sample, SampleMask, ScoredToken, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore};
 use worker::{Loaded, Rank};
-
-/// Ordinary words of every Falcon tokenizer lie from here on.
-const FIRST_TOKEN: usize = 1_000;
-const TOKENS: usize = 500;
 
 /// Samples without a model: tokens that differ by sequence and position.
 #[derive(Default)]
@@ -38,8 +35,9 @@ impl Rank for Instant {
 }
 
 fn sample(run: &SeqRun) -> Sample {
-    let letter = (run.seq.0 as usize).wrapping_mul(7).wrapping_add(run.start + run.len) % TOKENS;
-    let id = u32::try_from(FIRST_TOKEN + letter).expect("small");
+    let (first, count) = (ORDINARY_TOKENS.start, ORDINARY_TOKENS.len());
+    let letter = (run.seq.0 as usize).wrapping_mul(7).wrapping_add(run.start + run.len) % count;
+    let id = first + u32::try_from(letter).expect("small");
     let score = TokenScore { logprob: -1.0, model_logprob: -1.0 };
     Sample { token: ScoredToken { id, score }, top: Vec::new(), logits: Vec::new() }
 }

@@ -18,13 +18,17 @@ async fn a_server_is_measured_over_both_faces() {
     let load =
         ["--num-prompts", "6", "--num-warmups", "1", "--goodput", "e2el:600000", "--json", path, "--save-detailed"];
     let sweep = ["serve", "--server", &grpc, "--dataset", "8+4-9/5,jumpstart", "--max-concurrency", "1,4"];
-    let table = bench(&[&sweep[..], &load].concat()).await;
+    let html = file.path().join("report.html");
+    let report = ["--html", html.to_str().expect("UTF-8")];
+    let table = bench(&[&sweep[..], &load, &report].concat()).await;
     assert!(table.contains("| 8+4-9/5 | 4 at once | 6 / 0 |"), "{table}");
     assert!(table.contains("| falcon-demo | this server, 1 at once |"), "{table}");
 
     let text = std::fs::read_to_string(&json).expect("written");
     let runs: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
     assert_eq!(runs.len(), 4);
+    let html = std::fs::read_to_string(&html).expect("written");
+    assert!(html.contains("8+4-9/5, 4 at once") && html.matches("<svg").count() == 5, "{html}");
     let first = &runs[0];
     assert_eq!(
         (&first["completed"], &first["failed"], &first["total_output_tokens"]),
@@ -56,6 +60,16 @@ async fn the_engine_alone_is_measured() {
     let running: Vec<u32> = (0..7).map(|power| 4u32.pow(power)).collect();
     let us = |running: &u32| figures["plan_commit_us"][running.to_string()].as_f64();
     assert!(running.iter().all(|running| us(running).is_some_and(|us| us > 0.0)), "{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn batches_are_measured() {
+    let small = ["--batch-sizes", "1,3", "--input-lens", "20", "--output-len", "5", "--repeats", "2"];
+    let table = bench(&[&["latency"][..], &small].concat()).await;
+    let row = |batch| table.lines().any(|line| line.starts_with(&format!("| 20 | {batch} | ")));
+    assert!(table.lines().count() == 4 && row(1) && row(3), "{table}");
+    let ended = Program::new(["bench", "latency", "--kv-tokens", "64"].iter().chain(&small)).run().await;
+    assert!(ended.stderr.contains("3 sequences of 20 + 5 tokens need --kv-tokens 96, not 64"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
