@@ -1,16 +1,19 @@
 // What changes from step to step. The host writes these arrays once a step, in one copy; all launch arguments depend on
 // the bucket alone, so that a captured graph serves every step of its bucket.
 //
-// One allocation holds, in this order, each part aligned to 64 bytes (the host computes the offsets from the capacities
-// that it chose at load; kernels are given the pointers, which never change):
+// They lie in one allocation, each part aligned to 64 bytes. The host computes the offsets from how much the bucket has room
+// for; kernels are given the pointers, which do not change within a bucket:
 //
-//   StepInputs                     one
-//   StepRow      [rows_max]
-//   StepSequence [sequences_max]
-//   unsigned     tables[sequences_max][table_stride]   KV block of positions 16i .. 16i + 15 of each sequence of the step
-//   PrefillItem  [items_max]
-//   SampleRow    [samples_max]
-//   unsigned     masks[samples_max][mask_words]        grammar masks: bit i % 32 of word i / 32 allows token i
+//   StepInputs                     one; then one for each chunk of the rows whose logits are used, in which `samples` counts
+//   StepRow      [rows]
+//   StepSequence [sequences]
+//   PrefillItem  [items]
+//   unsigned     gather[samples]                   The rows whose logits are used.
+//   SampleRow    [samples]
+//   unsigned     tables[sequences][table_stride]   KV block of positions 16i .. 16i + 15 of each sequence of the step
+//
+// Grammar masks are sent apart, where there are some: unsigned masks[samples][mask_words], bit i % 32 of word i / 32 allows
+// token i.
 //
 // All integers are 32-bit little-endian; no structure has padding of its own beyond what is named.
 #pragma once

@@ -3,21 +3,24 @@
 use crate::cache::{self, CudaKvCache};
 use crate::collective::Route;
 use crate::cublaslt::{self, CublasLt};
-use crate::device::Device;
+use crate::device::{Device, Pause};
 use crate::discover::discover;
+use crate::flights::{Flights, IN_FLIGHT_MAX};
+use crate::graphs::{self, Recorded, Recording};
+use crate::history::History;
 use crate::kernels::Kernels;
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::norm::Moments;
 use crate::kernels::norm_product::{self, NormedPart};
 use crate::kernels::product::{Output, Plan, ProductScratch, RowCount, Weight, chunks, tiles};
-use crate::memory::{Arena, Buffer, Scratch, Upload, View};
-use crate::sampling::Sampling;
+use crate::memory::{Arena, Buffer, Scratch, Staging, View};
+use crate::sampling::{Pending, SampleRoom, Sampling};
 use crate::step_inputs::{Step, StepAt};
 use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
 use crate::weights::WeightUpload;
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
-    ReadWeights, StepLimits, Tensor,
+    ReadWeights, StepLimits, StepWork, Tensor, Work,
 };
 use half::bf16;
 use std::rc::Rc;
@@ -53,7 +56,11 @@ pub struct CudaOptions {
     pub check_launches: bool,
     /// Bytes of a piece of memory from which tensors are handed out; 0: each has an allocation of its own.
     pub chunk_bytes: usize,
-    /// How long the host waits for the device, and so for the other ranks.
+    /// Record steps in which every sequence has one row, and launch each of them at once.
+    pub graphs: bool,
+    /// Begin a step while the device works on the one before.
+    pub run_ahead: bool,
+    /// How long the host waits for the device, and so for the other ranks, at least.
     pub wait_limit: Duration,
 }
 
@@ -67,6 +74,8 @@ impl CudaOptions {
             deterministic: false,
             check_launches: false,
             chunk_bytes: 64 << 20,
+            graphs: true,
+            run_ahead: true,
             wait_limit: Duration::from_secs(60),
         }
     }
@@ -74,6 +83,15 @@ impl CudaOptions {
 
 /// One rank on a GPU. It must be made on the thread that uses it.
 pub struct Cuda {
+    pub(crate) options: CudaOptions,
+    /// Before what they use.
+    pub(crate) recorded: Vec<Recorded>,
+    pub(crate) recording: Option<Recording>,
+    /// Of steps, once the rank is ready.
+    pub(crate) limits: Option<StepLimits>,
+    flights: Flights,
+    /// The step that is being begun.
+    pub(crate) begun: Option<u64>,
     pub(crate) device: Rc<Device>,
     pub(crate) arena: Arena,
     pub(crate) kernels: Kernels,
@@ -82,7 +100,9 @@ pub struct Cuda {
     cublaslt: Option<CublasLt>,
     /// While weights are loaded.
     weights: Option<WeightUpload>,
-    step: Step,
+    pub(crate) staging: Staging,
+    pub(crate) history: History,
+    pub(crate) step: Step,
     pub(crate) sampling: Sampling,
     /// The numbers 0, 1, 2 …: how many rows are in use, for kernels that read it from the device.
     counts: Buffer,
@@ -93,7 +113,8 @@ pub struct Cuda {
     attention_tickets: Scratch,
     /// One product, where a plain operation adds it to another.
     term: Scratch,
-    gather: Upload,
+    /// The rows whose logits are used, of a step that is not recorded.
+    gather: Scratch,
     /// Whole rows of logits.
     pub(crate) whole_rows: Scratch,
     tiles_max: usize,
@@ -107,6 +128,8 @@ struct Identity {
     zeros: Option<CudaVector>,
 }
 
+/// Bytes of what is sent to the device at a time, where a step does not ask for more.
+const STAGING_BYTES: usize = 64 << 10;
 /// The most rows of a tensor.
 const ROWS_MAX: usize = 1 << 14;
 /// From more rows on, cuBLASLt multiplies.
@@ -144,13 +167,21 @@ impl Cuda {
             tracing::info!("products of many rows by this program's own kernels: {why}");
         }
         Ok(Self {
+            options: options.clone(),
+            recorded: Vec::new(),
+            recording: None,
+            limits: None,
+            flights: Flights::new(&device, options.wait_limit)?,
+            begun: None,
             kernels: Kernels::load(&device)?,
             route: Route::choose(&device, &mut *host, options.all_reduce)?,
             host,
             cublaslt,
             weights: Some(weights),
-            step: Step::new(Upload::new(&device, "a step's inputs")?, options.deterministic),
-            sampling: Sampling::new(&device)?,
+            staging: Staging::new(&device, STAGING_BYTES)?,
+            history: History::new(),
+            step: Step::new(options.deterministic),
+            sampling: Sampling::new(&device),
             counts: counts_at,
             identity: Identity { ones: None, zeros: None },
             partials: Scratch::new("partial sums of products"),
@@ -158,7 +189,7 @@ impl Cuda {
             attention_partials: Scratch::new("partial results of attention"),
             attention_tickets: Scratch::zeros("tickets of attention"),
             term: Scratch::new("a term of a sum"),
-            gather: Upload::new(&device, "rows to select")?,
+            gather: Scratch::new("rows to select"),
             whole_rows: Scratch::new("rows of logits"),
             tiles_max: 0,
             attention: None,
@@ -171,8 +202,23 @@ impl Cuda {
         self.weights.as_mut().expect("weights are loaded before the rank is ready")
     }
 
-    /// `rows` rows are in use.
+    /// `rows` rows are in use, of those of the step if it is recorded.
     pub(crate) fn count(&self, rows: usize) -> RowCount {
+        match &self.recording {
+            Some(recording) => {
+                assert_eq!(rows, recording.at.rows, "rows of what is recorded");
+                recording.at.row_count()
+            }
+            None => self.exactly(rows),
+        }
+    }
+
+    /// `rows` rows of logits are in use.
+    pub(crate) fn count_logits(&self, rows: usize) -> RowCount {
+        self.recording.as_ref().map_or_else(|| self.exactly(rows), |recording| recording.samples(rows))
+    }
+
+    fn exactly(&self, rows: usize) -> RowCount {
         assert!(rows <= ROWS_MAX, "{rows} rows, at most {ROWS_MAX} are possible");
         RowCount { at: self.counts.at() + (rows * size_of::<u32>()) as u64, most: rows }
     }
@@ -182,7 +228,7 @@ impl Cuda {
         &mut self,
         parts: &[(Weight, View<bf16>, Output)],
         concatenated: bool,
-        rows: usize,
+        rows: RowCount,
     ) -> Result<(), BackendError> {
         let tile_counts = parts.iter().map(|(weight, ..)| tiles(weight.weight.rows));
         let chunk_counts = parts.iter().map(|(weight, ..)| chunks(weight.weight.columns));
@@ -191,13 +237,12 @@ impl Cuda {
         } else {
             (Some(tile_counts.sum()), chunk_counts.max())
         };
-        let plan = Plan::new(&self.device, rows, tiles.unwrap_or(0), chunks.unwrap_or(0), false);
-        let count = self.count(rows);
+        let plan = Plan::new(&self.device, rows.most, tiles.unwrap_or(0), chunks.unwrap_or(0), false);
         let scratch = ProductScratch {
             partials: self.partials.at_least(&self.arena, plan.partials_bytes)?,
             tickets: self.tickets.at_least(&self.arena, plan.tickets_bytes)?,
         };
-        self.kernels.product.launch(&self.device, &plan, &scratch, parts, concatenated, count)
+        self.kernels.product.launch(&self.device, &plan, &scratch, parts, concatenated, rows)
     }
 
     /// A product of more rows than the kernels are made for, if cuBLASLt serves: it adds no bias.
@@ -255,7 +300,7 @@ impl Cuda {
             return library.product(&x, &weight, &to, rows, false);
         }
         let part = (linear.weight.weight(linear.bias.as_ref()), x, Output::F32(to));
-        self.product(&[part], false, rows)
+        self.product(&[part], false, self.count(rows))
     }
 
     /// Products over up to 16 rows, normalized on their way in.
@@ -264,19 +309,19 @@ impl Cuda {
         x: &CudaTensor,
         gather: u64,
         products: &mut [NormLinear<'_, Self>],
-        rows: usize,
+        rows: RowCount,
     ) -> Result<(), BackendError> {
         let moments = self.moments(x)?;
         let parts: Vec<NormedPart> = products.iter_mut().map(normed_part).collect();
         let tiles = parts.iter().map(|part| tiles(part.weight.weight.rows)).sum();
-        let plan = Plan::new(&self.device, rows, tiles, chunks(x.columns()), true);
-        let (view, eps, count) = (x.f32(), products[0].norm.eps, self.count(rows));
+        let plan = Plan::new(&self.device, rows.most, tiles, chunks(x.columns()), true);
+        let (view, eps) = (x.f32(), products[0].norm.eps);
         let scratch = ProductScratch {
             partials: self.partials.at_least(&self.arena, plan.partials_bytes)?,
             tickets: self.tickets.at_least(&self.arena, plan.tickets_bytes)?,
         };
         let x = (&view, moments, gather);
-        self.kernels.norm_product.launch(&self.device, (&plan, &scratch), x, &parts, eps, count)
+        self.kernels.norm_product.launch(&self.device, (&plan, &scratch), x, &parts, eps, rows)
     }
 
     /// Norms first, products then.
@@ -286,7 +331,7 @@ impl Cuda {
         gather: u64,
         products: &mut [NormLinear<'_, Self>],
         normed: &mut CudaTensor,
-        rows: usize,
+        rows: RowCount,
     ) -> Result<(), BackendError> {
         let moments = self.moments(x)?;
         normed.becomes(Form::Bf16);
@@ -298,9 +343,9 @@ impl Cuda {
         };
         let norms: Vec<_> = (0..if one_norm { 1 } else { products.len() }).map(to).collect();
         let (view, eps) = (x.f32(), products[0].norm.eps);
-        self.kernels.norm.launch(&self.device, (&view, moments, gather), &norms, eps, self.count(rows))?;
+        self.kernels.norm.launch(&self.device, (&view, moments, gather), &norms, eps, rows)?;
         let biased = products.iter().any(|product| product.linear.bias.is_some());
-        if self.many_rows(rows, biased).is_none() {
+        if self.many_rows(rows.most, biased).is_none() {
             let part = |(product, x): (&mut NormLinear<'_, Self>, View<bf16>)| {
                 let NormedPart { weight, y, .. } = normed_part(product);
                 (weight, x, y)
@@ -311,8 +356,8 @@ impl Cuda {
         for (product, x) in products.iter_mut().zip(places) {
             product.y.becomes(Form::F32);
             let (weight, y) = (product.linear.weight.view(), product.y.f32());
-            let library = self.many_rows(rows, biased).expect("it was there above");
-            library.product(&x, &weight, &y, rows, false)?;
+            let library = self.many_rows(rows.most, biased).expect("it was there above");
+            library.product(&x, &weight, &y, rows.most, false)?;
             if product.gelu {
                 self.gelu(product.y)?;
             }
@@ -327,9 +372,9 @@ impl Cuda {
         gather: u64,
         products: &mut [NormLinear<'_, Self>],
         normed: &mut CudaTensor,
-        rows: usize,
+        rows: RowCount,
     ) -> Result<(), BackendError> {
-        let few = rows <= norm_product::ROWS_MAX;
+        let few = rows.most <= norm_product::ROWS_MAX;
         let alike = |a: &NormLinear<'_, Self>, b: &NormLinear<'_, Self>| a.norm.eps.to_bits() == b.norm.eps.to_bits();
         let mut rest = products;
         while !rest.is_empty() {
@@ -343,6 +388,14 @@ impl Cuda {
             rest = behind;
         }
         Ok(())
+    }
+
+    /// The inputs of the step on the device.
+    fn step_at(&mut self, batch: &Batch) -> Result<StepAt, BackendError> {
+        match &self.recording {
+            Some(recording) => Ok(recording.at),
+            None => self.step.set(&self.arena, &mut self.staging, &self.history, batch),
+        }
     }
 
     /// Attention of a step over the layer's cache.
@@ -388,12 +441,17 @@ impl Cuda {
 
     /// Makes the scratch for any step within `limits`.
     fn reserve(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
-        let vocab: usize = limits.vocab.iter().sum();
-        let widest = limits.vocab.iter().copied().max().unwrap_or(0);
-        self.step.reserve(&self.arena, limits.rows, limits.positions)?;
-        self.sampling.reserve(&self.arena, limits.logits_rows, vocab, limits.positions)?;
-        self.gather.reserve(&self.arena, limits.logits_rows * size_of::<u32>())?;
-        self.whole_rows.at_least(&self.arena, limits.logits_rows * vocab * size_of::<f32>())?;
+        let (vocab, widest) = (limits.vocab.iter().sum::<usize>(), limits.vocab.iter().copied().max().unwrap_or(0));
+        let launch = limits.logits_rows;
+        let room = SampleRoom { launch, rows: launch.max(graphs::rows_max(limits)), step: limits.rows, vocab };
+        self.sampling.reserve(&self.arena, &room)?;
+        self.history.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
+        // What one step sends fits into one piece, while another step's is on its way from the other.
+        let masks = room.rows * vocab.div_ceil(32) * size_of::<u32>();
+        let step_bytes = self.step.reserve(&self.arena, limits.rows, limits.positions)?;
+        self.staging.reserve(step_bytes + masks + limits.positions * size_of::<u32>())?;
+        self.gather.at_least(&self.arena, launch * size_of::<u32>())?;
+        self.whole_rows.at_least(&self.arena, launch * vocab * size_of::<f32>())?;
         // Two of the widest weights, by as many blocks as there can be.
         let tiles = 2 * self.tiles_max;
         for rows in [8, 16, 32, 64, limits.rows.max(limits.logits_rows)] {
@@ -415,6 +473,30 @@ impl Cuda {
     }
 }
 
+/// Outputs of logits, here or on their way.
+pub struct CudaOutputs(Outputs);
+
+enum Outputs {
+    Here(Vec<LogitsOutput>),
+    Pending(Pending),
+    /// None, but the end of a step.
+    End(u64),
+}
+
+impl CudaOutputs {
+    pub(crate) fn nothing() -> Self {
+        Self::here(Vec::new())
+    }
+
+    pub(crate) fn here(outputs: Vec<LogitsOutput>) -> Self {
+        Self(Outputs::Here(outputs))
+    }
+
+    pub(crate) fn pending(pending: Pending) -> Self {
+        Self(Outputs::Pending(pending))
+    }
+}
+
 /// One product under its norm, as kernels take it; `y` becomes what it will be.
 fn normed_part(product: &mut NormLinear<'_, Cuda>) -> NormedPart {
     product.y.becomes(if product.gelu { Form::Bf16 } else { Form::F32 });
@@ -428,6 +510,8 @@ fn normed_part(product: &mut NormLinear<'_, Cuda>) -> NormedPart {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
+        // A communicator's end waits for the graphs that use it.
+        self.recorded.clear();
         if let Route::Peers(peers) = &mut self.route {
             // Where another rank is gone, memory that it may still read goes with this process.
             let _ = peers.close(&mut *self.host);
@@ -440,7 +524,7 @@ impl Backend for Cuda {
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
     type KvCache = CudaKvCache;
-    type Outputs = Vec<LogitsOutput>;
+    type Outputs = CudaOutputs;
 
     const KV_ELEMENT_BYTES: usize = size_of::<bf16>();
     const HIDDEN_MULTIPLE: usize = PAD;
@@ -490,8 +574,69 @@ impl Backend for Cuda {
         self.reserve(limits)?;
         self.device.wait("loading")?;
         self.weights = None;
-        self.arena.seal();
+        self.limits = Some(limits.clone());
+        self.device.seal();
         Ok(())
+    }
+
+    fn record(&mut self, work: &mut Work<'_, Self>) -> Result<(), BackendError> {
+        self.record_steps(work)
+    }
+
+    fn steps_in_flight_max(&self) -> usize {
+        // Sums over the host wait for the device.
+        if self.options.run_ahead && !matches!(self.route, Route::Host) { IN_FLIGHT_MAX } else { 1 }
+    }
+
+    fn set_tokens(&mut self, slot: usize, start: usize, tokens: &[u32]) -> Result<(), BackendError> {
+        self.history.set(&mut self.staging, slot, start, tokens)
+    }
+
+    fn step(
+        &mut self,
+        step: &StepWork<'_>,
+        work: impl FnOnce(&mut Self, &StepWork<'_>) -> Result<Vec<CudaOutputs>, BackendError>,
+    ) -> Result<Vec<CudaOutputs>, BackendError> {
+        let number = self.flights.begin(step.batch.rows());
+        self.begun = Some(number);
+        let mut outputs = match self.replay(step, number)? {
+            Some(outputs) => vec![outputs],
+            None => work(self, step)?,
+        };
+        self.begun = None;
+        self.flights.submitted(number)?;
+        // The step has ended when its last outputs are there.
+        outputs.push(CudaOutputs(Outputs::End(number)));
+        Ok(outputs)
+    }
+
+    fn is_done(&mut self, outputs: &CudaOutputs) -> Result<bool, BackendError> {
+        let step = match &outputs.0 {
+            Outputs::Here(_) => None,
+            Outputs::Pending(pending) => pending.step,
+            Outputs::End(step) => Some(*step),
+        };
+        if let Route::Nccl(nccl) = &self.route {
+            nccl.check("a step")?;
+        }
+        step.map_or(Ok(true), |step| self.flights.has_ended(step))
+    }
+
+    fn outputs(&mut self, outputs: CudaOutputs) -> Result<Vec<LogitsOutput>, BackendError> {
+        let mut pause = Pause::default();
+        while !self.is_done(&outputs)? {
+            pause.wait();
+        }
+        match outputs.0 {
+            Outputs::Here(outputs) => Ok(outputs),
+            Outputs::End(_) => Ok(Vec::new()),
+            Outputs::Pending(pending) => {
+                if pending.step.is_none() {
+                    self.device.wait("sampling")?;
+                }
+                Ok(self.sampling.take(pending))
+            }
+        }
     }
 
     fn write(&mut self, x: &mut CudaTensor, values: &[f32]) -> Result<(), BackendError> {
@@ -542,7 +687,7 @@ impl Backend for Cuda {
         if batch.rows() == 0 {
             return Ok(());
         }
-        let step = self.step.set(&self.arena, batch)?;
+        let step = self.step_at(batch)?;
         self.kernels.embed.launch(&self.device, &step, &table.view(), first, table.rows, &y.f32())
     }
 
@@ -614,7 +759,7 @@ impl Backend for Cuda {
             y.becomes(Form::Bf16);
             return Ok(());
         }
-        let step = self.step.set(&self.arena, batch)?;
+        let step = self.step_at(batch)?;
         assert!(step.positions <= cache.shape.max_positions, "{} positions", step.positions);
         assert!((step.block_max as usize) < cache.blocks, "block {} of {}", step.block_max, cache.blocks);
         self.attend_step(&step, qkv, layer, cache, y)
@@ -640,16 +785,12 @@ impl Backend for Cuda {
         self.sum_and_add(partial, x)
     }
 
-    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
-        Ok(outputs)
-    }
-
     fn use_logits(
         &mut self,
         logits: &CudaTensor,
         vocab: &[usize],
         uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
+    ) -> Result<CudaOutputs, BackendError> {
         self.use_rows(logits, vocab, uses)
     }
 
@@ -677,7 +818,7 @@ impl Backend for Cuda {
         if x.rows() == 0 {
             return Ok(());
         }
-        self.under_norms(x, 0, &mut live, normed, x.rows())
+        self.under_norms(x, 0, &mut live, normed, self.count(x.rows()))
     }
 
     fn select_norm_linear(
@@ -698,10 +839,16 @@ impl Backend for Cuda {
             assert!(row < x.rows(), "row {row} of {}", x.rows());
             row as u32
         };
+        if let Some(recording) = &self.recording {
+            let (gather, count) = recording.selected(rows.len());
+            return self.under_norms(x, gather, &mut [product], normed, count);
+        }
         let indices: Vec<u32> = rows.iter().map(row).collect();
         let bytes: &[u8] = bytemuck::cast_slice(&indices);
-        let gather = self.gather.send(&self.arena, bytes.len(), |to| to.copy_from_slice(bytes))?;
-        self.under_norms(x, gather, &mut [product], normed, rows.len())
+        let gather = self.gather.at_least(&self.arena, bytes.len())?.at();
+        // SAFETY: there is room for them, as long as the backend lives.
+        unsafe { self.staging.send(gather, bytes.len(), |to| to.copy_from_slice(bytes)) }?;
+        self.under_norms(x, gather, &mut [product], normed, self.exactly(rows.len()))
     }
 
     fn dense_and_down(
@@ -738,7 +885,7 @@ impl Backend for Cuda {
         let bias = dense.bias.as_ref().map(CudaVector::view);
         let part = |(x, weight)| (Weight { weight, bias }, x, Output::F32(to));
         let parts: Vec<_> = inputs.into_iter().map(part).collect();
-        self.product(&parts, parts.len() == 2, rows)
+        self.product(&parts, parts.len() == 2, self.count(rows))
     }
 }
 

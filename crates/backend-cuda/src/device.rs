@@ -21,9 +21,29 @@ pub(crate) struct Device {
     name: String,
     /// Something has failed or hangs: nothing is waited for any more, and no memory is given back.
     broken: Cell<bool>,
+    /// Nothing is allocated any more.
+    sealed: Cell<bool>,
     check_launches: bool,
     /// How long the host waits for the device.
     wait_limit: Duration,
+}
+
+/// How long to wait before the device is asked again: not at all at first, then so long that processors are left to others.
+#[derive(Default)]
+pub(crate) struct Pause(u32);
+
+impl Pause {
+    const YIELDS: u32 = 1000;
+    const SLEEP: Duration = Duration::from_micros(20);
+
+    pub(crate) fn wait(&mut self) {
+        if self.0 < Self::YIELDS {
+            self.0 += 1;
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Self::SLEEP);
+        }
+    }
 }
 
 /// A function of a module, which it keeps.
@@ -73,6 +93,7 @@ impl Device {
             name: context.name().map_err(fault)?,
             context,
             broken: Cell::new(false),
+            sealed: Cell::new(false),
             check_launches,
             wait_limit,
         })
@@ -93,6 +114,16 @@ impl Device {
     /// Whether an error has been met.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.get()
+    }
+
+    /// From now on, allocating memory, of the device or pinned, is a bug.
+    pub(crate) fn seal(&self) {
+        self.sealed.set(true);
+    }
+
+    /// Asserts that memory may still be allocated.
+    pub(crate) fn may_allocate(&self, what: &str, bytes: usize) {
+        assert!(!self.sealed.get(), "{bytes} bytes for {what} after the rank was ready");
     }
 
     /// Loads a module from PTX and takes functions from it, each with all the shared memory that the device allows.
@@ -172,7 +203,7 @@ impl Device {
     }
 
     fn poll(&self, operation: &'static str, query: impl Fn() -> CUresult) -> Result<(), BackendError> {
-        let begin = Instant::now();
+        let (begin, mut pause) = (Instant::now(), Pause::default());
         loop {
             match query() {
                 CUresult::CUDA_SUCCESS => return Ok(()),
@@ -184,7 +215,7 @@ impl Device {
                 let text = format!("no answer within {limit_ms} ms: another rank is gone, or the device hangs");
                 return Err(self.fault_text(operation, &text));
             }
-            std::thread::yield_now();
+            pause.wait();
         }
     }
 
@@ -228,6 +259,26 @@ impl Device {
         copied.map_err(|error| self.fault("copying to the device", error))
     }
 
+    /// Copies to pinned memory of the host, in the stream's order.
+    ///
+    /// # Safety
+    ///
+    /// `from` must be memory of the device, as long as `to`, and `to` pinned memory that is neither read, written nor given
+    /// back until the stream has run this.
+    pub(crate) unsafe fn download_later(
+        &self,
+        operation: &'static str,
+        to: &mut [u8],
+        from: u64,
+    ) -> Result<(), BackendError> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        let copied = unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
+        copied.map_err(|error| self.fault(operation, error))
+    }
+
     /// Copies to the host, and waits for it.
     ///
     /// # Safety
@@ -241,28 +292,9 @@ impl Device {
     ) -> Result<(), BackendError> {
         // A copy to memory that is not pinned blocks until the stream has come to it, however long that takes.
         self.wait(operation)?;
-        // SAFETY: the caller's promise.
-        unsafe { self.download_pinned(operation, to, from) }
-    }
-
-    /// As [`Device::download`], to pinned memory.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Device::download`].
-    pub(crate) unsafe fn download_pinned(
-        &self,
-        operation: &'static str,
-        to: &mut [u8],
-        from: u64,
-    ) -> Result<(), BackendError> {
-        if to.is_empty() {
-            return Ok(());
-        }
         // SAFETY: the caller's promise for `from`. `to` is borrowed until the stream has run the copy: it is waited for
         // below, and where that fails the process can do nothing more with the device but end.
-        let copied = unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
-        copied.map_err(|error| self.fault(operation, error))?;
+        unsafe { self.download_later(operation, to, from) }?;
         self.wait(operation)
     }
 }

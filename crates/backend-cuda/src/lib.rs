@@ -25,6 +25,9 @@ mod cublaslt;
 mod cuda;
 mod device;
 mod discover;
+mod flights;
+mod graphs;
+mod history;
 mod kernels;
 mod libraries;
 mod logits;
@@ -39,7 +42,7 @@ mod weights;
 
 pub use affinity::{Neighbours, SYSFS, cpu_list};
 pub use cache::CudaKvCache;
-pub use cuda::{AllReduceChoice, Cuda, CudaOptions};
+pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaOutputs};
 pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};
 pub use libraries::{LIBRARY_PATH, NcclPlace, find_nccl};
 pub use tensor::{CudaMatrix, CudaTensor, CudaVector};

@@ -1,8 +1,9 @@
 //! Rows of logits: gathered from all ranks, then sampled from on each.
 
 use crate::collective::Route;
-use crate::cuda::Cuda;
+use crate::cuda::{Cuda, CudaOutputs};
 use crate::memory::View;
+use crate::sampling::Tools;
 use crate::tensor::{CudaTensor, Form};
 use ::sampling::Sampler;
 use backend::{Backend, BackendError, LogitsOutput, LogitsUse, Tensor};
@@ -14,18 +15,23 @@ impl Cuda {
         logits: &CudaTensor,
         vocab: &[usize],
         uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
+    ) -> Result<CudaOutputs, BackendError> {
         assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
         assert_eq!(logits.form(), Form::F32, "logits are f32");
         assert_eq!(logits.columns(), vocab[self.host.rank()], "columns of logits");
         if uses.is_empty() {
-            return Ok(Vec::new());
+            return Ok(CudaOutputs::nothing());
         }
         if matches!(self.route, Route::Host) {
             return self.use_rows_on_host(logits, vocab, uses);
         }
         let whole = self.whole_rows(logits, vocab)?;
-        self.sampling.run(&self.arena, &self.kernels, &whole, uses)
+        if self.recording.is_some() {
+            return self.record_uses(&whole, uses.len());
+        }
+        let (arena, staging, history) = (&self.arena, &mut self.staging, &mut self.history);
+        let mut tools = Tools { arena, staging, history, kernels: &self.kernels };
+        Ok(CudaOutputs::pending(self.sampling.run(&mut tools, &whole, uses, self.begun)?))
     }
 
     fn use_rows_on_host(
@@ -33,9 +39,16 @@ impl Cuda {
         logits: &CudaTensor,
         vocab: &[usize],
         uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
+    ) -> Result<CudaOutputs, BackendError> {
         let values = self.read(logits)?;
-        Ok(backend::use_logits(&mut *self.host, &values, vocab, uses, &mut Vec::new(), &mut Sampler::new())?)
+        let sampler = &mut Sampler::new();
+        let outputs = backend::use_logits(&mut *self.host, &values, vocab, uses, &mut Vec::new(), sampler)?;
+        for (wanted, output) in uses.iter().zip(&outputs) {
+            if let (LogitsUse::Sample { row, slot: Some(slot), .. }, LogitsOutput::Sample(sample)) = (wanted, output) {
+                self.history.set(&mut self.staging, *slot, row.position as usize, &[sample.token.id])?;
+            }
+        }
+        Ok(CudaOutputs::here(outputs))
     }
 
     /// Whole rows without gaps.
@@ -77,7 +90,7 @@ impl Cuda {
         peers.reserve(&mut *self.host, 0, logits.rows_max() * widest * size_of::<f32>())?;
         let (parts, flags, blocks) = (peers.logits(ranks), peers.flags(rank, ranks), peers.blocks());
         self.copy_rows(logits, parts[rank])?;
-        let count = self.count(logits.rows());
+        let count = self.count_logits(logits.rows());
         self.kernels.gather.launch(&self.device, (&parts, flags, vocab), whole, count, blocks)
     }
 

@@ -4,18 +4,17 @@ use crate::device::Device;
 use backend::BackendError;
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaEvent, result};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-/// Hands out memory of the device, from large pieces. What is sealed hands out no more.
+/// Hands out memory of the device, from large pieces.
 pub(crate) struct Arena {
     device: Rc<Device>,
     /// Bytes of a piece; 0: each buffer is a piece of its own, so that tools see where one is overrun.
     chunk_bytes: usize,
     /// The piece at hand, and how much of it has been handed out.
     chunk: RefCell<Option<(Rc<Chunk>, usize)>>,
-    sealed: Cell<bool>,
 }
 
 /// Memory of the device: a part of an allocation, which it keeps.
@@ -38,16 +37,16 @@ const ALIGN: usize = 256;
 
 impl Arena {
     pub(crate) fn new(device: Rc<Device>, chunk_bytes: usize) -> Self {
-        Self { device, chunk_bytes, chunk: RefCell::new(None), sealed: Cell::new(false) }
+        Self { device, chunk_bytes, chunk: RefCell::new(None) }
     }
 
     /// Memory of `bytes`; its contents are not defined. `what` is named where there is no room.
     ///
     /// # Panics
     ///
-    /// If the arena is sealed: steps allocate nothing.
+    /// If the device is sealed: steps allocate nothing.
     pub(crate) fn buffer(&self, what: &'static str, bytes: usize) -> Result<Buffer, BackendError> {
-        assert!(!self.sealed.get(), "{bytes} bytes for {what} after the rank was ready");
+        self.device.may_allocate(what, bytes);
         let bytes = bytes.max(1).next_multiple_of(ALIGN);
         let mut current = self.chunk.borrow_mut();
         if let Some((chunk, used)) = current.as_mut().filter(|(chunk, used)| chunk.bytes - used >= bytes) {
@@ -73,11 +72,6 @@ impl Arena {
         unsafe { self.device.zero(buffer.at, buffer.bytes) }?;
         Ok(buffer)
     }
-
-    /// From now on, asking for memory is a bug.
-    pub(crate) fn seal(&self) {
-        self.sealed.set(true);
-    }
 }
 
 impl Buffer {
@@ -95,6 +89,7 @@ impl Buffer {
 impl Chunk {
     /// An allocation that other processes can map, too.
     pub(crate) fn new(device: &Rc<Device>, what: &'static str, bytes: usize) -> Result<Self, BackendError> {
+        device.may_allocate(what, bytes);
         // SAFETY: the context is current on this thread, which made it. The memory is not read before it is written.
         match unsafe { result::malloc_sync(bytes) } {
             Ok(at) => Ok(Self { device: Rc::clone(device), at, bytes }),
@@ -180,6 +175,16 @@ impl Scratch {
         Self { what, buffer: None, zeros: true }
     }
 
+    /// Its address; 0 where there is none.
+    pub(crate) fn at(&self) -> u64 {
+        self.buffer.as_ref().map_or(0, Buffer::at)
+    }
+
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buffer.as_ref().map_or(0, Buffer::bytes)
+    }
+
     /// Memory of at least `bytes`.
     pub(crate) fn at_least(&mut self, arena: &Arena, bytes: usize) -> Result<&Buffer, BackendError> {
         if self.buffer.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
@@ -200,6 +205,7 @@ pub(crate) struct Pinned {
 impl Pinned {
     pub(crate) fn new(device: &Rc<Device>, bytes: usize) -> Result<Self, BackendError> {
         let bytes = bytes.max(1);
+        device.may_allocate("pinned memory", bytes);
         // SAFETY: the context is current. Without flags the memory is cached, not write-combined.
         let at = unsafe { result::malloc_host(bytes, 0) }.map_err(|error| device.fault("pinning memory", error))?;
         // SAFETY: it is `bytes` long, and nobody else knows of it.
@@ -228,46 +234,66 @@ impl Drop for Pinned {
     }
 }
 
-/// Data that goes to the device again and again: pinned memory that is filled, and its place on the device.
-pub(crate) struct Upload {
+/// The way of data to the device: two pieces of pinned memory in turns, so that one is filled while the other is copied.
+pub(crate) struct Staging {
     device: Rc<Device>,
-    what: &'static str,
-    pinned: Option<Pinned>,
-    memory: Scratch,
-    /// The last copy; the pinned memory may be written again behind it.
+    pieces: [Piece; 2],
+    /// Which is being filled.
+    current: usize,
+}
+
+struct Piece {
+    pinned: Pinned,
+    /// Bytes that have been filled since the piece was begun.
+    used: usize,
+    /// The last copy from it; it may be begun again behind that.
     copied: CudaEvent,
 }
 
-impl Upload {
-    pub(crate) fn new(device: &Rc<Device>, what: &'static str) -> Result<Self, BackendError> {
-        let copied = device.context.new_event(None).map_err(|error| device.fault(what, error))?;
-        Ok(Self { device: Rc::clone(device), what, pinned: None, memory: Scratch::new(what), copied })
+impl Staging {
+    /// With pieces of `bytes`.
+    pub(crate) fn new(device: &Rc<Device>, bytes: usize) -> Result<Self, BackendError> {
+        let event = || device.context.new_event(None).map_err(|error| device.fault("making an event", error));
+        let piece = || Ok::<_, BackendError>(Piece { pinned: Pinned::new(device, bytes)?, used: 0, copied: event()? });
+        Ok(Self { device: Rc::clone(device), pieces: [piece()?, piece()?], current: 0 })
     }
 
-    /// Makes room for `bytes`.
-    pub(crate) fn reserve(&mut self, arena: &Arena, bytes: usize) -> Result<(), BackendError> {
-        if self.pinned.as_ref().is_none_or(|pinned| pinned.bytes < bytes) {
-            self.pinned = Some(Pinned::new(&self.device, bytes)?);
+    /// Makes the pieces large enough for `bytes` at once.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), BackendError> {
+        for piece in &mut self.pieces {
+            if piece.pinned.bytes < bytes {
+                piece.pinned = Pinned::new(&self.device, bytes)?;
+                piece.used = 0;
+            }
         }
-        self.memory.at_least(arena, bytes).map(|_| ())
+        Ok(())
     }
 
-    /// Sends `bytes`, which `fill` writes, and gives their address on the device.
-    pub(crate) fn send(
+    /// Sends `bytes`, which `fill` writes, to `to`, in the stream's order. It waits only where both pieces are full.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be memory of the device with room for them until the stream has run this.
+    pub(crate) unsafe fn send(
         &mut self,
-        arena: &Arena,
+        to: u64,
         bytes: usize,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<u64, BackendError> {
-        self.reserve(arena, bytes)?;
-        self.device.wait_for(self.what, &self.copied)?;
-        let at = self.memory.at_least(arena, bytes)?.at();
-        let pinned = self.pinned.as_mut().expect("there is room");
-        fill(&mut pinned.bytes_mut()[..bytes]);
-        // SAFETY: the device's memory is as long, and kept by `self`. The pinned memory is written again, or given back,
-        // only after `copied`, or after the stream has come to rest.
-        unsafe { self.device.upload(at, &pinned.bytes()[..bytes]) }?;
-        self.copied.record(&self.device.stream).map_err(|error| self.device.fault(self.what, error))?;
-        Ok(at)
+    ) -> Result<(), BackendError> {
+        let operation = "sending data to the device";
+        self.reserve(bytes)?;
+        if self.pieces[self.current].used + bytes > self.pieces[self.current].pinned.bytes {
+            self.current = 1 - self.current;
+            self.device.wait_for(operation, &self.pieces[self.current].copied)?;
+            self.pieces[self.current].used = 0;
+        }
+        let piece = &mut self.pieces[self.current];
+        let place = piece.used..piece.used + bytes;
+        piece.used = place.end.next_multiple_of(ALIGN).min(piece.pinned.bytes);
+        fill(&mut piece.pinned.bytes_mut()[place.clone()]);
+        // SAFETY: the caller's promise for `to`. The place is written again, or given back, only after `copied`, or after the
+        // stream has come to rest.
+        unsafe { self.device.upload(to, &piece.pinned.bytes()[place]) }?;
+        piece.copied.record(&self.device.stream).map_err(|error| self.device.fault(operation, error))
     }
 }

@@ -56,7 +56,7 @@ impl Nccl {
         let (float, sum) = (ncclDataType_t::ncclFloat32, ncclRedOp_t::ncclSum);
         // SAFETY: the communicator is alive, and the memory is the caller's promise.
         let begun = unsafe { result::all_reduce(at, at, count, float, sum, self.comm, stream) };
-        self.check("an all-reduce of NCCL", begun)
+        self.begun("an all-reduce of NCCL", begun)
     }
 
     /// Sends each of `parts` from its rank to all: (rank, where it is on that rank, where it goes, how many f32).
@@ -67,19 +67,24 @@ impl Nccl {
     /// sending rank alone.
     pub(crate) unsafe fn broadcast(&self, parts: &[(usize, u64, u64, usize)]) -> Result<(), BackendError> {
         let operation = "gathering by NCCL";
-        self.check(operation, result::group_start())?;
+        self.begun(operation, result::group_start())?;
         for &(root, from, to, count) in parts {
             let stream = self.device.stream.cu_stream().cast();
             let (from, to, float) = (from as *const c_void, to as *mut c_void, ncclDataType_t::ncclFloat32);
             // SAFETY: the communicator is alive, and the memory is the caller's promise.
             let begun = unsafe { result::broadcast(from, to, count, float, root as i32, self.comm, stream) };
-            self.check(operation, begun)?;
+            self.begun(operation, begun)?;
         }
-        self.check(operation, result::group_end())
+        self.begun(operation, result::group_end())
     }
 
-    fn check<T>(&self, operation: &'static str, begun: Result<T, NcclError>) -> Result<(), BackendError> {
+    fn begun<T>(&self, operation: &'static str, begun: Result<T, NcclError>) -> Result<(), BackendError> {
         begun.map_err(|error| self.device.fault_text(operation, &describe(&error)))?;
+        self.check(operation)
+    }
+
+    /// What the communicator says of the operations on their way.
+    pub(crate) fn check(&self, operation: &'static str) -> Result<(), BackendError> {
         let mut state = ncclResult_t::ncclSuccess;
         // SAFETY: the communicator is alive.
         unsafe { sys::ncclCommGetAsyncError(self.comm, &mut state) };

@@ -1,208 +1,292 @@
 //! Samples and scores on the device.
 
 use crate::device::Device;
+use crate::flights::IN_FLIGHT_MAX;
+use crate::history::History;
 use crate::kernels::Kernels;
-use crate::kernels::sample::{DRAW, MASKED, SCORE, SampleAt, SampleResult, SampleRow, TOP_N_MAX, WATERMARK};
-use crate::memory::{Arena, Pinned, Scratch, Upload, View};
+use crate::kernels::sample::{
+    APPEND, DRAW, MASKED, SCORE, SampleAt, SampleResult, SampleRow, ScoredToken, TOP_N_MAX, WATERMARK,
+};
+use crate::memory::{Arena, Pinned, Scratch, Staging, View};
 use crate::step_inputs::{StepInputs, offsets};
 use backend::{BackendError, LogitsOutput, LogitsUse, use_row};
 use sampling::Sampler;
+use std::ops::Range;
 use std::rc::Rc;
-use step::{Choice, Sample, ScoredToken, TokenScore};
+use step::{Choice, Sample, TokenScore};
 
 /// What it takes, sized for the most rows that were asked for so far.
 pub(crate) struct Sampling {
     device: Rc<Device>,
-    inputs: Upload,
+    /// Of rows that come without a step's inputs.
+    inputs: Scratch,
+    masks: Scratch,
     scores: Scratch,
     counts: Scratch,
     results: Scratch,
+    /// Results of the steps on their way: as many for each of them.
     pinned: Option<Pinned>,
+    results_max: usize,
+    /// Where the next results of a step go, by its number.
+    next: (Option<u64>, usize),
     /// Of one row, for what the device does not do.
     row: Vec<f32>,
     sampler: Sampler,
 }
 
-/// What sampling of several rows needs to know, in the device's layout.
-struct Inputs {
-    rows: Vec<SampleRow>,
-    masks: Vec<u32>,
-    mask_words: usize,
-    history: Vec<u32>,
-    history_stride: usize,
+/// How much there must be room for.
+#[derive(Clone, Copy)]
+pub(crate) struct SampleRoom {
+    /// Rows of a launch.
+    pub(crate) launch: usize,
+    /// Rows whose results and masks are there at a time.
+    pub(crate) rows: usize,
+    /// Results of a step.
+    pub(crate) step: usize,
+    pub(crate) vocab: usize,
+}
+
+/// What sampling works with beside its own.
+pub(crate) struct Tools<'a> {
+    pub(crate) arena: &'a Arena,
+    pub(crate) staging: &'a mut Staging,
+    pub(crate) history: &'a mut History,
+    pub(crate) kernels: &'a Kernels,
+}
+
+/// Results on their way.
+pub(crate) struct Pending {
+    /// The step whose end they come before; none where they are asked for by themselves.
+    pub(crate) step: Option<u64>,
+    results: Range<usize>,
+    rows: Vec<Row>,
+}
+
+/// What else a result consists of.
+enum Row {
+    Score,
+    /// With its logits, if they are wanted.
+    Sample(Vec<f32>),
+    /// It was made on the host.
+    Known(LogitsOutput),
 }
 
 impl Sampling {
-    pub(crate) fn new(device: &Rc<Device>) -> Result<Self, BackendError> {
-        Ok(Self {
+    pub(crate) fn new(device: &Rc<Device>) -> Self {
+        Self {
             device: Rc::clone(device),
-            inputs: Upload::new(device, "what to sample")?,
+            inputs: Scratch::new("what to sample"),
+            masks: Scratch::new("masks"),
             scores: Scratch::new("scores"),
             counts: Scratch::zeros("counts of tokens"),
             results: Scratch::new("samples"),
             pinned: None,
+            results_max: 0,
+            next: (None, 0),
             row: Vec::new(),
             sampler: Sampler::new(),
-        })
+        }
     }
 
-    /// Makes room for any `rows` rows at a time.
-    pub(crate) fn reserve(
-        &mut self,
-        arena: &Arena,
-        rows: usize,
-        vocab: usize,
-        positions: usize,
-    ) -> Result<(), BackendError> {
-        let history = rows * (positions + 1) * size_of::<u32>();
-        let masks = rows * vocab.div_ceil(32) * size_of::<u32>();
-        let lengths = [size_of::<StepInputs>(), rows * size_of::<SampleRow>(), masks, history];
-        self.inputs.reserve(arena, offsets(lengths).1)?;
-        self.scores.at_least(arena, rows * vocab * size_of::<f32>())?;
-        self.counts.at_least(arena, rows * vocab * size_of::<u32>())?;
-        let results = rows * size_of::<SampleResult>();
-        self.results.at_least(arena, results)?;
-        if self.pinned.as_ref().is_none_or(|pinned| pinned.bytes().len() < results) {
-            self.pinned = Some(Pinned::new(&self.device, results)?);
+    pub(crate) fn reserve(&mut self, arena: &Arena, room: &SampleRoom) -> Result<(), BackendError> {
+        let SampleRoom { launch, rows, step, vocab } = *room;
+        self.inputs.at_least(arena, input_offsets(launch).1)?;
+        self.masks.at_least(arena, rows * mask_words(vocab) * size_of::<u32>())?;
+        self.scores.at_least(arena, launch * vocab * size_of::<f32>())?;
+        self.counts.at_least(arena, launch * vocab * size_of::<u32>())?;
+        self.results.at_least(arena, rows * size_of::<SampleResult>())?;
+        if self.results_max < step {
+            self.results_max = step;
+            self.pinned = Some(Pinned::new(&self.device, IN_FLIGHT_MAX * step * size_of::<SampleResult>())?);
         }
         Ok(())
     }
 
-    /// [`backend::Backend::use_logits`] of whole rows.
+    /// [`backend::Backend::use_logits`] of whole rows, which are in a step of this number.
     pub(crate) fn run(
         &mut self,
-        arena: &Arena,
-        kernels: &Kernels,
+        tools: &mut Tools<'_>,
         logits: &View<f32>,
         uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
-        if uses.is_empty() {
-            return Ok(Vec::new());
-        }
-        let inputs = Inputs::new(uses, logits.columns);
-        let history_words = inputs.history_stride;
-        self.reserve(arena, uses.len(), logits.columns, history_words)?;
-        let at = self.send(arena, &inputs)?;
-        kernels.sample.launch(&self.device, &at, logits, uses.len())?;
-        let pinned = self.pinned.as_mut().expect("room was made");
-        let results = &mut pinned.bytes_mut()[..size_of::<SampleResult>() * uses.len()];
-        // SAFETY: the device's results are as many.
-        unsafe { self.device.download_pinned("sampling", results, at.results) }?;
-        // Pinned memory is aligned to pages.
-        let results: Vec<SampleResult> = bytemuck::cast_slice::<u8, SampleResult>(results).to_vec();
-        let rows = uses.iter().zip(results).enumerate();
-        rows.map(|(row, (wanted, result))| self.output(logits, row, wanted, &result)).collect()
-    }
-
-    fn send(&mut self, arena: &Arena, inputs: &Inputs) -> Result<SampleAt, BackendError> {
-        let step = StepInputs { samples: inputs.rows.len() as u32, ..StepInputs::default() };
-        let parts: [&[u8]; 4] = [
-            bytemuck::bytes_of(&step),
-            bytemuck::cast_slice(&inputs.rows),
-            bytemuck::cast_slice(&inputs.masks),
-            bytemuck::cast_slice(&inputs.history),
-        ];
-        let (offsets, bytes) = offsets(parts.map(<[u8]>::len));
-        let at = self.inputs.send(arena, bytes, |to| {
+        step: Option<u64>,
+    ) -> Result<Pending, BackendError> {
+        let (rows, vocab) = (uses.len(), logits.columns);
+        self.reserve(tools.arena, &SampleRoom { launch: rows, rows, step: rows, vocab })?;
+        let samples = self.rows(tools, uses, vocab)?;
+        let inputs = StepInputs { samples: rows as u32, ..StepInputs::default() };
+        let parts: [&[u8]; 2] = [bytemuck::bytes_of(&inputs), bytemuck::cast_slice(&samples)];
+        let (offsets, bytes) = input_offsets(rows);
+        let at = self.inputs.at();
+        let fill = |to: &mut [u8]| {
             offsets.iter().zip(parts).for_each(|(&offset, part)| to[offset..][..part.len()].copy_from_slice(part));
-        })?;
-        let [step, rows, masks, history] = offsets.map(|offset| at + offset as u64);
-        Ok(SampleAt {
-            step,
-            rows,
-            masks,
-            mask_words: inputs.mask_words,
-            history,
-            history_stride: inputs.history_stride,
-            scores: self.scores.at_least(arena, 0)?.at(),
-            counts: self.counts.at_least(arena, 0)?.at(),
-            results: self.results.at_least(arena, 0)?.at(),
-        })
+        };
+        // SAFETY: room was made above, and lives as long as the backend.
+        unsafe { tools.staging.send(at, bytes, fill) }?;
+        let [inputs, samples] = offsets.map(|offset| at + offset as u64);
+        let at = self.at(inputs, samples, 0, tools.history, vocab);
+        tools.kernels.sample.launch(&self.device, &at, logits, rows)?;
+        self.keep(tools.history, logits, uses, step)
     }
 
-    fn output(
+    /// What is wanted, in the device's layout. Masks, and the tokens of sequences without a slot, are sent.
+    pub(crate) fn rows(
         &mut self,
-        logits: &View<f32>,
-        row: usize,
-        wanted: &LogitsUse<'_>,
-        result: &SampleResult,
-    ) -> Result<LogitsOutput, BackendError> {
-        let LogitsUse::Sample { row: sample_row, return_logits, .. } = wanted else {
-            return Ok(LogitsOutput::Score(result.token.model_logprob));
-        };
-        let many = sample_row.top_n > TOP_N_MAX;
-        if many || *return_logits {
-            self.row.resize(logits.columns, 0.0);
-            let bytes = bytemuck::cast_slice_mut(&mut self.row);
-            // SAFETY: the row is one of the logits, as long as `bytes`.
-            unsafe { self.device.download("reading logits", bytes, logits.row(row)) }?;
+        tools: &mut Tools<'_>,
+        uses: &[LogitsUse<'_>],
+        vocab: usize,
+    ) -> Result<Vec<SampleRow>, BackendError> {
+        let guests = uses.iter().filter_map(guest_tokens).map(<[u32]>::len).max();
+        if let Some(longest) = guests {
+            tools.history.reserve(tools.arena, 0, longest, uses.len())?;
         }
-        if many {
-            // The device reports so many; a request for more is answered here, from the same logits to the same choice.
-            return Ok(use_row(&mut self.sampler, &self.row, wanted));
-        }
-        let tops = result.tops.iter().take(result.top as usize);
-        Ok(LogitsOutput::Sample(Sample {
-            token: scored(&result.token),
-            top: tops.map(scored).collect(),
-            logits: if *return_logits { self.row.clone() } else { Vec::new() },
-        }))
-    }
-}
-
-fn scored(token: &crate::kernels::sample::ScoredToken) -> ScoredToken {
-    let score = TokenScore { logprob: token.logprob, model_logprob: token.model_logprob };
-    ScoredToken { id: token.id, score }
-}
-
-impl Inputs {
-    fn new(uses: &[LogitsUse<'_>], vocab: usize) -> Self {
-        let mask_words = vocab.div_ceil(32);
-        let mut inputs = Self {
-            rows: Vec::with_capacity(uses.len()),
-            masks: Vec::new(),
-            mask_words,
-            history: Vec::new(),
-            history_stride: uses.iter().map(history).map(<[u32]>::len).max().unwrap_or(0),
-        };
-        let masked = uses.iter().any(|wanted| mask(wanted).is_some());
+        let mut rows = Vec::with_capacity(uses.len());
         for (index, wanted) in uses.iter().enumerate() {
-            inputs.rows.push(row(index, wanted));
-            let tokens = history(wanted);
-            assert!(tokens.iter().all(|&token| (token as usize) < vocab), "tokens of a row of logits");
-            inputs.history.extend(tokens);
-            inputs.history.resize((index + 1) * inputs.history_stride, 0);
-            if masked {
-                let words = mask(wanted).unwrap_or(&[]);
-                assert!(words.is_empty() || words.len() >= mask_words, "a mask of {} words", words.len());
-                inputs.masks.extend(words.iter().take(mask_words));
-                inputs.masks.resize((index + 1) * mask_words, 0);
+            let mut slot = tools.history.guest(index);
+            if let Some(tokens) = guest_tokens(wanted) {
+                assert!(tokens.iter().all(|&token| (token as usize) < vocab), "tokens of a row of logits");
+                tools.history.set(tools.staging, slot, 0, tokens)?;
             }
+            if let LogitsUse::Sample { row, slot: own, .. } = wanted {
+                slot = own.unwrap_or(slot);
+                if let Some(mask) = row.mask {
+                    self.send_mask(tools.staging, index, mask, vocab)?;
+                }
+            }
+            rows.push(row(slot, wanted));
         }
-        inputs
+        Ok(rows)
+    }
+
+    fn send_mask(&self, staging: &mut Staging, index: usize, mask: &[u32], vocab: usize) -> Result<(), BackendError> {
+        let words = mask_words(vocab);
+        assert!(mask.len() >= words, "a mask of {} words", mask.len());
+        let bytes: &[u8] = bytemuck::cast_slice(&mask[..words]);
+        let at = index * bytes.len();
+        assert!(at + bytes.len() <= self.masks.bytes(), "room for mask {index}");
+        // SAFETY: asserted above.
+        unsafe { staging.send(self.masks.at() + at as u64, bytes.len(), |to| to.copy_from_slice(bytes)) }
+    }
+
+    /// Where a launch finds what it needs, for rows from `first` on. `inputs` are `StepInputs`, `samples` are `SampleRow`s.
+    pub(crate) fn at(&self, inputs: u64, samples: u64, first: usize, history: &History, vocab: usize) -> SampleAt {
+        let words = mask_words(vocab);
+        SampleAt {
+            step: inputs,
+            rows: samples + (first * size_of::<SampleRow>()) as u64,
+            masks: self.masks.at() + (first * words * size_of::<u32>()) as u64,
+            mask_words: words,
+            history: history.at(),
+            history_stride: history.stride(),
+            scores: self.scores.at(),
+            counts: self.counts.at(),
+            results: self.results.at() + (first * size_of::<SampleResult>()) as u64,
+        }
+    }
+
+    /// Results come to the host behind what was launched, and stay there until they are taken.
+    pub(crate) fn keep(
+        &mut self,
+        history: &History,
+        logits: &View<f32>,
+        uses: &[LogitsUse<'_>],
+        step: Option<u64>,
+    ) -> Result<Pending, BackendError> {
+        let used = if step.is_some() && self.next.0 == step { self.next.1 } else { 0 };
+        assert!(used + uses.len() <= self.results_max, "room for the results of a step");
+        self.next = (step, used + uses.len());
+        let first = step.map_or(0, |step| step as usize % IN_FLIGHT_MAX) * self.results_max + used;
+        let results = first..first + uses.len();
+        let pinned = self.pinned.as_mut().expect("room was made");
+        let bytes = results.start * size_of::<SampleResult>()..results.end * size_of::<SampleResult>();
+        // SAFETY: the results are on the device, as many. Nobody reads these until the step has ended, and the next step
+        // to which they belong is begun after that.
+        unsafe { self.device.download_later("sampling", &mut pinned.bytes_mut()[bytes], self.results.at()) }?;
+        let rows = uses.iter().enumerate().map(|(index, wanted)| self.on_host(history, logits, index, wanted));
+        Ok(Pending { step, results, rows: rows.collect::<Result<_, _>>()? })
+    }
+
+    /// What of a row is made on the host. Where that is much, it is waited for.
+    fn on_host(
+        &mut self,
+        history: &History,
+        logits: &View<f32>,
+        index: usize,
+        wanted: &LogitsUse<'_>,
+    ) -> Result<Row, BackendError> {
+        let LogitsUse::Sample { row, slot, return_logits } = wanted else { return Ok(Row::Score) };
+        // The device reports so many; a request for more is answered here, from the same logits to the same choice.
+        let many = row.top_n > TOP_N_MAX;
+        if !many && !return_logits {
+            return Ok(Row::Sample(Vec::new()));
+        }
+        self.row.resize(logits.columns, 0.0);
+        // SAFETY: the row is one of the logits, as long as the slice.
+        unsafe { self.device.download("reading logits", bytemuck::cast_slice_mut(&mut self.row), logits.row(index)) }?;
+        if !many {
+            return Ok(Row::Sample(self.row.clone()));
+        }
+        let mut tokens = row.tokens.to_vec();
+        if let Some(slot) = *slot {
+            tokens.resize(row.position as usize, 0);
+            let (from, to) = (history.token(slot, 0), bytemuck::cast_slice_mut(&mut tokens));
+            // SAFETY: a slot has room for all positions.
+            unsafe { self.device.download("reading tokens", to, from) }?;
+        }
+        let row = ::sampling::SampleRow { tokens: &tokens, ..*row };
+        let wanted = LogitsUse::Sample { row, slot: *slot, return_logits: *return_logits };
+        Ok(Row::Known(use_row(&mut self.sampler, &self.row, &wanted)))
+    }
+
+    /// The outputs, once the device has left the results.
+    pub(crate) fn take(&self, pending: Pending) -> Vec<LogitsOutput> {
+        let pinned = self.pinned.as_ref().expect("room was made");
+        let Range { start, end } = pending.results;
+        let bytes = &pinned.bytes()[start * size_of::<SampleResult>()..end * size_of::<SampleResult>()];
+        // Pinned memory is aligned to pages.
+        let results: &[SampleResult] = bytemuck::cast_slice(bytes);
+        pending.rows.into_iter().zip(results).map(|(row, result)| output(row, result)).collect()
     }
 }
 
-fn mask<'a>(wanted: &LogitsUse<'a>) -> Option<&'a [u32]> {
-    match wanted {
-        LogitsUse::Sample { row, .. } => row.mask,
-        LogitsUse::Score { .. } => None,
+fn output(row: Row, result: &SampleResult) -> LogitsOutput {
+    match row {
+        Row::Score => LogitsOutput::Score(result.token.model_logprob),
+        Row::Known(output) => output,
+        Row::Sample(logits) => LogitsOutput::Sample(Sample {
+            token: scored(&result.token),
+            top: result.tops.iter().take(result.top as usize).map(scored).collect(),
+            logits,
+        }),
     }
 }
 
-/// The tokens that the device must know: none where nothing counts them.
-fn history<'a>(wanted: &LogitsUse<'a>) -> &'a [u32] {
-    let LogitsUse::Sample { row, .. } = wanted else { return &[] };
+fn scored(token: &ScoredToken) -> step::ScoredToken {
+    let score = TokenScore { logprob: token.logprob, model_logprob: token.model_logprob };
+    step::ScoredToken { id: token.id, score }
+}
+
+/// `StepInputs`, then `SampleRow`s.
+fn input_offsets(rows: usize) -> ([usize; 2], usize) {
+    offsets([size_of::<StepInputs>(), rows * size_of::<SampleRow>()])
+}
+
+fn mask_words(vocab: usize) -> usize {
+    vocab.div_ceil(32)
+}
+
+/// The tokens of which the device must be told: of a sequence without a slot, where something counts them.
+fn guest_tokens<'a>(wanted: &LogitsUse<'a>) -> Option<&'a [u32]> {
+    let LogitsUse::Sample { row, slot: None, .. } = wanted else { return None };
     let settings = row.params.settings();
     let counted = settings.repetition_penalty != 1.0 || settings.frequency_penalty != 0.0;
-    if counted || settings.watermark { row.tokens } else { &[] }
+    (counted || settings.watermark).then_some(row.tokens)
 }
 
-fn row(index: usize, wanted: &LogitsUse<'_>) -> SampleRow {
-    let empty = SampleRow { row: index as u32, slot: index as u32, ..SampleRow::default() };
-    let of = match wanted {
+fn row(slot: usize, wanted: &LogitsUse<'_>) -> SampleRow {
+    let empty = SampleRow { slot: slot as u32, ..SampleRow::default() };
+    let (of, keeps) = match wanted {
         LogitsUse::Score { token } => return SampleRow { flags: SCORE, token: *token, ..empty },
-        LogitsUse::Sample { row, .. } => row,
+        LogitsUse::Sample { row, slot, .. } => (row, slot.is_some()),
     };
     let settings = of.params.settings();
     let (draw, key) = match settings.choice {
@@ -212,7 +296,7 @@ fn row(index: usize, wanted: &LogitsUse<'_>) -> SampleRow {
     let flag = |on, flag| if on { flag } else { 0 };
     SampleRow {
         position: of.position,
-        flags: draw | flag(of.mask.is_some(), MASKED) | flag(settings.watermark, WATERMARK),
+        flags: draw | flag(of.mask.is_some(), MASKED) | flag(settings.watermark, WATERMARK) | flag(keeps, APPEND),
         seed: [key as u32, (key >> 32) as u32],
         top_k: settings.top_k.unwrap_or(0),
         top_n: of.top_n.min(TOP_N_MAX) as u32,

@@ -1,8 +1,11 @@
 //! `step_inputs.h`: what changes from step to step, as kernels read it.
 
+use crate::history::History;
 use crate::kernels::prefill_attention::ITEM_ROWS;
-use crate::memory::{Arena, Upload};
-use backend::{BackendError, Batch};
+use crate::kernels::product::RowCount;
+use crate::kernels::sample::SampleRow;
+use crate::memory::{Arena, Scratch, Staging};
+use backend::{BackendError, Batch, BatchSeq};
 use bytemuck::{Pod, Zeroable};
 use step::BLOCK_TOKENS;
 
@@ -53,7 +56,43 @@ const PREFILL_ROWS_MIN: usize = 8;
 /// Every part begins at a multiple of this.
 const ALIGN: usize = 64;
 
-/// Where the device finds a step's inputs, and how many of each there are.
+/// How much of everything a step's inputs have room for; from that follows where each part lies.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    /// Rows of the batch.
+    rows: usize,
+    sequences: usize,
+    /// Rows whose tokens are sent with them.
+    tokens: usize,
+    items: usize,
+    /// Rows whose logits are used.
+    samples: usize,
+    /// They are used so many at a time.
+    chunks: usize,
+    table_stride: usize,
+}
+
+/// The parts, in the order in which they lie.
+const PARTS: usize = 9;
+
+impl Room {
+    /// Of each part, and of all.
+    fn offsets(&self) -> ([usize; PARTS], usize) {
+        offsets([
+            (1 + self.chunks) * size_of::<StepInputs>(),
+            self.rows * size_of::<StepRow>(),
+            self.sequences * size_of::<StepSequence>(),
+            self.items * size_of::<PrefillItem>(),
+            self.tokens * size_of::<StepRow>(),
+            self.tokens * size_of::<u32>(),
+            self.samples * size_of::<u32>(),
+            self.samples * size_of::<SampleRow>(),
+            self.sequences * self.table_stride * size_of::<u32>(),
+        ])
+    }
+}
+
+/// Where the device finds a step's inputs, and how many of each there are, or may be.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StepAt {
     pub(crate) inputs: u64,
@@ -61,9 +100,10 @@ pub(crate) struct StepAt {
     pub(crate) sequences: u64,
     pub(crate) tables: u64,
     pub(crate) items: u64,
-    /// Rows that find their tokens in `tokens`, by their number.
-    pub(crate) token_rows: u64,
-    pub(crate) tokens: u64,
+    pub(crate) tokens: TokensAt,
+    /// The rows whose logits are used, and how.
+    pub(crate) gather: u64,
+    pub(crate) samples: u64,
     pub(crate) table_stride: usize,
     pub(crate) rows: usize,
     pub(crate) prefill_items: usize,
@@ -77,34 +117,113 @@ pub(crate) struct StepAt {
     pub(crate) block_max: u32,
 }
 
+/// Where rows find their tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TokensAt {
+    /// `StepRow`s, whose slot and position count.
+    pub(crate) rows: u64,
+    /// (slots, stride) tokens.
+    pub(crate) history: u64,
+    pub(crate) stride: usize,
+}
+
+impl StepAt {
+    /// How many rows there are, in a step that has room for as many as this one.
+    pub(crate) fn row_count(&self) -> RowCount {
+        RowCount { at: self.inputs, most: self.rows }
+    }
+
+    /// `StepInputs` of a chunk of the rows whose logits are used; only their number counts there.
+    pub(crate) fn chunk(&self, chunk: usize) -> u64 {
+        self.inputs + ((1 + chunk) * size_of::<StepInputs>()) as u64
+    }
+}
+
+/// `StepInputs::samples` of the inputs at `step`, as a count of up to `most` rows.
+pub(crate) fn sample_count(step: u64, most: usize) -> RowCount {
+    RowCount { at: step + std::mem::offset_of!(StepInputs, samples) as u64, most }
+}
+
 /// The step at hand.
 pub(crate) struct Step {
     batch: Batch,
     at: Option<StepAt>,
-    upload: Upload,
+    memory: Scratch,
     /// One kernel attends for all rows, so that chunks of a prompt change no bit.
     deterministic: bool,
 }
 
+/// Room for a step in which each sequence has one row, at places that depend on the room alone.
+pub(crate) struct Bucket {
+    pub(crate) at: StepAt,
+    room: Room,
+    /// Of the chunks of rows whose logits are used.
+    chunk_rows: usize,
+}
+
 impl Step {
-    pub(crate) fn new(upload: Upload, deterministic: bool) -> Self {
-        Self { batch: Batch::default(), at: None, upload, deterministic }
+    pub(crate) fn new(deterministic: bool) -> Self {
+        Self { batch: Batch::default(), at: None, memory: Scratch::new("a step's inputs"), deterministic }
     }
 
-    /// Makes room for any step of `rows` rows of sequences of up to `positions` positions.
-    pub(crate) fn reserve(&mut self, arena: &Arena, rows: usize, positions: usize) -> Result<(), BackendError> {
-        let tables = rows * positions.div_ceil(BLOCK_TOKENS);
-        let lengths = [size_of::<StepInputs>(), rows * 16, rows * 16, tables * 4, rows * 8, rows * 16, rows * 4];
-        self.upload.reserve(arena, offsets(lengths).1)
+    /// Makes room for any step of `rows` rows of sequences of up to `positions` positions, and gives its bytes.
+    pub(crate) fn reserve(&mut self, arena: &Arena, rows: usize, positions: usize) -> Result<usize, BackendError> {
+        let table_stride = positions.div_ceil(BLOCK_TOKENS);
+        let (sequences, tokens, items, samples, chunks) = (rows, rows, rows, rows, rows);
+        let (_, bytes) = Room { rows, sequences, tokens, items, samples, chunks, table_stride }.offsets();
+        self.memory.at_least(arena, bytes)?;
+        Ok(bytes)
+    }
+
+    /// Where a step's inputs lie that has room for `rows` rows, each of a sequence of up to `positions` positions, and whose
+    /// logits are used `chunk_rows` at a time.
+    pub(crate) fn bucket(&self, rows: usize, chunk_rows: usize, positions: usize, history: &History) -> Bucket {
+        let table_stride = positions.div_ceil(BLOCK_TOKENS);
+        let (sequences, samples, chunks) = (rows, rows, rows.div_ceil(chunk_rows));
+        let room = Room { rows, sequences, samples, chunks, table_stride, ..Room::default() };
+        let at = StepAt { rows, positions, single_rows: true, decodes: true, ..self.place(&room, history, true) };
+        Bucket { at, room, chunk_rows }
+    }
+
+    /// The parts in memory, without what is in them.
+    fn place(&self, room: &Room, history: &History, slots: bool) -> StepAt {
+        let (offsets, bytes) = room.offsets();
+        assert!(bytes <= self.memory.bytes(), "{bytes} bytes of a step's inputs");
+        let [inputs, step_rows, sequences, items, token_rows, tokens, gather, samples, tables] =
+            offsets.map(|offset| self.memory.at() + offset as u64);
+        // Where tokens come with the step, they are one row of history, in which each row has its own at its number.
+        let tokens = match slots {
+            true => TokensAt { rows: step_rows, history: history.at(), stride: history.stride() },
+            false => TokensAt { rows: token_rows, history: tokens, stride: 0 },
+        };
+        let table_stride = room.table_stride;
+        StepAt {
+            inputs,
+            step_rows,
+            sequences,
+            tables,
+            items,
+            tokens,
+            gather,
+            samples,
+            table_stride,
+            ..StepAt::default()
+        }
     }
 
     /// The inputs of `batch` on the device; they are sent if they are not those that are there.
-    pub(crate) fn set(&mut self, arena: &Arena, batch: &Batch) -> Result<StepAt, BackendError> {
+    pub(crate) fn set(
+        &mut self,
+        arena: &Arena,
+        staging: &mut Staging,
+        history: &History,
+        batch: &Batch,
+    ) -> Result<StepAt, BackendError> {
         if let Some(at) = self.at.as_ref().filter(|_| self.batch == *batch) {
             return Ok(*at);
         }
         self.at = None;
-        let at = self.send(arena, batch)?;
+        let at = self.send(arena, staging, history, batch)?;
         self.batch.clone_from(batch);
         self.at = Some(at);
         Ok(at)
@@ -114,10 +233,24 @@ impl Step {
         !self.deterministic && rows >= PREFILL_ROWS_MIN
     }
 
-    fn send(&mut self, arena: &Arena, batch: &Batch) -> Result<StepAt, BackendError> {
+    fn send(
+        &mut self,
+        arena: &Arena,
+        staging: &mut Staging,
+        history: &History,
+        batch: &Batch,
+    ) -> Result<StepAt, BackendError> {
         let rows = batch.rows();
-        let table_stride = batch.seqs.iter().map(|seq| seq.table.len()).max().unwrap_or(0).max(1);
+        let slots = !batch.seqs.is_empty() && batch.seqs.iter().all(|seq| seq.slot.is_some());
         let items = self.items(batch);
+        let room = Room {
+            rows,
+            sequences: batch.seqs.len(),
+            tokens: if slots { 0 } else { rows },
+            items: items.len(),
+            table_stride: batch.seqs.iter().map(|seq| seq.table.len()).max().unwrap_or(0).max(1),
+            ..Room::default()
+        };
         let inputs = StepInputs {
             rows: rows as u32,
             sequences: batch.seqs.len() as u32,
@@ -125,46 +258,65 @@ impl Step {
             ..StepInputs::default()
         };
         let step_rows = self.rows(batch);
-        let sequences: Vec<StepSequence> = batch.seqs.iter().map(sequence).collect();
         let token_row = |row| StepRow { slot: 0, position: row as u32, sequence: 0, prefill: 0 };
-        let token_rows: Vec<StepRow> = (0..rows).map(token_row).collect();
-        let tables = padded_tables(batch, table_stride);
-        let parts: [&[u8]; 7] = [
-            bytemuck::bytes_of(&inputs),
-            bytemuck::cast_slice(&step_rows),
-            bytemuck::cast_slice(&sequences),
-            bytemuck::cast_slice(&tables),
-            bytemuck::cast_slice(&items),
-            bytemuck::cast_slice(&token_rows),
-            bytemuck::cast_slice(&batch.tokens),
-        ];
-        let (offsets, bytes) = offsets(parts.map(<[u8]>::len));
-        let at = self.upload.send(arena, bytes, |to| {
-            offsets.iter().zip(parts).for_each(|(&offset, part)| to[offset..][..part.len()].copy_from_slice(part));
-        })?;
-        let [inputs, step_rows_at, sequences, tables, items_at, token_rows, tokens] = offsets.map(|o| at + o as u64);
+        let token_rows: Vec<StepRow> = (0..room.tokens).map(token_row).collect();
+        let parts = Parts {
+            inputs: &[inputs],
+            step_rows: &step_rows,
+            batch,
+            items: &items,
+            token_rows: &token_rows,
+            tokens: &batch.tokens[..room.tokens],
+            gather: &[],
+            samples: &[],
+        };
+        self.memory.at_least(arena, room.offsets().1)?;
+        parts.send(&room, staging, self.memory.at())?;
         Ok(StepAt {
-            inputs,
-            step_rows: step_rows_at,
-            sequences,
-            tables,
-            items: items_at,
-            token_rows,
-            tokens,
-            table_stride,
             rows,
             prefill_items: items.len(),
             positions: batch.seqs.iter().map(|seq| seq.start + seq.rows.len()).max().unwrap_or(0),
             single_rows: batch.seqs.iter().all(|seq| seq.rows.len() == 1),
             decodes: step_rows.iter().any(|row| row.prefill == 0),
             block_max: batch.blocks.iter().copied().max().unwrap_or(0),
+            ..self.place(&room, history, slots)
         })
+    }
+
+    /// Sends a step for which `bucket` has room: its batch, the rows whose logits are used, and how.
+    pub(crate) fn fill(
+        &mut self,
+        bucket: &Bucket,
+        staging: &mut Staging,
+        batch: &Batch,
+        gather: &[usize],
+        samples: &[SampleRow],
+    ) -> Result<(), BackendError> {
+        self.at = None;
+        assert!(batch.rows() <= bucket.room.rows && samples.len() <= bucket.room.samples, "a step beyond its bucket");
+        let mut inputs = vec![StepInputs::default(); 1 + bucket.room.chunks];
+        (inputs[0].rows, inputs[0].sequences) = (batch.rows() as u32, batch.seqs.len() as u32);
+        for (inputs, chunk) in inputs[1..].iter_mut().zip(samples.chunks(bucket.chunk_rows)) {
+            inputs.samples = chunk.len() as u32;
+        }
+        let gather: Vec<u32> = gather.iter().map(|&row| row as u32).collect();
+        let parts = Parts {
+            inputs: &inputs,
+            step_rows: &self.rows(batch),
+            batch,
+            items: &[],
+            token_rows: &[],
+            tokens: &[],
+            gather: &gather,
+            samples,
+        };
+        parts.send(&bucket.room, staging, self.memory.at())
     }
 
     fn rows(&self, batch: &Batch) -> Vec<StepRow> {
         let rows = batch.seqs.iter().enumerate().flat_map(|(index, seq)| {
-            let prefill = u32::from(self.prefills(seq.rows.len()));
-            let row = move |position| StepRow { slot: 0, position, sequence: index as u32, prefill };
+            let (slot, prefill) = (seq.slot.unwrap_or(0) as u32, u32::from(self.prefills(seq.rows.len())));
+            let row = move |position| StepRow { slot, position, sequence: index as u32, prefill };
             (seq.start..seq.start + seq.rows.len()).map(move |position| row(position as u32))
         });
         rows.collect()
@@ -181,9 +333,48 @@ impl Step {
     }
 }
 
-fn sequence(seq: &backend::BatchSeq) -> StepSequence {
+/// What the inputs of a step are.
+struct Parts<'a> {
+    inputs: &'a [StepInputs],
+    step_rows: &'a [StepRow],
+    batch: &'a Batch,
+    items: &'a [PrefillItem],
+    token_rows: &'a [StepRow],
+    tokens: &'a [u32],
+    gather: &'a [u32],
+    samples: &'a [SampleRow],
+}
+
+impl Parts<'_> {
+    /// Sends them to `to`, each to its place in `room`.
+    fn send(&self, room: &Room, staging: &mut Staging, to: u64) -> Result<(), BackendError> {
+        let (offsets, _) = room.offsets();
+        let sequences: Vec<StepSequence> = self.batch.seqs.iter().map(sequence).collect();
+        let tables = padded_tables(self.batch, room.table_stride);
+        let parts: [&[u8]; PARTS] = [
+            bytemuck::cast_slice(self.inputs),
+            bytemuck::cast_slice(self.step_rows),
+            bytemuck::cast_slice(&sequences),
+            bytemuck::cast_slice(self.items),
+            bytemuck::cast_slice(self.token_rows),
+            bytemuck::cast_slice(self.tokens),
+            bytemuck::cast_slice(self.gather),
+            bytemuck::cast_slice(self.samples),
+            bytemuck::cast_slice(&tables),
+        ];
+        let end = offsets[PARTS - 1] + parts[PARTS - 1].len();
+        let fill = |to: &mut [u8]| {
+            offsets.iter().zip(parts).for_each(|(&offset, part)| to[offset..][..part.len()].copy_from_slice(part));
+        };
+        // SAFETY: the memory has room for `room`, as whoever placed its parts there has asserted, and lives as long as the
+        // backend.
+        unsafe { staging.send(to, end, fill) }
+    }
+}
+
+fn sequence(seq: &BatchSeq) -> StepSequence {
     let (first_row, rows) = (seq.rows.start as u32, seq.rows.len() as u32);
-    StepSequence { first_row, rows, start: seq.start as u32, slot: 0 }
+    StepSequence { first_row, rows, start: seq.start as u32, slot: seq.slot.unwrap_or(0) as u32 }
 }
 
 /// Each sequence's block table in a row of its own.

@@ -1,10 +1,9 @@
 //! Weights to the device: two pieces of pinned memory in turns, one of which is filled while the other is copied.
 
 use crate::device::Device;
-use crate::memory::Pinned;
+use crate::memory::Staging;
 use crate::tensor::PAD;
 use backend::{BackendError, ReadWeights};
-use cudarc::driver::CudaEvent;
 use half::bf16;
 use std::rc::Rc;
 
@@ -16,17 +15,11 @@ const READERS: usize = 4;
 const READER_ELEMENTS_MIN: usize = 1 << 16;
 
 /// The way of weights to the device.
-pub(crate) struct WeightUpload {
-    device: Rc<Device>,
-    pieces: [(Pinned, CudaEvent); 2],
-    next: usize,
-}
+pub(crate) struct WeightUpload(Staging);
 
 impl WeightUpload {
     pub(crate) fn new(device: &Rc<Device>) -> Result<Self, BackendError> {
-        let event = || device.context.new_event(None).map_err(|error| device.fault("making an event", error));
-        let piece = || Ok::<_, BackendError>((Pinned::new(device, PIECE_BYTES)?, event()?));
-        Ok(Self { device: Rc::clone(device), pieces: [piece()?, piece()?], next: 0 })
+        Staging::new(device, PIECE_BYTES).map(Self)
     }
 
     /// Reads a weight of `rows` × `columns` to `to`, which has room for both, padded.
@@ -75,15 +68,8 @@ impl WeightUpload {
     }
 
     fn piece(&mut self, to: u64, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), BackendError> {
-        let operation = "copying weights";
-        let (pinned, copied) = &mut self.pieces[self.next];
-        self.next = 1 - self.next;
-        self.device.wait_for(operation, copied)?;
-        fill(&mut pinned.bytes_mut()[..bytes]);
-        // SAFETY: `to` is memory of a weight that its caller has just made, with room for all pieces. The piece is written
-        // again only behind `copied`, and given back when the stream has come to rest.
-        unsafe { self.device.upload(to, &pinned.bytes()[..bytes]) }?;
-        copied.record(&self.device.stream).map_err(|error| self.device.fault(operation, error))
+        // SAFETY: `to` is memory of a weight that its caller has just made, with room for all pieces.
+        unsafe { self.0.send(to, bytes, fill) }
     }
 }
 

@@ -8,6 +8,7 @@ use backend_cuda::{
     AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, Neighbours, SYSFS, cpu_list, discover,
     find_nccl,
 };
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use coordinator::Rendezvous;
 use model::{FalconConfig, Partition};
@@ -87,9 +88,25 @@ pub struct CudaArgs {
     /// Let each rank run on all processors, and not only on those next to its GPU. (cuda)
     #[arg(long)]
     no_cpu_binding: bool,
+    /// Record the steps in which every request adds one token, and launch each at once. (cuda)
+    #[arg(long, value_enum, value_name = "ON", default_value_t = Switch::On)]
+    cuda_graphs: Switch,
+    /// Begin a step while the GPUs work on the one before. (cuda)
+    #[arg(long, value_enum, value_name = "ON", default_value_t = Switch::On, hide = true)]
+    run_ahead: Switch,
     /// Wait for each kernel, so that an error names the one that met it. (cuda)
     #[arg(long, hide = true)]
     check_launches: bool,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    #[default]
+    On,
+    /// It is not.
+    Off,
 }
 
 /// How the ranks' sums are made.
@@ -116,6 +133,8 @@ impl CudaArgs {
                 AllReduce::Nccl => AllReduceChoice::Nccl,
             },
             deterministic: self.deterministic,
+            graphs: self.cuda_graphs == Switch::On,
+            run_ahead: self.run_ahead == Switch::On,
             check_launches: self.check_launches,
             wait_limit: spec.collective_limit,
             ..CudaOptions::new(spec.rank)
@@ -124,8 +143,14 @@ impl CudaArgs {
 
     /// As arguments of a worker.
     fn arguments(&self) -> Vec<String> {
-        let all_reduce = self.all_reduce.to_possible_value().expect("no choice is skipped");
-        let mut arguments = vec!["--all-reduce".to_owned(), all_reduce.get_name().to_owned()];
+        let name = |choice: Option<PossibleValue>| choice.expect("no choice is skipped").get_name().to_owned();
+        let choices = [
+            ("--all-reduce", self.all_reduce.to_possible_value()),
+            ("--cuda-graphs", self.cuda_graphs.to_possible_value()),
+            ("--run-ahead", self.run_ahead.to_possible_value()),
+        ];
+        let mut arguments: Vec<_> =
+            choices.into_iter().flat_map(|(flag, choice)| [flag.to_owned(), name(choice)]).collect();
         let flags = [
             ("--deterministic", self.deterministic),
             ("--no-cpu-binding", self.no_cpu_binding),

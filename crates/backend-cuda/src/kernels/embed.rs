@@ -47,19 +47,18 @@ impl Embed {
         assert!(y.columns == table.columns && entries <= table.rows && y.rows >= step.rows, "shapes of the embedding");
         let args = EmbedArgs {
             step: step.inputs,
-            rows: step.token_rows,
-            history: step.tokens,
+            rows: step.tokens.rows,
+            history: step.tokens.history,
             table: table.at,
             y: y.at,
-            // All tokens are one row of history; a row of the step finds its own at its number.
-            history_stride: 0,
+            history_stride: step.tokens.stride as i32,
             first: first as i32,
             entries: entries as i32,
             columns: y.columns as i32,
             table_stride: table.stride as i32,
             reserved: 0,
         };
-        // SAFETY: shapes and alignment were checked above; the step's rows and tokens were uploaded together.
+        // SAFETY: shapes and alignment were checked above; the step's rows are of slots and positions in the history.
         unsafe { device.launch(&self.0, [step.rows, y.columns.div_ceil(1024), 1], 128, 0, &args) }
     }
 }

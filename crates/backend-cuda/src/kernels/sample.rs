@@ -13,6 +13,7 @@ pub(crate) const DRAW: u32 = 1;
 pub(crate) const MASKED: u32 = 2;
 pub(crate) const WATERMARK: u32 = 4;
 pub(crate) const SCORE: u32 = 8;
+pub(crate) const APPEND: u32 = 16;
 
 /// One row of logits: what is wanted.
 #[repr(C)]

@@ -5,3 +5,4 @@ mod faults;
 mod goldens;
 mod processes;
 mod standin;
+mod steps;

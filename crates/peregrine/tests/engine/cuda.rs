@@ -61,17 +61,18 @@ async fn check(setup: Setup, cases: &[Case], tokens: usize) {
     assert!(wrong.is_empty(), "{setup:?}:\n{}", wrong.join("\n"));
 }
 
-/// Flags of workers: the ways of sums over ranks, and the one order of all sums.
-const WAYS: [&[&str]; 5] = [
+/// Flags of workers: the ways of sums over ranks, the one order of all sums, and launches one by one.
+const WAYS: [&[&str]; 6] = [
     &[],
     &["--all-reduce", "one-shot"],
     &["--all-reduce", "two-shot"],
     &["--all-reduce", "nccl"],
     &["--deterministic"],
+    &["--cuda-graphs", "off"],
 ];
 
 /// The ways that differ where there is one rank.
-const WAYS_ALONE: [&[&str]; 2] = [WAYS[0], WAYS[4]];
+const WAYS_ALONE: [&[&str]; 3] = [WAYS[0], WAYS[4], WAYS[5]];
 
 async fn check_model(model: &'static str) {
     let golden = Golden::of(model);

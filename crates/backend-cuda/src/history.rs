@@ -1,0 +1,69 @@
+//! The tokens of sequences, on the device: the sampler appends to them, and the next step's embedding reads them there.
+
+use crate::memory::{Arena, Scratch, Staging};
+use backend::BackendError;
+
+/// (slots, positions) token ids: the slots of sequences, and behind them some for sequences that have none.
+pub(crate) struct History {
+    memory: Scratch,
+    slots: usize,
+    stride: usize,
+}
+
+impl History {
+    pub(crate) fn new() -> Self {
+        Self { memory: Scratch::new("tokens of sequences"), slots: 0, stride: 0 }
+    }
+
+    /// Makes room for `slots` sequences of up to `positions` tokens, and for `guests` without a slot. What the slots hold is
+    /// lost where there was less.
+    pub(crate) fn reserve(
+        &mut self,
+        arena: &Arena,
+        slots: usize,
+        positions: usize,
+        guests: usize,
+    ) -> Result<(), BackendError> {
+        (self.slots, self.stride) = (self.slots.max(slots), self.stride.max(positions));
+        self.memory.at_least(arena, (self.slots + guests) * self.stride * size_of::<u32>()).map(|_| ())
+    }
+
+    /// As for kernels.
+    pub(crate) fn at(&self) -> u64 {
+        self.memory.at()
+    }
+
+    /// Positions from one slot to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The slot of a sequence without one.
+    pub(crate) fn guest(&self, index: usize) -> usize {
+        self.slots + index
+    }
+
+    /// The address of a token.
+    pub(crate) fn token(&self, slot: usize, position: usize) -> u64 {
+        assert!(position <= self.stride, "position {position} of {}", self.stride);
+        let at = self.at() + ((slot * self.stride + position) * size_of::<u32>()) as u64;
+        assert!(at <= self.at() + self.memory.bytes() as u64, "slot {slot} of {}", self.slots);
+        at
+    }
+
+    /// Tells the device of the tokens from position `start` on.
+    pub(crate) fn set(
+        &self,
+        staging: &mut Staging,
+        slot: usize,
+        start: usize,
+        tokens: &[u32],
+    ) -> Result<(), BackendError> {
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let (from, _) = (self.token(slot, start), self.token(slot, start + tokens.len()));
+        // SAFETY: all the tokens are within the memory, as both ends are.
+        unsafe { staging.send(from, size_of_val(tokens), |to| to.copy_from_slice(bytemuck::cast_slice(tokens))) }
+    }
+}
