@@ -35,8 +35,8 @@ pub struct Details {
     /// Tokens of the prompt, after truncation. Not part of TGI's JSON.
     #[serde(skip)]
     pub prompt_tokens: u32,
-    /// How many of them the prefix cache had. Not part of TGI's JSON.
-    #[serde(skip)]
+    /// How many of them the prefix cache had. Not part of TGI's JSON, and left out if there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u32,
 }
 
@@ -114,7 +114,12 @@ pub struct StreamDetails {
     pub seed: Option<u64>,
     /// Tokens of the prompt, after truncation. TGI has it since 2.4.0, and today's clients require it.
     pub input_length: u32,
-    /// How many of them the prefix cache had. Not part of TGI's JSON.
-    #[serde(skip)]
+    /// How many of them the prefix cache had. Not part of TGI's JSON, and left out if there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }

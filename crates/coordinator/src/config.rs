@@ -1,18 +1,13 @@
 //! What a coordinator is to run.
 
+use crate::LocalRank;
 use std::any::Any;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What to run, and how.
+/// How requests are scheduled on the ranks.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
-    /// The program to start for a worker, with its arguments.
-    pub worker_command: Vec<String>,
-    /// Folder with `config.json` and the checkpoint.
-    pub model_dir: PathBuf,
-    /// Name of the backend that the workers use.
-    pub backend: String,
     /// The tensor-parallel degree: how many workers.
     pub world: usize,
     /// Blocks of every worker's KV cache.
@@ -21,15 +16,43 @@ pub struct CoordinatorConfig {
     pub step_rows_max: usize,
     /// The most sequences that run at once.
     pub sequences_max: usize,
+    /// The most steps that ranks have been told of and not answered: 2, so that they never wait for the coordinator, or 1.
+    pub steps_in_flight_max: usize,
+    /// Sequences that begin alike share what has been computed.
+    pub prefix_cache: bool,
+    /// Prompts have no more rows of a step than keep it below this, if sequences wait for their next token.
+    pub itl_bound: Option<Duration>,
+    /// How long a step may take at least, before the ranks that have not answered it count as hung. It may take 20 times as
+    /// long as the longest of its size, if that is more.
+    pub step_limit: Duration,
+    /// The scheduler's invariants are checked whenever there is nothing to do. Debug builds always do that.
+    pub paranoid: bool,
+}
+
+/// What runs the steps.
+pub enum Workers {
+    /// A process for each rank.
+    Processes(ProcessConfig),
+    /// Ranks within this process, as many as the tensor-parallel degree.
+    Local(Vec<LocalRank>),
+}
+
+/// How worker processes are started, and what they load.
+pub struct ProcessConfig {
+    /// The program to start for a worker, with its arguments.
+    pub command: Vec<String>,
+    /// Folder with `config.json` and the checkpoint.
+    pub model_dir: PathBuf,
+    /// Name of the backend that the workers use.
+    pub backend: String,
     /// Threads that compute in each worker.
     pub threads_per_rank: usize,
     /// Instruction set for the workers to use instead of the best one.
     pub isa: Option<String>,
     /// How long a rank waits for another.
     pub collective_limit: Duration,
-    /// How long a step may take at least, before the ranks that have not answered it count as hung. It may take 20 times as
-    /// long as the longest of its size, if that is more.
-    pub step_limit: Duration,
+    /// Where they meet.
+    pub rendezvous: Rendezvous,
 }
 
 /// A place where the ranks of one epoch meet. Only the backend knows what it is.
@@ -37,5 +60,5 @@ pub struct Rendezvous {
     /// How a rank finds it; empty if there is one rank.
     pub address: String,
     /// What must live as long as the place is needed.
-    pub keep: Box<dyn Any + Send>,
+    pub keep: Box<dyn Any + Send + Sync>,
 }

@@ -2,10 +2,11 @@
 
 use crate::fleet::{Change, Fleet, RankEvent, Status};
 use crate::generation::Update;
-use crate::process::{RankLink, WorkerProcess};
+use crate::local::LocalWorker;
+use crate::process::{WorkerProcess, load_request};
 use crate::watchdog::{Sent, Watchdog};
-use crate::{CoordinatorConfig, Rendezvous};
-use scheduler::{Load, Scheduler, SchedulerConfig, Submission};
+use crate::{Activity, CoordinatorConfig, ProcessConfig, Workers};
+use scheduler::{Pace, Scheduler, SchedulerConfig, Submission};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use step::{SeqId, StepResult};
@@ -16,9 +17,6 @@ use wire::control as pb;
 
 /// How long the loop listens for what other ranks say about a failure before it ends the epoch.
 const FAILURE_GRACE: Duration = Duration::from_millis(300);
-
-/// One step runs while the next is on its way, so that a rank never waits for the coordinator.
-const STEPS_IN_FLIGHT_MAX: usize = 2;
 
 /// How long the loop waits for processes to end that have been told to. They are killed long before.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -49,10 +47,48 @@ impl Sender {
 
 /// Where the epoch is.
 enum Phase {
-    Loading(Vec<WorkerProcess>),
+    Loading(Vec<Worker>),
     Running(Vec<RankLink>),
     /// Nothing is planned any more. The processes have been told to end.
     Ending,
+}
+
+/// One rank, and the means to end it. Dropping it lets it end by itself.
+enum Worker {
+    Process(WorkerProcess),
+    Local(LocalWorker),
+}
+
+/// Commands to one rank.
+struct RankLink {
+    commands: mpsc::UnboundedSender<pb::WorkerCommand>,
+    worker: Worker,
+}
+
+impl Worker {
+    /// Opens its stream of steps.
+    fn run(mut self, events: Sender) -> RankLink {
+        let commands = match &mut self {
+            Self::Process(process) => process.run(events),
+            Self::Local(local) => local.run(),
+        };
+        RankLink { commands, worker: self }
+    }
+
+    fn kill(self) {
+        match self {
+            Self::Process(process) => process.kill(),
+            Self::Local(local) => local.kill(),
+        }
+    }
+
+    /// What can be told of it without asking it.
+    fn seen(&self) -> String {
+        match self {
+            Self::Process(process) => process.seen(),
+            Self::Local(_) => String::new(),
+        }
+    }
 }
 
 /// The loop's state.
@@ -60,7 +96,7 @@ pub(crate) struct Driver {
     config: CoordinatorConfig,
     events: Sender,
     status: watch::Sender<Status>,
-    load: watch::Sender<Load>,
+    activity: watch::Sender<Activity>,
     phase: Phase,
     fleet: Fleet,
     scheduler: Scheduler,
@@ -68,7 +104,11 @@ pub(crate) struct Driver {
     /// Results of each rank that wait for those of the others.
     results: Vec<VecDeque<StepResult>>,
     watchdog: Watchdog,
-    /// Processes whose end has not been seen.
+    /// Bounds the time of steps, if that is asked for.
+    pace: Option<Pace>,
+    /// Nothing has happened since the scheduler was checked.
+    checked: bool,
+    /// Workers whose end has not been seen.
     alive: usize,
     draining: bool,
     /// When the epoch ends, once a rank has failed.
@@ -80,24 +120,31 @@ impl Driver {
         config: CoordinatorConfig,
         events: mpsc::UnboundedSender<Event>,
         status: watch::Sender<Status>,
-        load: watch::Sender<Load>,
+        activity: watch::Sender<Activity>,
     ) -> Self {
-        let scheduler = Scheduler::new(SchedulerConfig {
+        let mut scheduler = Scheduler::new(SchedulerConfig {
             blocks: config.kv_blocks,
             step_rows_max: config.step_rows_max,
             sequences_max: config.sequences_max,
-            steps_in_flight_max: STEPS_IN_FLIGHT_MAX,
+            steps_in_flight_max: config.steps_in_flight_max,
+            prefix_cache: config.prefix_cache,
         });
+        let pace = config.itl_bound.map(|bound| Pace::new(micros(bound), config.step_rows_max));
+        if let Some(pace) = &pace {
+            scheduler.limit_prompt_rows(pace.prompt_rows());
+        }
         Self {
             events: Sender(events),
             status,
-            load,
+            activity,
             phase: Phase::Loading(Vec::new()),
             fleet: Fleet::new(config.world),
             scheduler,
             callers: HashMap::new(),
             results: vec![VecDeque::new(); config.world],
             watchdog: Watchdog::new(config.step_limit),
+            pace,
+            checked: true,
             alive: 0,
             draining: false,
             deadline: None,
@@ -106,8 +153,18 @@ impl Driver {
     }
 
     /// Runs until every process has ended.
-    pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, rendezvous: Rendezvous) {
-        self.start(&rendezvous.address).await;
+    pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, workers: Workers) {
+        // It must live as long as the ranks do.
+        let _processes = match workers {
+            Workers::Processes(processes) => {
+                self.start_processes(&processes).await;
+                Some(processes)
+            }
+            Workers::Local(ranks) => {
+                self.start_local(ranks);
+                None
+            }
+        };
         while !matches!(self.phase, Phase::Ending) {
             tokio::select! {
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
@@ -129,31 +186,46 @@ impl Driver {
         }
     }
 
-    /// Starts all workers and asks them to load.
-    async fn start(&mut self, rendezvous: &str) {
+    /// Starts all processes and asks them to load.
+    async fn start_processes(&mut self, config: &ProcessConfig) {
         let mut processes = Vec::new();
+        let mut failure = None;
         for rank in 0..self.config.world {
-            match WorkerProcess::start(&self.config, rank, self.events.clone()).await {
+            match WorkerProcess::start(config, rank, self.events.clone()).await {
                 Ok(process) => processes.push(process),
                 Err(error) => {
-                    self.phase = Phase::Loading(processes);
-                    return self.fail(format!("rank {rank}: {error}"));
+                    failure = Some(format!("rank {rank}: {error}"));
+                    break;
                 }
             }
             self.alive += 1;
         }
-        for (rank, process) in processes.iter().enumerate() {
-            process.load(load_request(&self.config, rank, rendezvous), self.events.clone());
+        for (rank, process) in processes.iter().enumerate().filter(|_| failure.is_none()) {
+            process.load(load_request(&self.config, config, rank), self.events.clone());
         }
-        self.phase = Phase::Loading(processes);
+        self.phase = Phase::Loading(processes.into_iter().map(Worker::Process).collect());
+        if let Some(reason) = failure {
+            self.fail(reason);
+        }
+    }
+
+    fn start_local(&mut self, ranks: Vec<crate::LocalRank>) {
+        assert_eq!(ranks.len(), self.config.world, "a rank for each of the tensor-parallel degree");
+        self.alive = ranks.len();
+        let ranks = ranks.into_iter().enumerate();
+        let workers: Vec<_> = ranks.map(|(rank, body)| LocalWorker::new(rank, body, self.events.clone())).collect();
+        workers.iter().for_each(|worker| worker.load(&self.events));
+        self.phase = Phase::Loading(workers.into_iter().map(Worker::Local).collect());
     }
 
     fn on(&mut self, event: Event) {
         match event {
             Event::Submit { seq, submission, updates } => self.submit(seq, submission, updates),
             Event::Abort(seq) => {
-                self.callers.remove(&seq);
-                self.scheduler.abort(seq);
+                // Most have ended by themselves.
+                if self.callers.remove(&seq).is_some() {
+                    self.scheduler.abort(seq);
+                }
             }
             Event::Drain => self.drain(),
             Event::Stop => self.end(Status::Stopped, true),
@@ -185,10 +257,10 @@ impl Driver {
 
     /// Opens the streams of steps.
     fn ready(&mut self) {
-        let Phase::Loading(processes) = std::mem::replace(&mut self.phase, Phase::Ending) else {
+        let Phase::Loading(workers) = std::mem::replace(&mut self.phase, Phase::Ending) else {
             unreachable!("ranks become ready once");
         };
-        self.phase = Phase::Running(processes.into_iter().map(|process| process.run(self.events.clone())).collect());
+        self.phase = Phase::Running(workers.into_iter().map(|worker| worker.run(self.events.clone())).collect());
         let memory = self.fleet.memory().expect("all ranks are ready");
         self.status.send_replace(Status::Ready { memory });
     }
@@ -229,16 +301,38 @@ impl Driver {
         }
         while let Some(plan) = self.scheduler.plan() {
             let command = wire::plan_to_wire(&plan);
-            self.watchdog.sent(plan.step, plan.rows(), Instant::now());
+            self.watchdog.sent(&plan, Instant::now());
             for link in links {
                 // A rank that is gone reports it itself.
                 let _ = link.commands.send(command.clone());
             }
         }
-        let load = self.scheduler.load();
-        self.load.send_if_modified(|last| std::mem::replace(last, load) != load);
-        if self.draining && load.waiting + load.running == 0 {
+        let activity = Activity { load: self.scheduler.load(), totals: self.scheduler.totals() };
+        self.activity.send_if_modified(|last| std::mem::replace(last, activity) != activity);
+        if self.scheduler.is_idle() {
+            self.on_idle();
+        } else {
+            self.checked = false;
+        }
+    }
+
+    /// Nothing waits, and nothing runs.
+    fn on_idle(&mut self) {
+        if (self.config.paranoid || cfg!(debug_assertions)) && !std::mem::replace(&mut self.checked, true) {
+            self.scheduler.check();
+            assert!(self.callers.is_empty(), "a caller waits for nothing");
+        }
+        if self.draining {
             self.end(Status::Stopped, false);
+        }
+    }
+
+    /// The oldest step has been answered: what its time says for those that follow.
+    fn measure(&mut self) {
+        let Some((sent, taken)) = self.watchdog.answered(Instant::now()) else { return };
+        if let Some(pace) = self.pace.as_mut().filter(|_| sent.rows > sent.prompt_rows) {
+            pace.observe(sent.prompt_rows, micros(taken));
+            self.scheduler.limit_prompt_rows(pace.prompt_rows());
         }
     }
 
@@ -249,7 +343,7 @@ impl Driver {
             let mut results = self.results.iter_mut().map(|results| results.pop_front().expect("seen above"));
             let first = results.next().expect("there is a rank 0");
             let others: Vec<_> = results.collect();
-            self.watchdog.answered(Instant::now());
+            self.measure();
             let differs = others.iter().position(|other| !same_choices(&first, other));
             if let Some(index) = differs {
                 let reason = format!("step {}: rank {} chose other tokens than rank 0", first.step, index + 1);
@@ -264,6 +358,7 @@ impl Driver {
 
     fn deliver(&mut self, event: scheduler::Event) {
         let (seq, update, last) = match event {
+            scheduler::Event::Started { seq, cached_tokens } => (seq, Update::Started { cached_tokens }, false),
             scheduler::Event::PromptLogprobs { seq, logprobs } => (seq, Update::PromptLogprobs(logprobs), false),
             scheduler::Event::Token { seq, sample, finish } => {
                 (seq, Update::Token { sample, finish }, finish.is_some())
@@ -280,11 +375,12 @@ impl Driver {
 
     /// Some rank has not answered the oldest step in time.
     fn on_late_step(&mut self) {
-        let (Phase::Running(links), Some(Sent { step, rows, begun })) = (&self.phase, self.watchdog.oldest()) else {
+        let (Phase::Running(links), Some(Sent { step, rows, begun, .. })) = (&self.phase, self.watchdog.oldest())
+        else {
             unreachable!("steps are in flight while ranks run");
         };
         let silent = links.iter().zip(&self.results).enumerate().filter(|(_, (_, results))| results.is_empty());
-        let silent: Vec<_> = silent.map(|(rank, (link, _))| format!("rank {rank} {}", link.process.seen())).collect();
+        let silent: Vec<_> = silent.map(|(rank, (link, _))| format!("rank {rank} {}", link.worker.seen())).collect();
         let seconds = begun.elapsed().as_secs_f32();
         self.fail(format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {}", silent.join(", ")));
     }
@@ -297,22 +393,26 @@ impl Driver {
         self.end(Status::Failed { reason }, true);
     }
 
-    /// Tells all processes to end, and kills them if that must be `now`.
+    /// Tells all workers to end, and kills them if that must be `now`.
     fn end(&mut self, status: Status, now: bool) {
-        let processes = match std::mem::replace(&mut self.phase, Phase::Ending) {
-            Phase::Loading(processes) => processes,
-            Phase::Running(links) => links.into_iter().map(|link| link.process).collect(),
+        let workers = match std::mem::replace(&mut self.phase, Phase::Ending) {
+            Phase::Loading(workers) => workers,
+            Phase::Running(links) => links.into_iter().map(|link| link.worker).collect(),
             Phase::Ending => return,
         };
         self.deadline = None;
         self.callers.clear();
         self.status.send_replace(status);
         if now {
-            processes.into_iter().for_each(WorkerProcess::kill);
+            workers.into_iter().for_each(Worker::kill);
         } else {
             info!("all requests are finished; the workers end");
         }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -330,20 +430,4 @@ fn same_choices(one: &StepResult, other: &StepResult) -> bool {
         tokens.collect::<Vec<_>>()
     };
     one.step == other.step && choices(one) == choices(other)
-}
-
-fn load_request(config: &CoordinatorConfig, rank: usize, rendezvous: &str) -> pb::LoadRequest {
-    let narrow = |size: usize| u32::try_from(size).expect("sizes are limited where they are given");
-    pb::LoadRequest {
-        model_dir: config.model_dir.to_string_lossy().into_owned(),
-        backend: config.backend.clone(),
-        rank: narrow(rank),
-        world: narrow(config.world),
-        kv_blocks: config.kv_blocks,
-        step_rows_max: narrow(config.step_rows_max),
-        rendezvous: rendezvous.to_owned(),
-        collective_limit_ms: u32::try_from(config.collective_limit.as_millis()).unwrap_or(u32::MAX),
-        threads: narrow(config.threads_per_rank),
-        isa: config.isa.clone().unwrap_or_default(),
-    }
 }

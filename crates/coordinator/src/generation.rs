@@ -7,6 +7,11 @@ use tokio::sync::mpsc;
 /// What a sequence brings, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
+    /// The sequence runs. It comes once, before all that the sequence brings forth.
+    Started {
+        /// Tokens of the prompt that were known, and not computed anew.
+        cached_tokens: usize,
+    },
     /// The model's log-probabilities of the next prompt tokens, from the second token of the prompt on.
     PromptLogprobs(Vec<f32>),
     /// A token.
@@ -25,8 +30,14 @@ pub enum Update {
 
 /// A sequence that is queued or runs. Dropping it ends the sequence: no step that is planned afterwards contains it.
 pub struct Generation {
-    pub(crate) seq: SeqId,
     pub(crate) updates: mpsc::UnboundedReceiver<Update>,
+    pub(crate) end: EndSequence,
+}
+
+/// Ends its sequence when it is dropped.
+#[derive(Clone)]
+pub struct EndSequence {
+    pub(crate) seq: SeqId,
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
 
@@ -36,13 +47,19 @@ impl Generation {
         self.updates.recv().await
     }
 
+    /// What ends the sequence when it is dropped, for those who may have to do so while another holds the generation.
+    #[must_use]
+    pub fn end(&self) -> EndSequence {
+        self.end.clone()
+    }
+
     /// The next update if it is there already.
     pub fn try_next(&mut self) -> Option<Update> {
         self.updates.try_recv().ok()
     }
 }
 
-impl Drop for Generation {
+impl Drop for EndSequence {
     fn drop(&mut self) {
         // A coordinator that has ended runs nothing any more.
         let _ = self.events.send(Event::Abort(self.seq));

@@ -1,19 +1,29 @@
 //! The way to a running coordinator.
 
 use crate::drive::{Driver, Event};
-use crate::{CoordinatorConfig, Generation, Rendezvous, Status};
-use scheduler::{Load, Submission};
+use crate::generation::{EndSequence, Generation};
+use crate::{CoordinatorConfig, Status, Workers};
+use scheduler::{Load, Submission, Totals};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use step::{BLOCK_TOKENS, SeqId};
 use tokio::sync::{mpsc, watch};
+
+/// What is going on, and what has been done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// What is going on.
+    pub load: Load,
+    /// What has been done so far.
+    pub totals: Totals,
+}
 
 /// A running coordinator. Clones lead to the same one; it lives until it is drained, stopped, or fails.
 #[derive(Clone)]
 pub struct Coordinator {
     events: mpsc::UnboundedSender<Event>,
     status: watch::Receiver<Status>,
-    load: watch::Receiver<Load>,
+    activity: watch::Receiver<Activity>,
     next_seq: Arc<AtomicU64>,
     kv_tokens: usize,
 }
@@ -41,19 +51,19 @@ impl Coordinator {
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn start(config: CoordinatorConfig, rendezvous: Rendezvous) -> Self {
+    pub fn start(config: CoordinatorConfig, workers: Workers) -> Self {
         let (events_to, events) = mpsc::unbounded_channel();
         let (status_to, status) = watch::channel(Status::Loading { done: 0, total: 0 });
-        let (load_to, load) = watch::channel(Load::default());
+        let (activity_to, activity) = watch::channel(Activity::default());
         let kv_tokens = config.kv_blocks as usize * BLOCK_TOKENS;
-        let driver = Driver::new(config, events_to.clone(), status_to.clone(), load_to);
-        let driving = tokio::spawn(driver.run(events, rendezvous));
+        let driver = Driver::new(config, events_to.clone(), status_to.clone(), activity_to);
+        let driving = tokio::spawn(driver.run(events, workers));
         tokio::spawn(async move {
             if let Err(panic) = driving.await {
                 status_to.send_replace(Status::Failed { reason: format!("the coordinator has a bug: {panic}") });
             }
         });
-        Self { events: events_to, status, load, next_seq: Arc::new(AtomicU64::new(0)), kv_tokens }
+        Self { events: events_to, status, activity, next_seq: Arc::new(AtomicU64::new(0)), kv_tokens }
     }
 
     /// How the model is, now and from now on.
@@ -62,10 +72,10 @@ impl Coordinator {
         self.status.clone()
     }
 
-    /// How much is going on.
+    /// What is going on, as of the last step.
     #[must_use]
-    pub fn load(&self) -> Load {
-        *self.load.borrow()
+    pub fn activity(&self) -> Activity {
+        *self.activity.borrow()
     }
 
     /// Tokens for which the KV cache has room.
@@ -90,7 +100,7 @@ impl Coordinator {
         let (updates_to, updates) = mpsc::unbounded_channel();
         // If the coordinator ends meanwhile, the event is dropped with the sender of updates, and the stream just ends.
         let _ = self.events.send(Event::Submit { seq, submission, updates: updates_to });
-        Ok(Generation { seq, updates, events: self.events.clone() })
+        Ok(Generation { updates, end: EndSequence { seq, events: self.events.clone() } })
     }
 
     /// Accepts nothing from now on, finishes what was accepted, and ends the workers.

@@ -1,8 +1,8 @@
 //! One worker process.
 
-use crate::CoordinatorConfig;
 use crate::drive::{Event, Sender};
 use crate::fleet::{RankEvent, RankMemory};
+use crate::{CoordinatorConfig, ProcessConfig};
 use hyper_util::rt::TokioIo;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -41,17 +41,11 @@ pub(crate) struct WorkerProcess {
     last_words: LastWords,
 }
 
-/// Commands to one rank, and the means to end it.
-pub(crate) struct RankLink {
-    pub(crate) commands: mpsc::UnboundedSender<pb::WorkerCommand>,
-    pub(crate) process: WorkerProcess,
-}
-
 impl WorkerProcess {
     /// Starts the process and connects to it. Its end will be an event of the rank.
-    pub(crate) async fn start(config: &CoordinatorConfig, rank: usize, events: Sender) -> std::io::Result<Self> {
+    pub(crate) async fn start(config: &ProcessConfig, rank: usize, events: Sender) -> std::io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        let (program, arguments) = config.worker_command.split_first().expect("the command names a program");
+        let (program, arguments) = config.command.split_first().expect("the command names a program");
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -98,7 +92,7 @@ impl WorkerProcess {
     }
 
     /// Opens the stream of steps; results and errors become events.
-    pub(crate) fn run(self, events: Sender) -> RankLink {
+    pub(crate) fn run(&self, events: Sender) -> mpsc::UnboundedSender<pb::WorkerCommand> {
         let (commands, commands_from) = mpsc::unbounded_channel();
         let (rank, mut client) = (self.rank, self.client.clone());
         tokio::spawn(async move {
@@ -114,7 +108,7 @@ impl WorkerProcess {
                 }
             }
         });
-        RankLink { commands, process: self }
+        commands
     }
 
     /// What can be told of it without asking it: whether it is stopped, and what it said last.
@@ -132,6 +126,23 @@ impl WorkerProcess {
     pub(crate) fn kill(self) {
         // If nobody listens, the process has ended.
         let _ = self.end.send(());
+    }
+}
+
+/// What a rank is asked to load.
+pub(crate) fn load_request(config: &CoordinatorConfig, processes: &ProcessConfig, rank: usize) -> pb::LoadRequest {
+    let narrow = |size: usize| u32::try_from(size).expect("sizes are limited where they are given");
+    pb::LoadRequest {
+        model_dir: processes.model_dir.to_string_lossy().into_owned(),
+        backend: processes.backend.clone(),
+        rank: narrow(rank),
+        world: narrow(config.world),
+        kv_blocks: config.kv_blocks,
+        step_rows_max: narrow(config.step_rows_max),
+        rendezvous: processes.rendezvous.address.clone(),
+        collective_limit_ms: u32::try_from(processes.collective_limit.as_millis()).unwrap_or(u32::MAX),
+        threads: narrow(processes.threads_per_rank),
+        isa: processes.isa.clone().unwrap_or_default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::time::Duration;
-use step::StepId;
+use step::{StepId, StepPlan};
 use tokio::time::Instant;
 
 /// A step may take so many times as long as the longest one of its size.
@@ -20,6 +20,8 @@ const SIZES: usize = usize::BITS as usize;
 pub(crate) struct Sent {
     pub(crate) step: StepId,
     pub(crate) rows: usize,
+    /// Those that are no sequence's next token.
+    pub(crate) prompt_rows: usize,
     /// When the ranks could begin with it.
     pub(crate) begun: Instant,
 }
@@ -38,19 +40,22 @@ impl Watchdog {
         Self { least, in_flight: VecDeque::new(), longest: [None; SIZES] }
     }
 
-    /// A step of `rows` rows has been sent.
-    pub(crate) fn sent(&mut self, step: StepId, rows: usize, now: Instant) {
-        self.in_flight.push_back(Sent { step, rows, begun: now });
+    /// A step has been sent.
+    pub(crate) fn sent(&mut self, plan: &StepPlan, now: Instant) {
+        let (step, rows, prompt_rows) = (plan.step, plan.rows(), plan.rows() - plan.decode_rows());
+        self.in_flight.push_back(Sent { step, rows, prompt_rows, begun: now });
     }
 
-    /// All ranks have answered the oldest step; they have gone on to the next.
-    pub(crate) fn answered(&mut self, now: Instant) {
-        let Some(sent) = self.in_flight.pop_front() else { return };
+    /// All ranks have answered the oldest step; they have gone on to the next. Returns it, and how long it took.
+    pub(crate) fn answered(&mut self, now: Instant) -> Option<(Sent, Duration)> {
+        let sent = self.in_flight.pop_front()?;
+        let taken = now - sent.begun;
         let longest = &mut self.longest[size(sent.rows)];
-        *longest = (*longest).max(Some(now - sent.begun));
+        *longest = (*longest).max(Some(taken));
         if let Some(next) = self.in_flight.front_mut() {
             next.begun = next.begun.max(now);
         }
+        Some((sent, taken))
     }
 
     /// The step that must be answered next.
@@ -82,19 +87,27 @@ fn size(rows: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use step::{SeqId, SeqRun};
+
+    /// A step of so many rows.
+    fn plan(step: u64, rows: usize) -> StepPlan {
+        let (new_blocks, draft_tokens) = (Vec::new(), Vec::new());
+        let run = SeqRun { seq: SeqId(0), start: 0, len: rows, new_blocks, draft_tokens, sample: true, masked: false };
+        StepPlan { step: StepId(step), new: Vec::new(), retired: Vec::new(), runs: vec![run] }
+    }
 
     const LEAST: Duration = Duration::from_secs(10);
 
     /// What a step of `rows` rows is allowed.
     fn allowed(watchdog: &mut Watchdog, rows: usize, now: Instant) -> Duration {
-        watchdog.sent(StepId(0), rows, now);
+        watchdog.sent(&plan(0, rows), now);
         watchdog.deadline().expect("a step is in flight") - now
     }
 
     fn after(steps: &[(usize, f32)]) -> (Watchdog, Instant) {
         let (mut watchdog, mut now) = (Watchdog::new(LEAST), Instant::now());
         for &(rows, seconds) in steps {
-            watchdog.sent(StepId(0), rows, now);
+            watchdog.sent(&plan(0, rows), now);
             now += Duration::from_secs_f32(seconds);
             watchdog.answered(now);
         }
@@ -121,8 +134,8 @@ mod tests {
     #[test]
     fn a_step_that_was_sent_ahead_begins_when_the_one_before_it_is_answered() {
         let (mut watchdog, now) = after(&[(1, 0.5)]);
-        watchdog.sent(StepId(1), 1, now);
-        watchdog.sent(StepId(2), 1, now);
+        watchdog.sent(&plan(1, 1), now);
+        watchdog.sent(&plan(2, 1), now);
         assert_eq!(watchdog.oldest().map(|sent| sent.step), Some(StepId(1)));
         let answered = now + Duration::from_secs(9);
         watchdog.answered(answered);

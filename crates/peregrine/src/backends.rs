@@ -183,7 +183,7 @@ impl Launch {
     pub fn new(program: &str, backend: &str, world: usize, cuda: &CudaArgs) -> Result<Self> {
         let mut command = vec![program.to_owned(), "worker".to_owned()];
         command.extend(cuda.arguments());
-        let mut keep: Vec<Box<dyn Any + Send>> = Vec::new();
+        let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
         let mut address = String::new();
         if world > 1 {
             let memory = SharedMemory::create(world)?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Command, FromArgMatches, value_parser};
-use coordinator::{Coordinator, CoordinatorConfig};
+use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
 use server::{Info, Service};
 use std::path::{Path, PathBuf};
@@ -30,9 +30,25 @@ pub struct EngineArgs {
     /// The most tokens that one step computes, over all requests.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=65_536))]
     max_batch_tokens: u32,
-    /// The most requests that are under way at once.
+    /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_concurrent_requests: u32,
+    /// The most requests that run at once, while others wait; as many as may be under way if not given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_batch_size: Option<u32>,
+    /// Milliseconds within which those who wait for their next token get it, as far as that depends on how much of other
+    /// requests' prompts runs beside them; as much as fits a step if not given.
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u32).range(1..=3_600_000))]
+    itl_bound: Option<u32>,
+    /// Compute every prompt as a whole, even if another request began alike.
+    #[arg(long)]
+    no_prefix_cache: bool,
+    /// Send a step to the workers only when they have answered the one before.
+    #[arg(long)]
+    no_step_ahead: bool,
+    /// Check the invariants of scheduler, KV blocks and prefix cache whenever there is nothing to do.
+    #[arg(long)]
+    paranoid: bool,
     /// The most tokens of a prompt; one less than --max-total-tokens if not given.
     #[arg(long, value_name = "N")]
     max_input_length: Option<usize>,
@@ -95,25 +111,34 @@ impl EngineArgs {
         };
         let program = std::env::current_exe().context("cannot tell where this program is, to start workers")?;
         let launch = Launch::new(&program.to_string_lossy(), backend, world, &self.cuda)?;
-        let coordinator = Coordinator::start(
-            CoordinatorConfig {
-                worker_command: launch.worker_command,
-                model_dir,
-                backend: backend.to_owned(),
-                world,
-                kv_blocks: self.kv_blocks(),
-                step_rows_max: self.max_batch_tokens as usize,
-                // A sequence that decodes needs a row of every step.
-                sequences_max: self.max_concurrent_requests.min(self.max_batch_tokens) as usize,
-                threads_per_rank: self.threads(world),
-                isa: self.isa.clone(),
-                collective_limit: Duration::from_secs(self.collective_timeout.into()),
-                step_limit: Duration::from_secs(self.step_timeout.into()),
-            },
-            launch.rendezvous,
-        );
+        let processes = ProcessConfig {
+            command: launch.worker_command,
+            model_dir,
+            backend: backend.to_owned(),
+            threads_per_rank: self.threads(world),
+            isa: self.isa.clone(),
+            collective_limit: Duration::from_secs(self.collective_timeout.into()),
+            rendezvous: launch.rendezvous,
+        };
+        let coordinator = Coordinator::start(self.scheduling(world), Workers::Processes(processes));
         let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
         Ok(Engine { coordinator, service })
+    }
+
+    fn scheduling(&self, world: usize) -> CoordinatorConfig {
+        // A sequence that decodes needs a row of every step.
+        let sequences_max = self.max_batch_size.unwrap_or(self.max_concurrent_requests).min(self.max_batch_tokens);
+        CoordinatorConfig {
+            world,
+            kv_blocks: self.kv_blocks(),
+            step_rows_max: self.max_batch_tokens as usize,
+            sequences_max: sequences_max as usize,
+            steps_in_flight_max: if self.no_step_ahead { 1 } else { 2 },
+            prefix_cache: !self.no_prefix_cache,
+            itl_bound: self.itl_bound.map(|ms| Duration::from_millis(ms.into())),
+            step_limit: Duration::from_secs(self.step_timeout.into()),
+            paranoid: self.paranoid,
+        }
     }
 
     fn limits(&self, config: &FalconConfig) -> Result<Limits> {

@@ -77,7 +77,7 @@ async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
         tokio::select! {
             _ = signals.next(), if !signalled => {
                 signalled = true;
-                let load = coordinator.load();
+                let load = coordinator.activity().load;
                 info!("finishing {} requests; a second signal stops at once", load.waiting + load.running);
                 coordinator.drain();
             }

@@ -1,9 +1,11 @@
 //! The state machine.
 
-use crate::pool::BlockPool;
-use crate::sequence::{Sequence, Submission};
+use crate::pool::{BlockContent, BlockPool};
+use crate::queue::{Place, Queue};
+use crate::sequence::{Prefix, Sequence, Submission};
+use slab::Slab;
 use std::collections::{HashMap, HashSet, VecDeque};
-use step::{BLOCK_TOKENS, BlockId, FinishReason, Sample, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult};
+use step::{BLOCK_TOKENS, FinishReason, Sample, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult};
 
 /// Limits under which a scheduler plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +18,26 @@ pub struct SchedulerConfig {
     pub sequences_max: usize,
     /// The most steps that are planned and not committed: 1, or 2 to run one step ahead.
     pub steps_in_flight_max: usize,
+    /// Full blocks are shared between sequences that begin alike, and kept until their room is needed.
+    pub prefix_cache: bool,
 }
+
+/// One in so many rows for prompts is for those that fit there whole.
+const SHORT_SHARE: usize = 4;
+
+/// How many sequences of a class are looked at for one that can be admitted.
+const LOOK_AHEAD: usize = 16;
 
 /// Something that a commit made known, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A sequence has run for the first time.
+    Started {
+        /// Which sequence.
+        seq: SeqId,
+        /// Tokens of its prompt that were known, and not computed anew.
+        cached_tokens: usize,
+    },
     /// The model's log-probabilities of the next prompt tokens, from the second token of the prompt on.
     PromptLogprobs {
         /// Whose prompt.
@@ -100,12 +117,40 @@ pub struct Load {
     pub blocks_available: usize,
 }
 
+/// What has been done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Steps that have been committed.
+    pub steps: u64,
+    /// Rows of these.
+    pub rows: u64,
+    /// Sequences that have run for the first time.
+    pub started: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// How many of those were known, and not computed anew.
+    pub cached_tokens: u64,
+    /// Tokens that sequences have gained.
+    pub generated_tokens: u64,
+}
+
 /// A step in flight.
 #[derive(Debug)]
 struct Pending {
     step: StepId,
-    /// Whose tokens it runs, and whether it samples the next; in the order of the plan.
-    runs: Vec<(SeqId, bool)>,
+    /// In the order of the plan.
+    runs: Vec<PendingRun>,
+}
+
+/// Where an admitted sequence is kept.
+type Slot = usize;
+
+#[derive(Clone, Copy, Debug)]
+struct PendingRun {
+    slot: Slot,
+    seq: SeqId,
+    len: usize,
+    sampled: bool,
 }
 
 /// Continuous batching: see the crate's documentation.
@@ -113,13 +158,21 @@ struct Pending {
 pub struct Scheduler {
     config: SchedulerConfig,
     pool: BlockPool,
-    waiting: VecDeque<Sequence>,
-    /// Admitted sequences, oldest first.
-    order: Vec<SeqId>,
-    sequences: HashMap<SeqId, Sequence>,
+    queue: Queue,
+    /// Admitted sequences.
+    sequences: Slab<Sequence>,
+    slots: HashMap<SeqId, Slot>,
+    /// Those that run, oldest first, and until the next plan those that have ended.
+    order: Vec<(Slot, SeqId)>,
+    /// How many run.
+    running: usize,
+    /// Of each content that is being computed for a prompt: by whom.
+    computing: HashMap<BlockContent, Slot>,
     retired: Vec<SeqId>,
     in_flight: VecDeque<Pending>,
     next_step: u64,
+    prompt_rows: usize,
+    totals: Totals,
 }
 
 impl Scheduler {
@@ -134,16 +187,21 @@ impl Scheduler {
         Self {
             config,
             pool: BlockPool::new(config.blocks),
-            waiting: VecDeque::new(),
+            queue: Queue::default(),
+            sequences: Slab::new(),
+            slots: HashMap::new(),
             order: Vec::new(),
-            sequences: HashMap::new(),
+            running: 0,
+            computing: HashMap::new(),
             retired: Vec::new(),
             in_flight: VecDeque::new(),
             next_step: 0,
+            prompt_rows: usize::MAX,
+            totals: Totals::default(),
         }
     }
 
-    /// Queues a sequence under an id that no other had: behind those of its priority and above.
+    /// Queues a sequence under an id that is above all before it: behind those of its priority and above.
     ///
     /// # Errors
     ///
@@ -159,49 +217,63 @@ impl Scheduler {
             let tokens = submission.prompt.len() + submission.max_new_tokens;
             return Err(SubmitError::TooLong { tokens, needed, total });
         }
-        let before = |waiting: &Sequence| waiting.spec.priority >= submission.priority;
-        let index = self.waiting.partition_point(before);
-        self.waiting.insert(index, Sequence::new(seq, submission));
+        self.queue.push(Sequence::new(seq, submission, self.config.prefix_cache));
         Ok(())
     }
 
     /// Ends a sequence early: no later plan contains it. Unknown and ended sequences are ignored, since a sequence may end
     /// by itself while its abort is on the way.
     pub fn abort(&mut self, seq: SeqId) {
-        if let Some(index) = self.waiting.iter().position(|sequence| sequence.seq == seq) {
-            self.waiting.remove(index);
-        } else if self.end(seq) {
-            self.order.retain(|&other| other != seq);
-            self.forget_if_done(seq);
+        if let Some(&slot) = self.slots.get(&seq) {
+            self.end(slot);
+            self.forget_if_done(slot);
+        } else {
+            self.queue.withdraw(seq);
         }
     }
 
+    /// From the next plan on, a step runs at most so many tokens of prompts beside sequences that decode. At least one; no
+    /// limit to begin with. Where nothing decodes, prompts may fill the step.
+    pub fn limit_prompt_rows(&mut self, rows: usize) {
+        self.prompt_rows = rows.max(1);
+    }
+
     /// The next step, or `None` when nothing can run now: no sequence wants to, or enough steps are in flight.
+    ///
+    /// Sequences that decode come first, the oldest before the others. What is left of the rows goes to prompts, in the
+    /// order of their arrival, and a quarter of that to those that fit there whole: so a short prompt does not wait
+    /// for long ones before it.
     pub fn plan(&mut self) -> Option<StepPlan> {
         if self.in_flight.len() >= self.config.steps_in_flight_max {
             return None;
         }
-        let mut plan =
-            StepPlan { step: StepId(self.next_step), new: Vec::new(), retired: Vec::new(), runs: Vec::new() };
+        self.sweep();
+        let mut draft = Draft::new(StepId(self.next_step), self.order.len());
+        let mut prompts = Vec::new();
         let mut rows = self.config.step_rows_max;
-        // Oldest first. A sequence is admitted only when rows are left over, so all but the youngest have run their
-        // prompts: those that decode come first, and the one prompt that is being run does not hold up their next token.
         for index in 0..self.order.len() {
-            self.run(self.order[index], &mut rows, &mut plan);
+            let (slot, _) = self.order[index];
+            match self.sequences[slot].wanted() {
+                0 => {}
+                1 if rows > 0 => {
+                    rows -= 1;
+                    self.run(slot, 1, &mut draft);
+                }
+                1 => {}
+                _ => prompts.push(slot),
+            }
         }
-        while rows > 0
-            && let Some(seq) = self.admit(&mut plan)
-        {
-            self.run(seq, &mut rows, &mut plan);
+        if !draft.runs.is_empty() {
+            rows = rows.min(self.prompt_rows);
         }
-        if plan.runs.is_empty() {
+        self.run_prompts(rows, prompts, &mut draft);
+        if draft.runs.is_empty() {
             return None;
         }
-        plan.retired = std::mem::take(&mut self.retired);
+        draft.plan.retired = std::mem::take(&mut self.retired);
         self.next_step += 1;
-        let runs = plan.runs.iter().map(|run| (run.seq, run.sample)).collect();
-        self.in_flight.push_back(Pending { step: plan.step, runs });
-        Some(plan)
+        self.in_flight.push_back(Pending { step: draft.plan.step, runs: draft.runs });
+        Some(draft.plan)
     }
 
     /// Takes the result of the oldest step in flight. What it says of sequences that have ended is dropped.
@@ -216,22 +288,25 @@ impl Scheduler {
     pub fn commit(&mut self, result: StepResult) -> Result<Vec<Event>, CommitError> {
         self.verify(&result)?;
         let pending = self.in_flight.pop_front().expect("verified");
+        self.totals.steps += 1;
         let mut outputs = result.outputs.into_iter().peekable();
-        let mut events = Vec::new();
-        let mut some_ended = false;
-        for (seq, sampled) in pending.runs {
-            let sequence = self.sequences.get_mut(&seq).expect("it stays until no step in flight names it");
+        let mut events = Vec::with_capacity(pending.runs.len());
+        for PendingRun { slot, seq, len, sampled } in pending.runs {
+            self.totals.rows += len as u64;
+            let output = outputs.next_if(|output| output.seq == seq);
+            let sequence = &mut self.sequences[slot];
             sequence.in_flight -= 1;
             sequence.sampling -= usize::from(sampled);
-            if let Some(output) = outputs.next_if(|output| output.seq == seq) {
-                some_ended |= self.take_output(output, &mut events);
+            sequence.computed += len;
+            if !sequence.ended {
+                self.announce(slot, &mut events);
+                let ends = output.is_some_and(|output| self.take_output(slot, output, &mut events));
+                self.publish(slot);
+                if ends {
+                    self.end(slot);
+                }
             }
-            self.forget_if_done(seq);
-        }
-        if some_ended {
-            // Once for all that ended: many may end in the same step.
-            let runs_on = |seq: &SeqId| self.sequences.get(seq).is_some_and(|sequence| !sequence.ended);
-            self.order.retain(runs_on);
+            self.forget_if_done(slot);
         }
         Ok(events)
     }
@@ -239,7 +314,19 @@ impl Scheduler {
     /// How much is going on.
     #[must_use]
     pub fn load(&self) -> Load {
-        Load { waiting: self.waiting.len(), running: self.order.len(), blocks_available: self.pool.available() }
+        Load { waiting: self.queue.len(), running: self.running, blocks_available: self.pool.available() }
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Nothing waits, runs or is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.len() == 0 && self.running == 0 && self.in_flight.is_empty()
     }
 
     /// Checks every invariant; to be called when there is time.
@@ -248,72 +335,174 @@ impl Scheduler {
     ///
     /// If one does not hold.
     pub fn check(&self) {
-        let mut owned = vec![false; self.pool.total()];
-        let mut own = |block: &BlockId| !std::mem::replace(&mut owned[block.0 as usize], true);
-        assert!(self.pool.free().iter().all(&mut own), "a block is free twice");
         // How many steps in flight name each sequence, and how many of these sample.
-        let mut named: HashMap<SeqId, (usize, usize)> = HashMap::new();
-        for &(seq, sampled) in self.in_flight.iter().flat_map(|pending| &pending.runs) {
-            let counts = named.entry(seq).or_default();
-            *counts = (counts.0 + 1, counts.1 + usize::from(sampled));
+        let mut named: HashMap<SeqId, (usize, usize, usize)> = HashMap::new();
+        for run in self.in_flight.iter().flat_map(|pending| &pending.runs) {
+            let counts = named.entry(run.seq).or_default();
+            *counts = (counts.0 + 1, counts.1 + usize::from(run.sampled), counts.2 + run.len);
         }
-        let running: HashSet<_> = self.order.iter().copied().collect();
-        assert_eq!(running.len(), self.order.len(), "a sequence runs twice");
-        assert!(running.iter().all(|seq| self.sequences.contains_key(seq)), "a sequence that runs is unknown");
-        let has_run_its_prompt = |seq| self.sequences[seq].planned >= self.sequences[seq].spec.prompt.len();
-        assert!(self.order.iter().rev().skip(1).all(has_run_its_prompt), "a prompt is run only by the youngest");
-        let mut promised = 0;
-        for sequence in self.sequences.values() {
-            assert!(sequence.blocks.iter().all(&mut own), "a block has two owners");
+        let mut order: HashSet<_> = self.order.iter().copied().collect();
+        assert_eq!(order.len(), self.order.len(), "a sequence runs twice");
+        let mut users = vec![0; self.pool.total()];
+        let (mut promised, mut running, mut computing) = (0, 0, 0);
+        for (slot, sequence) in self.sequences.iter() {
+            assert_eq!(self.slots.get(&sequence.seq), Some(&slot), "a sequence is not where it is looked for");
+            sequence.blocks.iter().for_each(|block| users[block.0 as usize] += 1);
             assert_eq!(sequence.blocks.len(), sequence.planned.div_ceil(BLOCK_TOKENS), "blocks for what is computed");
-            let most = sequence.spec.blocks_max();
-            promised += most.checked_sub(sequence.blocks.len()).expect("no more blocks than promised");
-            assert_eq!((sequence.in_flight, sequence.sampling), named.remove(&sequence.seq).unwrap_or_default());
-            assert_eq!(running.contains(&sequence.seq), !sequence.ended, "those that have not ended run");
+            promised += sequence.blocks_max.checked_sub(sequence.blocks.len()).expect("no more blocks than promised");
+            let in_flight = sequence.planned - sequence.computed;
+            let counts = (sequence.in_flight, sequence.sampling, in_flight);
+            assert_eq!(counts, named.remove(&sequence.seq).unwrap_or_default(), "sequence {}", sequence.seq);
+            assert!(sequence.ended || order.remove(&(slot, sequence.seq)), "a sequence is to run, and is not in order");
             assert!(!sequence.ended || sequence.in_flight > 0, "an ended sequence stays only while a step names it");
+            running += usize::from(!sequence.ended);
+            computing += usize::from(sequence.computing.is_some());
+            let published = sequence.blocks.iter().take(sequence.prefix.blocks);
+            assert!(published.copied().all(|block| self.pool.is_known(block)), "a published block is not known");
         }
         assert!(named.is_empty(), "a step in flight names a sequence that is forgotten");
-        assert!(owned.into_iter().all(|owned| owned), "a block is lost");
-        assert_eq!(self.pool.free().len() - promised, self.pool.available(), "promises do not add up");
+        assert_eq!((self.slots.len(), self.running), (self.sequences.len(), running), "sequences do not add up");
+        assert_eq!(self.computing.len(), computing, "a content is said to be computed, and is not");
+        let computed_by = |(content, &slot): (_, &Slot)| self.sequences[slot].computing.as_ref() == Some(content);
+        assert!(self.computing.iter().all(computed_by), "a content is computed by another");
+        self.pool.check(&users, promised);
     }
 
-    /// Admits the oldest waiting sequence if its blocks can be promised.
-    fn admit(&mut self, plan: &mut StepPlan) -> Option<SeqId> {
-        let next = self.waiting.front()?;
-        if self.order.len() >= self.config.sequences_max || !self.pool.promise(next.spec.blocks_max()) {
-            return None;
+    /// Takes those that have ended out of `order`.
+    fn sweep(&mut self) {
+        if self.order.len() > self.running {
+            let runs_on = |sequence: &Sequence, seq| sequence.seq == seq && !sequence.ended;
+            self.order.retain(|&(slot, seq)| self.sequences.get(slot).is_some_and(|sequence| runs_on(sequence, seq)));
         }
-        let sequence = self.waiting.pop_front().expect("seen above");
+    }
+
+    /// Plans what `rows` allow of `prompts`, which run already, and of those that wait.
+    fn run_prompts(&mut self, rows: usize, mut prompts: Vec<Slot>, draft: &mut Draft) {
+        let mut rows = PromptRows::new(rows);
+        self.share_out(&mut rows, &mut prompts, draft);
+        rows.give_to_all();
+        if let Some(index) = draft.cut_short.take() {
+            let wanted = self.sequences[draft.runs[index].slot].wanted();
+            let len = rows.take(wanted);
+            self.extend(index, len, draft);
+            draft.cut_short = (len < wanted).then_some(index);
+        }
+        self.share_out(&mut rows, &mut prompts, draft);
+    }
+
+    /// Gives rows to prompts in their order, then to those that wait in theirs.
+    fn share_out(&mut self, rows: &mut PromptRows, prompts: &mut Vec<Slot>, draft: &mut Draft) {
+        prompts.retain(|&slot| {
+            let len = rows.take(self.sequences[slot].wanted());
+            if len > 0 {
+                self.run(slot, len, draft);
+            }
+            len == 0
+        });
+        self.admit_waiting(rows, draft);
+    }
+
+    /// Admits all for which there is room.
+    fn admit_waiting(&mut self, rows: &mut PromptRows, draft: &mut Draft) {
+        let mut too_large = None;
+        while let Some(place) = self.queue.due() {
+            if !self.admit_at(place, true, rows, &mut too_large, draft) {
+                return;
+            }
+        }
+        for class in Queue::CLASSES {
+            let mut place = Place { class, index: 0 };
+            while place.index < LOOK_AHEAD && self.queue.get_mut(place).is_some() {
+                if rows.left() == 0 || self.running >= self.config.sequences_max {
+                    return;
+                }
+                if !self.admit_at(place, false, rows, &mut too_large, draft) {
+                    place.index += 1;
+                }
+            }
+        }
+    }
+
+    /// Admits the sequence at a place if there is room for it, and nothing for which it should wait. `too_large` is how
+    /// many blocks the first has for which there were not enough: only much smaller ones may overtake it.
+    fn admit_at(
+        &mut self,
+        place: Place,
+        due: bool,
+        rows: &mut PromptRows,
+        too_large: &mut Option<usize>,
+        draft: &mut Draft,
+    ) -> bool {
+        let Self { pool, queue, sequences, computing, .. } = self;
+        let sequence = queue.get_mut(place).expect("the place is taken");
+        if self.running >= self.config.sequences_max || too_large.is_some_and(|blocks| sequence.blocks_max * 4 > blocks)
+        {
+            return false;
+        }
+        sequence.guess_prefix(pool);
+        let wanted = sequence.prompt_len - sequence.prefix.blocks * BLOCK_TOKENS;
+        let computed_by_other = |content: &BlockContent| computing.get(content).map(|&slot| &sequences[slot]);
+        if rows.offer(wanted) == 0 || !due && sequence.should_wait(computed_by_other) {
+            return false;
+        }
+        let shared = sequence.prefix_blocks(pool);
+        let idle = shared.iter().filter(|&&block| pool.is_unused(block)).count();
+        let promise = sequence.blocks_max - shared.len();
+        if promise + idle > pool.available() {
+            too_large.get_or_insert(sequence.blocks_max);
+            return false;
+        }
+        shared.iter().for_each(|&block| pool.share(block));
+        assert!(pool.promise(promise), "there is room for it");
+        let mut sequence = *queue.admit(place);
+        sequence.start_behind(shared);
+        draft.plan.new.push(sequence.introduction());
         let seq = sequence.seq;
-        plan.new.push(sequence.introduction());
-        self.order.push(seq);
-        self.sequences.insert(seq, sequence);
-        Some(seq)
+        let slot = self.sequences.insert(sequence);
+        self.slots.insert(seq, slot);
+        self.order.push((slot, seq));
+        self.running += 1;
+        self.say_what_is_computed(slot);
+        self.run(slot, rows.take(wanted), draft);
+        true
     }
 
-    /// Adds a run of as many tokens as the sequence wants and `rows` allows, which loses them; nothing if that is none.
-    fn run(&mut self, seq: SeqId, rows: &mut usize, plan: &mut StepPlan) {
-        let sequence = self.sequences.get_mut(&seq).expect("it is in order");
-        let len = sequence.wanted().min(*rows);
-        if len == 0 {
-            return;
-        }
-        *rows -= len;
-        let new_blocks: Vec<_> = (0..sequence.blocks_wanted(len)).map(|_| self.pool.take_promised()).collect();
-        sequence.blocks.extend(&new_blocks);
-        let sample = sequence.samples_after(len);
-        plan.runs.push(SeqRun {
+    /// Adds a run of `len` tokens, of which the sequence wants at least so many.
+    fn run(&mut self, slot: Slot, len: usize, draft: &mut Draft) {
+        let sequence = &mut self.sequences[slot];
+        sequence.in_flight += 1;
+        let (seq, cut_short) = (sequence.seq, len < sequence.wanted());
+        draft.plan.runs.push(SeqRun {
             seq,
             start: sequence.planned,
-            len,
-            new_blocks,
+            len: 0,
+            new_blocks: Vec::new(),
             draft_tokens: Vec::new(),
-            sample,
+            sample: false,
             masked: false,
         });
+        draft.runs.push(PendingRun { slot, seq, len: 0, sampled: false });
+        let index = draft.runs.len() - 1;
+        self.extend(index, len, draft);
+        if cut_short {
+            draft.cut_short = Some(index);
+        }
+    }
+
+    /// Adds `len` tokens to a run that was cut short.
+    fn extend(&mut self, index: usize, len: usize, draft: &mut Draft) {
+        let (run, pending) = (&mut draft.plan.runs[index], &mut draft.runs[index]);
+        let sequence = &mut self.sequences[pending.slot];
+        for _ in 0..sequence.blocks_wanted(len) {
+            sequence.blocks.push(self.pool.take_promised());
+        }
+        run.new_blocks.extend_from_slice(&sequence.blocks[sequence.told..]);
+        sequence.told = sequence.blocks.len();
+        run.sample = sequence.samples_after(len);
+        sequence.sampling += usize::from(run.sample);
         sequence.planned += len;
-        sequence.sampling += usize::from(sample);
-        sequence.in_flight += 1;
+        run.len += len;
+        (pending.len, pending.sampled) = (run.len, run.sample);
     }
 
     /// Holds a result against the plan of the oldest step in flight.
@@ -324,7 +513,7 @@ impl Scheduler {
             return Err(CommitError::Order { expected: oldest.map(|pending| pending.step.0), found: step });
         };
         let mut outputs = result.outputs.iter().peekable();
-        for &(seq, sampled) in &pending.runs {
+        for &PendingRun { seq, sampled, .. } in &pending.runs {
             let output = outputs.next_if(|output| output.seq == seq);
             let (expected, found) = (usize::from(sampled), output.map_or(0, |output| output.samples.len()));
             if found != expected {
@@ -337,19 +526,28 @@ impl Scheduler {
         }
     }
 
-    /// Turns what a run brought forth into events, unless its sequence has ended. Says whether it ended with it.
-    fn take_output(&mut self, output: SeqOutput, events: &mut Vec<Event>) -> bool {
-        let seq = output.seq;
-        let sequence = self.sequences.get_mut(&seq).expect("the caller has it");
-        if sequence.ended {
-            return false;
+    /// Tells that a sequence has run, if that is news.
+    fn announce(&mut self, slot: Slot, events: &mut Vec<Event>) {
+        let sequence = &mut self.sequences[slot];
+        if let Some(cached_tokens) = sequence.cached.take() {
+            self.totals.started += 1;
+            self.totals.prompt_tokens += sequence.prompt_len as u64;
+            self.totals.cached_tokens += cached_tokens as u64;
+            events.push(Event::Started { seq: sequence.seq, cached_tokens });
         }
+    }
+
+    /// Turns what a run brought forth into events. Says whether the sequence ends with it.
+    fn take_output(&mut self, slot: Slot, output: SeqOutput, events: &mut Vec<Event>) -> bool {
+        let seq = output.seq;
+        let sequence = &mut self.sequences[slot];
         if !output.prompt_logprobs.is_empty() {
             events.push(Event::PromptLogprobs { seq, logprobs: output.prompt_logprobs });
         }
         for sample in output.samples {
-            sequence.generated += 1;
-            let finish = if sequence.generated >= sequence.spec.max_new_tokens {
+            self.totals.generated_tokens += 1;
+            sequence.tokens.push(sample.token.id);
+            let finish = if sequence.generated() >= sequence.spec.max_new_tokens {
                 Some(FinishReason::Length)
             } else if sequence.spec.eos.contains(&sample.token.id) {
                 Some(FinishReason::EosToken)
@@ -358,28 +556,123 @@ impl Scheduler {
             };
             events.push(Event::Token { seq, sample, finish });
             if finish.is_some() {
-                return self.end(seq);
+                return true;
             }
         }
         false
     }
 
-    /// Marks an admitted sequence as ended, unless it has been: no plan names it from here on. Says whether it did; then
-    /// the caller takes it out of `order`.
-    fn end(&mut self, seq: SeqId) -> bool {
-        let Some(sequence) = self.sequences.get_mut(&seq).filter(|sequence| !sequence.ended) else { return false };
-        sequence.ended = true;
-        self.retired.push(seq);
-        true
+    /// Makes the full blocks of a sequence known that have been computed.
+    fn publish(&mut self, slot: Slot) {
+        let sequence = &mut self.sequences[slot];
+        let full = sequence.computed / BLOCK_TOKENS;
+        if !sequence.publishes || sequence.prefix.blocks == full {
+            return;
+        }
+        while sequence.publishes && sequence.prefix.blocks < full {
+            let Prefix { blocks, id } = sequence.prefix;
+            match self.pool.publish(sequence.blocks[blocks], sequence.content(blocks, id)) {
+                Some(id) => sequence.prefix = Prefix { blocks: blocks + 1, id },
+                None => sequence.publishes = false,
+            }
+        }
+        self.say_what_is_computed(slot);
+    }
+
+    /// Keeps `computing` true to a sequence: to the next block of its prompt, or to none.
+    fn say_what_is_computed(&mut self, slot: Slot) {
+        let sequence = &mut self.sequences[slot];
+        if let Some(content) = sequence.computing.take() {
+            self.computing.remove(&content);
+        }
+        let Prefix { blocks, id } = sequence.prefix;
+        if !sequence.ended && sequence.publishes && (blocks + 1) * BLOCK_TOKENS <= sequence.prompt_len {
+            let content = sequence.content(blocks, id);
+            self.computing.entry(content).or_insert_with(|| {
+                sequence.computing = Some(content);
+                slot
+            });
+        }
+    }
+
+    /// Marks an admitted sequence as ended, unless it has been: no plan names it from here on.
+    fn end(&mut self, slot: Slot) {
+        let sequence = &mut self.sequences[slot];
+        if !std::mem::replace(&mut sequence.ended, true) {
+            self.retired.push(sequence.seq);
+            self.running -= 1;
+            self.say_what_is_computed(slot);
+        }
     }
 
     /// Gives back the blocks of an ended sequence once no step in flight writes to them.
-    fn forget_if_done(&mut self, seq: SeqId) {
-        let done = |sequence: &Sequence| sequence.ended && sequence.in_flight == 0;
-        if self.sequences.get(&seq).is_some_and(done) {
-            let sequence = self.sequences.remove(&seq).expect("seen above");
-            let still_promised = sequence.spec.blocks_max() - sequence.blocks.len();
-            self.pool.give_back(sequence.blocks, still_promised);
+    fn forget_if_done(&mut self, slot: Slot) {
+        let sequence = &self.sequences[slot];
+        if sequence.ended && sequence.in_flight == 0 {
+            let Sequence { seq, blocks, blocks_max, .. } = self.sequences.remove(slot);
+            self.slots.remove(&seq);
+            let still_promised = blocks_max - blocks.len();
+            self.pool.give_back(blocks, still_promised);
         }
+    }
+}
+
+/// A step as it is planned.
+struct Draft {
+    plan: StepPlan,
+    runs: Vec<PendingRun>,
+    /// The run that had too few rows, if there is one.
+    cut_short: Option<usize>,
+}
+
+impl Draft {
+    fn new(step: StepId, running: usize) -> Self {
+        let plan = StepPlan { step, new: Vec::new(), retired: Vec::new(), runs: Vec::with_capacity(running) };
+        Self { plan, runs: Vec::with_capacity(running), cut_short: None }
+    }
+}
+
+/// The rows of a step that prompts may have.
+struct PromptRows {
+    /// For any prompt, as much of it as fits.
+    any: usize,
+    /// For prompts that are at most `short_max` long, and fit whole.
+    short: usize,
+    short_max: usize,
+}
+
+impl PromptRows {
+    fn new(rows: usize) -> Self {
+        let short = rows / SHORT_SHARE;
+        Self { any: rows - short, short, short_max: short }
+    }
+
+    /// What is left goes to prompts of any length.
+    fn give_to_all(&mut self) {
+        *self = Self { any: self.left(), short: 0, short_max: 0 };
+    }
+
+    fn left(&self) -> usize {
+        self.any + self.short
+    }
+
+    /// How many rows a prompt of which `wanted` tokens are to be computed would get.
+    fn offer(&self, wanted: usize) -> usize {
+        if self.fits_short(wanted) { wanted } else { wanted.min(self.any) }
+    }
+
+    /// Gives it so many.
+    fn take(&mut self, wanted: usize) -> usize {
+        let rows = self.offer(wanted);
+        if self.fits_short(wanted) {
+            self.short -= rows;
+        } else {
+            self.any -= rows;
+        }
+        rows
+    }
+
+    fn fits_short(&self, wanted: usize) -> bool {
+        wanted <= self.short_max && wanted <= self.short
     }
 }

@@ -1,5 +1,6 @@
 //! One sequence between its submission and its end.
 
+use crate::pool::{BlockContent, BlockPool, PrefixId};
 use step::{BLOCK_TOKENS, BlockId, NewSequence, Priority, SamplingParams, SeqId};
 
 /// A sequence to be continued.
@@ -15,7 +16,7 @@ pub struct Submission {
     pub sampling: SamplingParams,
     /// Who is admitted first when there is no room for all.
     pub priority: Priority,
-    /// As in [`NewSequence`].
+    /// As in [`NewSequence`]. Then all of the prompt is computed, whatever is known of it.
     pub prompt_logprobs: bool,
     /// As in [`NewSequence`].
     pub top_n: usize,
@@ -30,12 +31,27 @@ impl Submission {
     }
 }
 
+/// It is not worth waiting for less.
+const SAVED_BLOCKS_MIN: usize = 2;
+
+/// A beginning of a sequence that is known to the block pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    /// Its length in blocks.
+    pub(crate) blocks: usize,
+    pub(crate) id: PrefixId,
+}
+
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) seq: SeqId,
+    /// Its prompt has become the beginning of `tokens`.
     pub(crate) spec: Submission,
-    /// Tokens committed so far.
-    pub(crate) generated: usize,
+    /// The prompt, and what has been generated behind it.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) prompt_len: usize,
+    /// Positions whose steps are committed, or that were known before.
+    pub(crate) computed: usize,
     /// Positions that are computed, or will be when the steps in flight have run.
     pub(crate) planned: usize,
     /// Tokens that steps in flight sample.
@@ -43,22 +59,61 @@ pub(crate) struct Sequence {
     /// Steps in flight that name it.
     pub(crate) in_flight: usize,
     pub(crate) blocks: Vec<BlockId>,
+    /// How many of `blocks` the ranks have been told of.
+    pub(crate) told: usize,
+    /// Blocks for the longest that it can become.
+    pub(crate) blocks_max: usize,
+    /// Prompt tokens that were known when it was admitted; `None` once its caller has heard of it.
+    pub(crate) cached: Option<usize>,
+    /// What the pool knows of it: while it waits, a guess that is cheap to extend; once it runs, its published blocks.
+    pub(crate) prefix: Prefix,
+    /// The last block of `prefix`, to see whether a guess still holds.
+    guess: BlockId,
+    /// Its blocks are published as they are computed. It stays private once another has the same content.
+    pub(crate) publishes: bool,
+    /// The content of the next block of its prompt, as others are told that it is being computed.
+    pub(crate) computing: Option<BlockContent>,
     pub(crate) ended: bool,
 }
 
 impl Sequence {
-    pub(crate) fn new(seq: SeqId, spec: Submission) -> Self {
-        Self { seq, spec, generated: 0, planned: 0, sampling: 0, in_flight: 0, blocks: Vec::new(), ended: false }
+    pub(crate) fn new(seq: SeqId, mut spec: Submission, publishes: bool) -> Self {
+        let blocks_max = spec.blocks_max();
+        let tokens = std::mem::take(&mut spec.prompt);
+        Self {
+            seq,
+            spec,
+            prompt_len: tokens.len(),
+            tokens,
+            computed: 0,
+            planned: 0,
+            sampling: 0,
+            in_flight: 0,
+            blocks: Vec::new(),
+            told: 0,
+            blocks_max,
+            cached: Some(0),
+            prefix: Prefix::default(),
+            guess: BlockId(0),
+            publishes,
+            computing: None,
+            ended: false,
+        }
+    }
+
+    /// Tokens that have been generated.
+    pub(crate) fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt_len
     }
 
     /// Tokens that the ranks will know once the steps in flight have run.
     fn known(&self) -> usize {
-        self.spec.prompt.len() + self.generated + self.sampling
+        self.tokens.len() + self.sampling
     }
 
     /// Tokens that are known and not computed: what the next step could run. None once the last token is in flight.
     pub(crate) fn wanted(&self) -> usize {
-        if self.generated + self.sampling >= self.spec.max_new_tokens { 0 } else { self.known() - self.planned }
+        if self.generated() + self.sampling >= self.spec.max_new_tokens { 0 } else { self.known() - self.planned }
     }
 
     /// A run of `len` tokens would reach the last known one, so the next is sampled.
@@ -71,11 +126,69 @@ impl Sequence {
         (self.planned + len).div_ceil(BLOCK_TOKENS).saturating_sub(self.blocks.len())
     }
 
+    /// The content of block `index`, which is full, behind the prefix that ends where it begins.
+    pub(crate) fn content(&self, index: usize, behind: PrefixId) -> BlockContent {
+        let tokens = &self.tokens[index * BLOCK_TOKENS..][..BLOCK_TOKENS];
+        BlockContent { behind, tokens: tokens.try_into().expect("a full block") }
+    }
+
+    /// Full blocks of the prompt that need not be computed if they are known: the last token of the prompt always is, since
+    /// the first new one is sampled from it.
+    pub(crate) fn shareable_blocks(&self) -> usize {
+        if self.publishes && !self.spec.prompt_logprobs { (self.prompt_len - 1) / BLOCK_TOKENS } else { 0 }
+    }
+
+    /// Brings `prefix` up to what the pool knows of the prompt now. To be called while the sequence waits.
+    pub(crate) fn guess_prefix(&mut self, pool: &BlockPool) {
+        if self.prefix.blocks > 0 && !pool.holds(self.guess, self.prefix.id) {
+            self.prefix = Prefix::default();
+        }
+        let shareable = self.shareable_blocks();
+        while self.prefix.blocks < shareable
+            && let Some((block, id)) = pool.find(&self.content(self.prefix.blocks, self.prefix.id))
+        {
+            self.prefix = Prefix { blocks: self.prefix.blocks + 1, id };
+            self.guess = block;
+        }
+    }
+
+    /// The blocks of `prefix`, which holds now.
+    pub(crate) fn prefix_blocks(&self, pool: &BlockPool) -> Vec<BlockId> {
+        let mut behind = PrefixId::EMPTY;
+        let block = |index| {
+            let (block, id) = pool.find(&self.content(index, behind)).expect("the prefix is known");
+            behind = id;
+            block
+        };
+        (0..self.prefix.blocks).map(block).collect()
+    }
+
+    /// Another computes so much of this prompt that it is better to wait for it than to compute it twice. To be called while
+    /// the sequence waits, with an up-to-date `prefix`; `computed_by` tells who computes a content now.
+    pub(crate) fn should_wait<'a>(&self, computed_by: impl FnOnce(&BlockContent) -> Option<&'a Self>) -> bool {
+        let Prefix { blocks, id } = self.prefix;
+        if blocks >= self.shareable_blocks() {
+            return false;
+        }
+        let Some(other) = computed_by(&self.content(blocks, id)) else { return false };
+        let (ours, others) = (&self.tokens[..self.prompt_len], &other.tokens[..other.prompt_len]);
+        let common = ours.iter().zip(others).take_while(|(a, b)| a == b).count() / BLOCK_TOKENS;
+        let saved = common.min(self.shareable_blocks()) - blocks;
+        saved >= SAVED_BLOCKS_MIN && saved * BLOCK_TOKENS * 2 >= self.prompt_len - blocks * BLOCK_TOKENS
+    }
+
+    /// Admits it: it goes on behind `shared`, the blocks of `prefix`.
+    pub(crate) fn start_behind(&mut self, shared: Vec<BlockId>) {
+        let cached = shared.len() * BLOCK_TOKENS;
+        (self.planned, self.computed, self.cached) = (cached, cached, Some(cached));
+        self.blocks = shared;
+    }
+
     pub(crate) fn introduction(&self) -> NewSequence {
         NewSequence {
             seq: self.seq,
-            tokens: self.spec.prompt.clone(),
-            prompt_len: self.spec.prompt.len(),
+            tokens: self.tokens.clone(),
+            prompt_len: self.prompt_len,
             sampling: self.spec.sampling,
             prompt_logprobs: self.spec.prompt_logprobs,
             top_n: self.spec.top_n,

@@ -1,12 +1,15 @@
 //! One sequence of a request, from its tokens to its text.
 
 use crate::Error;
+use crate::metrics::{Counted, Outcome};
+use crate::places::Place;
 use api::{BestOfSequence, Details, FinishReason, GenerateResponse, PrefillToken, StreamDetails, Token, ValidRequest};
 use coordinator::{Generation, Update};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use step::{Sample, ScoredToken};
 use text::{OutputText, Tokenizer};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// One sequence of a request that is under way. Dropping it ends the sequence.
 pub struct Answer {
@@ -18,7 +21,12 @@ pub struct Answer {
     prompt_logprobs: Vec<f32>,
     steps: Vec<Step>,
     finish: Option<FinishReason>,
-    _permit: OwnedSemaphorePermit,
+    cached_tokens: usize,
+    /// Taken away at the deadline, if there is one.
+    place: Arc<Mutex<Option<Place>>>,
+    deadline: Option<AbortHandle>,
+    /// The request that it answers, if it is the one to tell how that ended.
+    counted: Option<Counted>,
 }
 
 /// One generated token.
@@ -41,6 +49,7 @@ pub struct Finished {
     index: u32,
     generated_text: String,
     finish: FinishReason,
+    cached_tokens: u32,
     prefill: Vec<PrefillToken>,
     steps: Vec<Step>,
 }
@@ -51,7 +60,7 @@ impl Answer {
         request: Arc<ValidRequest>,
         index: u32,
         tokenizer: Tokenizer,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
         Self {
             generation,
@@ -62,8 +71,28 @@ impl Answer {
             prompt_logprobs: Vec::new(),
             steps: Vec::new(),
             finish: None,
-            _permit: permit,
+            cached_tokens: 0,
+            place: Arc::new(Mutex::new(Some(place))),
+            deadline: None,
+            counted: None,
         }
+    }
+
+    /// Has it tell how the request ended.
+    pub(crate) fn count(&mut self, request: Counted) {
+        self.counted = Some(request);
+    }
+
+    /// Ends the sequence at that time and frees its place, even if nobody asks for its tokens any more: a reader who has
+    /// stopped reading holds nothing beyond its deadline but the tokens that it was sent.
+    pub(crate) fn end_at(&mut self, deadline: Instant) {
+        let (end, place) = (self.generation.end(), self.place.clone());
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(deadline).await;
+            drop(end);
+            place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        });
+        self.deadline = Some(task.abort_handle());
     }
 
     /// The next token; `None` after the last one.
@@ -73,7 +102,7 @@ impl Answer {
     /// [`Error::Generation`] if the model fails, [`Error::Incomplete`] if the server ends.
     pub async fn next(&mut self) -> Result<Option<Step>, Error> {
         while self.finish.is_none() {
-            let update = self.generation.next().await.ok_or(Error::Incomplete)?;
+            let update = self.generation.next().await;
             if let Some(step) = self.take(update)? {
                 return Ok(Some(step));
             }
@@ -89,7 +118,7 @@ impl Answer {
     pub fn try_next(&mut self) -> Result<Option<Step>, Error> {
         while self.finish.is_none() {
             let Some(update) = self.generation.try_next() else { break };
-            if let Some(step) = self.take(update)? {
+            if let Some(step) = self.take(Some(update))? {
                 return Ok(Some(step));
             }
         }
@@ -115,28 +144,43 @@ impl Answer {
         let prompt = if self.request.return_full_text { self.prompt_text() } else { String::new() };
         Some(Finished {
             generated_text: prompt + &self.text.with_stop(),
-            prefill: if self.request.decoder_input_details { self.prefill() } else { Vec::new() },
-            request: self.request,
+            prefill: if self.asks_for_prefill() { self.prefill() } else { Vec::new() },
+            request: self.request.clone(),
             index: self.index,
             finish,
-            steps: self.steps,
+            cached_tokens: count(self.cached_tokens),
+            steps: std::mem::take(&mut self.steps),
         })
     }
 
-    fn take(&mut self, update: Update) -> Result<Option<Step>, Error> {
-        match update {
-            Update::PromptLogprobs(mut logprobs) => {
+    /// Takes an update; there is none if the coordinator has ended.
+    fn take(&mut self, update: Option<Update>) -> Result<Option<Step>, Error> {
+        let result = match update {
+            Some(Update::Started { cached_tokens }) => {
+                self.cached_tokens = cached_tokens;
+                Ok(None)
+            }
+            Some(Update::PromptLogprobs(mut logprobs)) => {
                 self.prompt_logprobs.append(&mut logprobs);
                 Ok(None)
             }
-            Update::Failed { reason } => Err(Error::Generation { reason }),
-            Update::Token { sample, finish } => {
+            Some(Update::Token { sample, finish }) => {
                 let step = self.step(&sample, finish);
                 self.finish = step.finish;
                 self.steps.push(step.clone());
                 Ok(Some(step))
             }
+            Some(Update::Failed { reason }) => Err(Error::Generation { reason }),
+            None => Err(Error::Incomplete),
+        };
+        if let Some(counted) = &mut self.counted {
+            match &result {
+                Ok(_) if self.finish.is_some() => counted.outcome = Outcome::Success,
+                Ok(_) => {}
+                Err(error) => counted.outcome = Outcome::from(error),
+            }
         }
+        result
     }
 
     fn step(&mut self, sample: &Sample, finish: Option<FinishReason>) -> Step {
@@ -160,12 +204,26 @@ impl Answer {
         request.text.clone().unwrap_or_else(|| self.tokenizer.decode(&request.prompt, false))
     }
 
+    /// Of a request with several sequences, the first brings the prompt's probabilities for all.
+    fn asks_for_prefill(&self) -> bool {
+        self.request.decoder_input_details && self.index == 0
+    }
+
     fn prefill(&self) -> Vec<PrefillToken> {
         // Nothing precedes the first token, so it has no probability.
         let logprobs = std::iter::once(None).chain(self.prompt_logprobs.iter().copied().map(Some));
         let tokens = self.request.prompt.iter().zip(logprobs);
         let token = |(&id, logprob)| PrefillToken { id, text: self.tokenizer.decode(&[id], false), logprob };
         tokens.map(token).collect()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.abort();
+        }
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -183,6 +241,10 @@ impl Finished {
     /// If there is no sequence.
     #[must_use]
     pub fn best(mut sequences: Vec<Self>) -> GenerateResponse {
+        let (prefill, cached_tokens) = (sequences[0].prefill.clone(), sequences[0].cached_tokens);
+        for sequence in &mut sequences[1..] {
+            (sequence.prefill, sequence.cached_tokens) = (prefill.clone(), cached_tokens);
+        }
         let best = (0..sequences.len()).rev().max_by(|&a, &b| {
             let mean = |index: usize| sequences[index].mean_logprob();
             mean(a).total_cmp(&mean(b))
@@ -208,7 +270,7 @@ impl Finished {
             generated_tokens: self.generated_tokens(),
             seed: self.request.seed(self.index),
             input_length: count(self.request.prompt.len()),
-            cached_tokens: 0,
+            cached_tokens: self.cached_tokens,
         })
     }
 
@@ -221,7 +283,7 @@ impl Finished {
     }
 
     fn into_details(self, best_of_sequences: Option<Vec<BestOfSequence>>) -> Details {
-        let prompt_tokens = count(self.request.prompt.len());
+        let (prompt_tokens, cached_tokens) = (count(self.request.prompt.len()), self.cached_tokens);
         let one = self.into_best_of_sequence();
         Details {
             finish_reason: one.finish_reason,
@@ -232,7 +294,7 @@ impl Finished {
             best_of_sequences,
             top_tokens: one.top_tokens,
             prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens,
         }
     }
 

@@ -6,9 +6,6 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// When a caller may try again who was refused because of the others.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// Why a request gets no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -18,7 +15,10 @@ pub enum Error {
     Validation(#[from] ValidationError),
     /// As many requests as may be are under way.
     #[error("Model is overloaded")]
-    Overloaded,
+    Overloaded {
+        /// When one of them may have ended.
+        retry_after: Duration,
+    },
     /// The model takes no requests now.
     #[error(transparent)]
     Unavailable(#[from] SubmitError),
@@ -37,7 +37,7 @@ impl From<&Error> for ErrorBody {
     fn from(error: &Error) -> Self {
         match error {
             Error::Validation(error) => Self::from(error),
-            Error::Overloaded => Self::overloaded(),
+            Error::Overloaded { .. } => Self::overloaded(),
             Error::Unavailable(error) => Self { error: error.to_string(), kind: ErrorKind::Healthcheck },
             Error::Generation { reason } => Self::generation(reason),
             Error::Incomplete => Self::incomplete_generation(),
@@ -52,8 +52,8 @@ impl From<Error> for Status {
                 let details = ErrorDetails::with_bad_request_violation(violation.field(), violation.to_string());
                 Self::with_error_details(Code::InvalidArgument, violation.full_message(), details)
             }
-            Error::Overloaded => {
-                let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+            Error::Overloaded { retry_after } => {
+                let details = ErrorDetails::with_retry_info(Some(*retry_after));
                 Self::with_error_details(Code::ResourceExhausted, error.to_string(), details)
             }
             Error::Unavailable(_) | Error::Generation { .. } | Error::Incomplete => {

@@ -34,7 +34,10 @@ impl Generation for GrpcFace {
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         let deadline = deadline(request.metadata());
         let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let answer = self.0.stream(request).await?;
+        let mut answer = self.0.stream(request).await?;
+        if let Some(deadline) = deadline {
+            answer.end_at(deadline);
+        }
         let messages = async_stream::try_stream! {
             let mut answer = Some(answer);
             while let Some(message) = next_message(&mut answer, deadline).await? {
@@ -107,10 +110,11 @@ async fn next_message(
 }
 
 async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Status> {
+    let passed = || Status::deadline_exceeded("the deadline has passed");
     match deadline {
-        Some(deadline) => {
-            timeout_at(deadline, future).await.map_err(|_| Status::deadline_exceeded("the deadline has passed"))
-        }
+        // Whatever the future would say then is only how it was ended.
+        Some(deadline) if deadline <= Instant::now() => Err(passed()),
+        Some(deadline) => timeout_at(deadline, future).await.map_err(|_| passed()),
         None => Ok(future.await),
     }
 }

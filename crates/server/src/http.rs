@@ -4,6 +4,7 @@ use crate::{Error, Service};
 use api::{ErrorBody, GenerateRequest, GenerateResponse};
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,11 +14,15 @@ use coordinator::Status;
 /// The routes.
 pub(crate) fn router(service: Service) -> Router {
     let routes = Router::new().route("/health", get(health)).route("/generate", post(generate));
+    let routes = routes.route("/metrics", get(metrics));
     routes.fallback(not_found).with_state(service)
 }
 
 async fn not_found(uri: Uri) -> Response {
-    let body = ErrorBody::rejection(format!("there is no {}; there are GET /health and POST /generate", uri.path()));
+    let body = ErrorBody::rejection(format!(
+        "there is no {}; there are GET /health, GET /metrics and POST /generate",
+        uri.path()
+    ));
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
@@ -43,7 +48,21 @@ async fn generate(
         (rejection.status(), Json(body)).into_response()
     })?;
     let answer = service.generate(request).await;
-    answer.map(Json).map_err(|error: Error| failure(ErrorBody::from(&error)))
+    answer.map(Json).map_err(|error: Error| {
+        let mut response = failure(ErrorBody::from(&error));
+        if let Error::Overloaded { retry_after } = error {
+            // Whole seconds, and not too few.
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(retry_after.as_millis().div_ceil(1000) as u64));
+        }
+        response
+    })
+}
+
+/// For Prometheus.
+async fn metrics(State(service): State<Service>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], service.metrics()).into_response()
 }
 
 fn failure(body: ErrorBody) -> Response {

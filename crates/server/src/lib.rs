@@ -14,6 +14,8 @@ mod error;
 mod grpc;
 mod http;
 mod listen;
+mod metrics;
+mod places;
 mod service;
 
 pub use answer::{Answer, Finished, Step};

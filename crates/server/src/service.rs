@@ -1,11 +1,14 @@
 //! What every face calls.
 
+use crate::metrics::{Counted, Metrics, Outcome};
+use crate::places::Places;
 use crate::{Answer, Error, Finished};
 use api::{GenerateRequest, GenerateResponse, Limits, ValidationError};
 use coordinator::{Coordinator, Status, Submission};
 use std::sync::Arc;
+use step::BLOCK_TOKENS;
 use text::{Token, Tokenizer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What runs, and within which limits.
@@ -33,16 +36,17 @@ struct Shared {
     tokenizer: Tokenizer,
     /// Tokens that end a text.
     eos: Vec<u32>,
-    /// One permit for each sequence that may be under way.
-    permits: Arc<Semaphore>,
+    /// One for each sequence that may be under way.
+    places: Places,
+    metrics: Arc<Metrics>,
 }
 
 impl Service {
     /// A service over a coordinator, which may still be loading. `eos` are the tokens that end a text.
     #[must_use]
     pub fn new(coordinator: Coordinator, tokenizer: Tokenizer, eos: Vec<u32>, info: Info) -> Self {
-        let permits = Arc::new(Semaphore::new(info.max_concurrent_requests));
-        Self(Arc::new(Shared { info, coordinator, tokenizer, eos, permits }))
+        let (places, metrics) = (Places::new(info.max_concurrent_requests), Arc::default());
+        Self(Arc::new(Shared { info, coordinator, tokenizer, eos, places, metrics }))
     }
 
     /// What runs.
@@ -63,13 +67,20 @@ impl Service {
         self.0.coordinator.status()
     }
 
+    /// What has been counted, in the text that Prometheus reads.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let Shared { coordinator, metrics, .. } = &*self.0;
+        metrics.text(&coordinator.activity(), coordinator.kv_tokens() / BLOCK_TOKENS)
+    }
+
     /// Cuts a text into tokens.
     ///
     /// # Errors
     ///
     /// The tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
     pub async fn tokenize(&self, text: String) -> Result<Vec<Token>, Error> {
-        let _permit = self.permit()?;
+        let _place = self.0.places.take()?;
         let tokenizer = self.0.tokenizer.clone();
         let tokens = move || tokenizer.tokens(&text).map_err(|error| ValidationError::Tokenizer(error.to_string()));
         Ok(off_runtime(tokens).await?)
@@ -106,9 +117,25 @@ impl Service {
 
     /// Validates a request and queues its sequences, which run side by side.
     async fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
-        let Shared { info, coordinator, tokenizer, eos, .. } = &*self.0;
+        let mut counted = Counted::new(&self.0.metrics);
+        let answers = self.try_start(request, stream).await;
+        match answers {
+            Ok(mut answers) => {
+                // The first speaks for all.
+                answers[0].count(counted);
+                Ok(answers)
+            }
+            Err(error) => {
+                counted.outcome = Outcome::from(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
+        let Shared { info, coordinator, tokenizer, eos, places, .. } = &*self.0;
         // Before the work of tokenizing, which is what a request beyond the limit must not cost.
-        let mut first_permit = Some(self.permit()?);
+        let mut first_place = Some(places.take()?);
         let (limits, encoder) = (info.limits, tokenizer.clone());
         let validate = move || {
             let encode = |text: &str| encoder.encode(text).map_err(|error| error.to_string());
@@ -116,24 +143,21 @@ impl Service {
         };
         let request = Arc::new(off_runtime(validate).await?);
         let start = |index| {
-            let permit = first_permit.take().map_or_else(|| self.permit(), Ok)?;
+            let place = first_place.take().map_or_else(|| places.take(), Ok)?;
             let generation = coordinator.submit(Submission {
                 prompt: request.prompt.clone(),
                 max_new_tokens: request.max_new_tokens as usize,
                 eos: if request.ignore_eos { Vec::new() } else { eos.clone() },
                 sampling: request.sampling(index),
                 priority: request.priority,
-                prompt_logprobs: request.decoder_input_details,
+                // They are the same for all sequences; the others need not compute the prompt again.
+                prompt_logprobs: request.decoder_input_details && index == 0,
                 top_n: request.top_n_tokens as usize,
                 return_logits: false,
             })?;
-            Ok(Answer::new(generation, request.clone(), index, tokenizer.clone(), permit))
+            Ok(Answer::new(generation, request.clone(), index, tokenizer.clone(), place))
         };
         (0..request.best_of).map(start).collect()
-    }
-
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.0.permits.clone().try_acquire_owned().map_err(|_| Error::Overloaded)
     }
 }
 

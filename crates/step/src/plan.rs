@@ -75,6 +75,12 @@ impl StepPlan {
     pub fn rows(&self) -> usize {
         self.runs.iter().map(|run| run.len).sum()
     }
+
+    /// Rows that are a single token of their sequence: its next one, or the last of its prompt.
+    #[must_use]
+    pub fn decode_rows(&self) -> usize {
+        self.runs.iter().filter(|run| run.len == 1).count()
+    }
 }
 
 /// Which tokens a grammar allows next. It may follow a plan whose run is `masked`, and gates only that step's sampling.

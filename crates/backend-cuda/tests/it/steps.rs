@@ -69,6 +69,7 @@ fn run(engine: &mut Engine<Cuda>) -> Outcome {
         step_rows_max: ROWS_MAX,
         sequences_max: 6,
         steps_in_flight_max: 2,
+        prefix_cache: false,
     });
     let mut coming = requests().into_iter().enumerate();
     let mut outcome = vec![Vec::new(); coming.len()];
@@ -107,6 +108,7 @@ fn run(engine: &mut Engine<Cuda>) -> Outcome {
 
 fn note(outcome: &mut Outcome, event: Event) {
     match event {
+        Event::Started { .. } => {}
         Event::PromptLogprobs { seq, logprobs } => {
             outcome[seq.0 as usize].extend(logprobs.into_iter().map(f32::to_bits));
         }

@@ -2,7 +2,7 @@
 
 use crate::standin;
 use backend_cpu::{Isa, SharedMemory};
-use coordinator::{Coordinator, CoordinatorConfig, Rendezvous, Status, Submission, Update};
+use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Rendezvous, Status, Submission, Update, Workers};
 use goldens::{Observed, model_dir};
 use std::time::Duration;
 use step::{Priority, SamplingParams};
@@ -47,20 +47,26 @@ impl Setup {
     pub async fn start(self) -> Coordinator {
         let memory = SharedMemory::create(self.world).expect("shared memory");
         let config = CoordinatorConfig {
-            worker_command: self.worker_command(),
-            model_dir: model_dir(self.model),
-            backend: self.backend.to_owned(),
             world: self.world,
             kv_blocks: 1024,
             step_rows_max: 512,
             sequences_max: 64,
+            steps_in_flight_max: 2,
+            prefix_cache: true,
+            itl_bound: None,
+            step_limit: LIMIT,
+            paranoid: true,
+        };
+        let processes = ProcessConfig {
+            command: self.worker_command(),
+            model_dir: model_dir(self.model),
+            backend: self.backend.to_owned(),
             threads_per_rank: 1,
             isa: self.isa.map(|isa| isa.to_string()),
             collective_limit: LIMIT,
-            step_limit: LIMIT,
+            rendezvous: Rendezvous { address: memory.path(), keep: Box::new(memory) },
         };
-        let rendezvous = Rendezvous { address: memory.path(), keep: Box::new(memory) };
-        let coordinator = Coordinator::start(config, rendezvous);
+        let coordinator = Coordinator::start(config, Workers::Processes(processes));
         let mut status = coordinator.status();
         let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
         let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
@@ -104,6 +110,7 @@ pub async fn observe_while(
     let mut observed = Observed::default();
     loop {
         match tokio::time::timeout(LIMIT, generation.next()).await.expect("no hang") {
+            Some(Update::Started { .. }) => {}
             Some(Update::PromptLogprobs(logprobs)) => observed.prompt_logprobs.extend(logprobs),
             Some(Update::Token { sample, finish }) => {
                 observed.tokens.push(sample.token.id);

@@ -7,6 +7,7 @@
 //! * [`bad_input`]: models and flags that cannot work.
 //! * [`benchmarks`]: `peregrine bench`.
 //! * [`generate_cli`]: `peregrine generate`.
+//! * [`load`]: what requests share, and what they must not hold.
 //! * [`memory`]: what the workers hold.
 //! * [`validation`]: requests that break a rule.
 
@@ -16,6 +17,7 @@ mod cancel;
 mod faces;
 mod generate_cli;
 mod lifecycle;
+mod load;
 mod memory;
 mod support;
 mod validation;

@@ -1,73 +1,118 @@
 //! The block pool.
 
 use crate::seed::Seed;
-use scheduler::BlockPool;
-use step::BlockId;
+use scheduler::{BlockContent, BlockPool, PrefixId};
+use std::collections::HashMap;
+use step::{BLOCK_TOKENS, BlockId};
 
 const OPERATIONS: usize = 100_000;
-const BLOCKS_MAX: u32 = 96;
+const BLOCKS_MAX: u32 = 48;
 
-/// A promise as its holder sees it.
-struct Promise {
-    taken: Vec<BlockId>,
-    still_promised: usize,
+/// A sequence as a pool sees it: blocks of which the first `known` are published, and what is still promised to it.
+#[derive(Default)]
+struct Holder {
+    blocks: Vec<BlockId>,
+    known: usize,
+    prefix: PrefixId,
+    promise: usize,
+    /// Another holds what it would publish next.
+    private: bool,
 }
 
-/// The pool, and all promises that it has granted.
+/// The pool, and all who hold blocks of it.
 struct Model {
-    total: usize,
     pool: BlockPool,
-    promises: Vec<Promise>,
+    holders: Vec<Holder>,
+    /// The prefixes that the pool has named: what each consists of. No name may come twice.
+    named: HashMap<PrefixId, BlockContent>,
+}
+
+/// One of few contents behind a prefix, so that there are many hits.
+fn content(behind: PrefixId, rng: &mut fastrand::Rng) -> BlockContent {
+    BlockContent { behind, tokens: [rng.u32(..3); BLOCK_TOKENS] }
 }
 
 impl Model {
-    fn available(&self) -> usize {
-        let spoken_for = self.promises.iter().map(|promise| promise.taken.len() + promise.still_promised);
-        self.total - spoken_for.sum::<usize>()
+    fn new(total: u32) -> Self {
+        Self { pool: BlockPool::new(total), holders: Vec::new(), named: HashMap::new() }
     }
 
     fn operate(&mut self, rng: &mut fastrand::Rng) {
-        let any = if self.promises.is_empty() { None } else { Some(rng.usize(0..self.promises.len())) };
-        match (rng.u8(0..8), any) {
+        let some = (!self.holders.is_empty()).then(|| rng.usize(..self.holders.len()));
+        match (rng.u8(..8), some) {
             (0, Some(index)) => {
-                let promise = self.promises.swap_remove(index);
-                self.pool.give_back(promise.taken, promise.still_promised);
+                let holder = self.holders.swap_remove(index);
+                self.pool.give_back(holder.blocks, holder.promise);
             }
-            (1..6, Some(index)) if self.promises[index].still_promised > 0 => {
-                self.promises[index].still_promised -= 1;
-                self.promises[index].taken.push(self.pool.take_promised());
+            (1..4, Some(index)) if self.holders[index].promise > 0 => {
+                let holder = &mut self.holders[index];
+                holder.promise -= 1;
+                holder.blocks.push(self.pool.take_promised());
             }
-            _ => {
-                let count = rng.usize(0..20);
-                let fits = count <= self.available();
-                assert_eq!(self.pool.promise(count), fits, "{count} blocks");
-                if fits {
-                    self.promises.push(Promise { taken: Vec::new(), still_promised: count });
-                }
+            (4..7, Some(index)) => self.publish(index, rng),
+            _ => self.admit(rng),
+        }
+    }
+
+    /// A new holder takes the hits that it finds on a random path, and is promised some blocks more.
+    fn admit(&mut self, rng: &mut fastrand::Rng) {
+        let mut holder = Holder { promise: rng.usize(0..6), ..Holder::default() };
+        while let Some((block, prefix)) = self.pool.find(&content(holder.prefix, rng)) {
+            holder.blocks.push(block);
+            holder.prefix = prefix;
+        }
+        holder.known = holder.blocks.len();
+        let idle = holder.blocks.iter().filter(|&&block| self.pool.is_unused(block)).count();
+        let available = self.pool.available();
+        if holder.promise + idle > available {
+            assert!(!self.pool.promise(available + 1), "what is not there is not promised");
+            return;
+        }
+        holder.blocks.iter().for_each(|&block| self.pool.share(block));
+        assert!(self.pool.promise(holder.promise));
+        assert_eq!(self.pool.available(), available - idle - holder.promise);
+        self.holders.push(holder);
+    }
+
+    fn publish(&mut self, index: usize, rng: &mut fastrand::Rng) {
+        let holder = &mut self.holders[index];
+        let Some(&block) = holder.blocks.get(holder.known).filter(|_| !holder.private) else { return };
+        let content = content(holder.prefix, rng);
+        match self.pool.publish(block, content) {
+            Some(prefix) => {
+                let known = self.named.insert(prefix, content);
+                assert!(known.is_none_or(|known| known == content), "a name is used twice");
+                assert_eq!(self.pool.find(&content), Some((block, prefix)));
+                (holder.known, holder.prefix) = (holder.known + 1, prefix);
+            }
+            None => {
+                let (other, _) = self.pool.find(&content).expect("another holds it");
+                assert!(other != block && !self.pool.is_unused(other));
+                holder.private = true;
             }
         }
     }
 
     fn check(&self) {
-        assert_eq!(self.pool.total(), self.total);
-        assert_eq!(self.pool.available(), self.available());
-        let taken = self.promises.iter().flat_map(|promise| &promise.taken);
-        let mut owned = vec![false; self.total];
-        for block in taken.chain(self.pool.free()) {
-            let owned = &mut owned[block.0 as usize];
-            assert!(!*owned, "block {block} has two owners");
-            *owned = true;
+        let mut users = vec![0; self.pool.total()];
+        let blocks = self.holders.iter().flat_map(|holder| &holder.blocks);
+        blocks.for_each(|block| users[block.0 as usize] += 1);
+        let promised: usize = self.holders.iter().map(|holder| holder.promise).sum();
+        self.pool.check(&users, promised);
+        let unused = users.iter().filter(|&&users| users == 0).count();
+        assert_eq!(self.pool.available(), unused - promised);
+        for holder in &self.holders {
+            let private = &holder.blocks[holder.known..];
+            assert!(private.iter().all(|&block| users[block.0 as usize] == 1 && !self.pool.is_known(block)));
         }
-        assert!(owned.iter().all(|&owned| owned), "a block is lost");
     }
 }
 
 #[test]
-fn a_block_is_free_or_has_one_owner() {
+fn a_block_is_free_or_idle_or_used_whatever_happens() {
     for seed in Seed::cases(1) {
         let mut rng = seed.rng();
-        let total = rng.u32(1..=BLOCKS_MAX);
-        let mut model = Model { total: total as usize, pool: BlockPool::new(total), promises: Vec::new() };
+        let mut model = Model::new(rng.u32(1..=BLOCKS_MAX));
         model.check();
         for _ in 0..OPERATIONS {
             model.operate(&mut rng);
@@ -76,11 +121,50 @@ fn a_block_is_free_or_has_one_owner() {
     }
 }
 
+/// A block that holds `token`, behind a prefix.
+fn filled(behind: PrefixId, token: u32) -> BlockContent {
+    BlockContent { behind, tokens: [token; BLOCK_TOKENS] }
+}
+
 #[test]
 fn the_lowest_blocks_go_first() {
     let mut pool = BlockPool::new(3);
     assert!(pool.promise(3));
     assert_eq!([(); 3].map(|()| pool.take_promised()), [BlockId(0), BlockId(1), BlockId(2)]);
+}
+
+#[test]
+fn idle_blocks_go_when_no_free_one_is_left_the_least_recently_used_first() {
+    let mut pool = BlockPool::new(4);
+    assert!(pool.promise(3));
+    let blocks = [(); 3].map(|()| pool.take_promised());
+    let first = pool.publish(blocks[0], filled(PrefixId::EMPTY, 1)).expect("nobody else has it");
+    pool.publish(blocks[1], filled(first, 2)).expect("nobody else has it");
+    pool.publish(blocks[2], filled(PrefixId::EMPTY, 3)).expect("nobody else has it");
+    pool.give_back([blocks[0], blocks[1]], 0);
+    pool.give_back([blocks[2]], 0);
+    // It is used again, and so becomes the most recently used.
+    pool.share(blocks[0]);
+    pool.give_back([blocks[0]], 0);
+    assert!(pool.promise(4));
+    let order = [BlockId(3), blocks[1], blocks[2], blocks[0]];
+    assert_eq!([(); 4].map(|()| pool.take_promised()), order);
+    assert_eq!(pool.known(), 0);
+}
+
+#[test]
+fn a_block_in_use_takes_the_place_of_an_idle_one_with_the_same_content() {
+    let mut pool = BlockPool::new(2);
+    assert!(pool.promise(2));
+    let (one, two) = (pool.take_promised(), pool.take_promised());
+    let prefix = pool.publish(one, filled(PrefixId::EMPTY, 1)).expect("nobody else has it");
+    pool.give_back([one], 0);
+    assert_eq!(pool.publish(two, filled(PrefixId::EMPTY, 1)), Some(prefix));
+    assert_eq!(pool.find(&filled(PrefixId::EMPTY, 1)), Some((two, prefix)));
+    assert!(pool.promise(1));
+    assert_eq!(pool.take_promised(), one, "it is free");
+    assert_eq!(pool.publish(one, filled(PrefixId::EMPTY, 1)), None, "the other is in use");
+    pool.check(&[1, 1], 0);
 }
 
 #[test]
@@ -99,8 +183,20 @@ fn a_promise_is_not_given_back_twice() {
 }
 
 #[test]
-#[should_panic(expected = "a block was given back twice")]
+#[should_panic(expected = "a block is given back as often as it was taken")]
 fn a_block_is_not_given_back_twice() {
     let mut pool = BlockPool::new(1);
     pool.give_back([BlockId(0)], 0);
+}
+
+#[test]
+#[should_panic(expected = "an idle block is shared only if it is available")]
+fn an_idle_block_is_not_shared_when_it_is_promised_to_another() {
+    let mut pool = BlockPool::new(1);
+    assert!(pool.promise(1));
+    let block = pool.take_promised();
+    pool.publish(block, filled(PrefixId::EMPTY, 1)).expect("nobody else has it");
+    pool.give_back([block], 0);
+    assert!(pool.promise(1));
+    pool.share(block);
 }

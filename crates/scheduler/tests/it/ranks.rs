@@ -13,8 +13,8 @@ pub struct Known {
     /// How many of `tokens` have been computed.
     pub computed: usize,
     blocks: Vec<BlockId>,
-    /// The last step that named it.
-    pub last_step: StepId,
+    /// The last step that named it, if one has.
+    pub last_step: Option<StepId>,
 }
 
 /// All ranks, which do the same.
@@ -23,14 +23,14 @@ pub struct Ranks {
     /// The token at a position of a sequence: what the model would say.
     choose: fn(SeqId, usize) -> u32,
     next_step: u64,
-    /// The sequence that came last; ids only rise, so whoever comes is new and in its turn.
-    newest: Option<SeqId>,
     /// Sequences that are not retired.
     pub sequences: HashMap<SeqId, Known>,
     /// Sequences that are retired, while a step that names them is not committed.
     leaving: Vec<Known>,
-    /// Who owns a block: from when it is taken until its sequence is retired and no step in flight writes to it.
-    owners: HashMap<BlockId, SeqId>,
+    /// How many sequences have a block, from when they gain it until they are retired and no step in flight writes to it.
+    users: HashMap<BlockId, u32>,
+    /// What each block holds: at each place a stamp of the token there and of all before it.
+    stamps: HashMap<BlockId, [u64; BLOCK_TOKENS]>,
     committed: Option<StepId>,
 }
 
@@ -51,10 +51,10 @@ impl Ranks {
             limits,
             choose,
             next_step: 0,
-            newest: None,
             sequences: HashMap::new(),
             leaving: Vec::new(),
-            owners: HashMap::new(),
+            users: HashMap::new(),
+            stamps: HashMap::new(),
             committed: None,
         }
     }
@@ -70,7 +70,7 @@ impl Ranks {
         }
         self.free_left();
         for new in &plan.new {
-            self.introduce(new, plan.step);
+            self.introduce(new);
         }
         assert!(self.sequences.len() <= self.limits.sequences_max, "{} sequences", self.sequences.len());
         let outputs = plan.runs.iter().filter_map(|run| self.run_one(run, plan.step)).collect();
@@ -83,31 +83,33 @@ impl Ranks {
         self.free_left();
     }
 
-    fn introduce(&mut self, new: &NewSequence, step: StepId) {
-        assert!(self.newest < Some(new.seq), "sequence {} comes twice, or late", new.seq);
+    fn introduce(&mut self, new: &NewSequence) {
         assert!(!new.tokens.is_empty());
-        self.newest = Some(new.seq);
         let known = Known {
             tokens: new.tokens.clone(),
             prompt_len: new.prompt_len,
             prompt_logprobs: new.prompt_logprobs,
             computed: 0,
             blocks: Vec::new(),
-            last_step: step,
+            last_step: None,
         };
-        self.sequences.insert(new.seq, known);
+        assert!(self.sequences.insert(new.seq, known).is_none(), "sequence {} comes twice", new.seq);
     }
 
     fn run_one(&mut self, run: &SeqRun, step: StepId) -> Option<SeqOutput> {
         let SeqRun { seq, start, len, .. } = *run;
         let known = self.sequences.get_mut(&seq).unwrap_or_else(|| panic!("sequence {seq} runs unknown"));
-        assert!(known.last_step < step || start == 0, "sequence {seq} runs twice in step {step}");
-        known.last_step = step;
+        assert!(known.last_step < Some(step), "sequence {seq} runs twice in step {step}");
+        if known.last_step.is_none() {
+            assert!(start.is_multiple_of(BLOCK_TOKENS) && start < known.prompt_len, "sequence {seq} begins at {start}");
+            assert!(start == 0 || self.limits.prefix_cache && !known.prompt_logprobs, "sequence {seq} takes a hit");
+            known.computed = start;
+        }
+        known.last_step = Some(step);
         for &block in &run.new_blocks {
             assert!(block.0 < self.limits.blocks, "there is no block {block}");
-            let owner = self.owners.insert(block, seq);
-            assert_eq!(owner, None, "block {block} goes to {seq} while it is in use");
             known.blocks.push(block);
+            *self.users.entry(block).or_default() += 1;
         }
         assert_eq!(start, known.computed, "sequence {seq} goes on where it is");
         let end = start + len;
@@ -116,6 +118,18 @@ impl Ranks {
         assert_eq!(run.sample, end == known.tokens.len(), "sequence {seq} samples when it has caught up");
         assert!(run.draft_tokens.is_empty() && !run.masked, "nobody asked for drafts or masks");
         known.computed = end;
+        let mut stamp = 0;
+        for position in 0..end {
+            stamp = fastrand::Rng::with_seed(stamp ^ u64::from(known.tokens[position]) << 32 | 1).u64(..);
+            let block = known.blocks[position / BLOCK_TOKENS];
+            let place = &mut self.stamps.entry(block).or_default()[position % BLOCK_TOKENS];
+            if position < start {
+                assert_eq!(*place, stamp, "sequence {seq}: block {block} does not hold position {position}");
+            } else {
+                assert_eq!(self.users[&block], 1, "sequence {seq} writes to block {block}, which others use");
+                *place = stamp;
+            }
+        }
         let scored = if known.prompt_logprobs { start + 1..known.prompt_len.min(end + 1) } else { 0..0 };
         let prompt_logprobs: Vec<_> = scored.map(prompt_logprob).collect();
         let mut samples = Vec::new();
@@ -130,9 +144,9 @@ impl Ranks {
 
     /// Frees the blocks of retired sequences that no step in flight names.
     fn free_left(&mut self) {
-        for known in self.leaving.extract_if(.., |known| Some(known.last_step) <= self.committed) {
+        for known in self.leaving.extract_if(.., |known| known.last_step <= self.committed) {
             for block in known.blocks {
-                self.owners.remove(&block).expect("it has been owned since it was taken");
+                *self.users.get_mut(&block).expect("it has been used since it was taken") -= 1;
             }
         }
     }

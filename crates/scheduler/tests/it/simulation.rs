@@ -24,6 +24,8 @@ struct Request {
     prompt_logprobs: Vec<f32>,
     /// A plan has introduced it.
     introduced: bool,
+    /// It has been said to run.
+    started: bool,
     /// It has been aborted or has got its last token.
     ended: bool,
 }
@@ -45,6 +47,12 @@ impl Request {
         self.submission.prompt.len() + self.submission.max_new_tokens - 1
     }
 
+    /// It begins so much like another that it may be better to wait for that.
+    fn begins_like(&self, other: &Self) -> bool {
+        let (ours, others) = (&self.submission.prompt, &other.submission.prompt);
+        ours.iter().zip(others).take_while(|(a, b)| a == b).count() >= 2 * BLOCK_TOKENS
+    }
+
     fn blocks_max(&self) -> usize {
         self.positions_max().div_ceil(BLOCK_TOKENS)
     }
@@ -63,6 +71,10 @@ impl Request {
 
 struct Simulation {
     config: SchedulerConfig,
+    /// Prompts have as many rows as are left over, and all are of one priority: then it is plain who must run.
+    plain: bool,
+    /// What prompts begin with.
+    beginnings: Vec<Vec<u32>>,
     scheduler: Scheduler,
     ranks: Ranks,
     requests: BTreeMap<SeqId, Request>,
@@ -77,36 +89,55 @@ impl Simulation {
             step_rows_max: rng.usize(1..=50),
             sequences_max: rng.usize(1..=8),
             steps_in_flight_max: rng.usize(1..=2),
+            prefix_cache: rng.u8(..4) > 0,
         };
-        let (scheduler, ranks) = (Scheduler::new(config), Ranks::new(config, choose));
-        Self { config, scheduler, ranks, requests: BTreeMap::new(), results: VecDeque::new() }
+        let beginnings = (0..3).map(|_| (0..80).map(|_| rng.u32(..VOCAB)).collect()).collect();
+        Self {
+            config,
+            plain: rng.bool(),
+            beginnings,
+            scheduler: Scheduler::new(config),
+            ranks: Ranks::new(config, choose),
+            requests: BTreeMap::new(),
+            results: VecDeque::new(),
+        }
     }
 
     fn operate(&mut self, rng: &mut fastrand::Rng) {
         match rng.u8(0..20) {
             0..4 => self.submit(rng),
             4..12 => _ = self.plan(),
-            12..19 => _ = self.commit(),
+            12..18 => _ = self.commit(),
+            18 if !self.plain => self.scheduler.limit_prompt_rows(rng.usize(0..40)),
             _ => self.abort(SeqId(rng.u64(0..=self.requests.len() as u64))),
         }
         self.check();
     }
 
     fn submit(&mut self, rng: &mut fastrand::Rng) {
+        let mut prompt = rng.choice(&self.beginnings).expect("there are some")[..rng.usize(0..60)].to_vec();
+        prompt.extend((0..rng.usize(1..20)).map(|_| rng.u32(..VOCAB)));
+        let priorities = [Priority::Low, Priority::Normal, Priority::High];
         let submission = Submission {
-            prompt: (0..rng.usize(1..80)).map(|_| rng.u32(..VOCAB)).collect(),
+            prompt,
             max_new_tokens: rng.usize(1..50),
             eos: (0..rng.u32(0..3)).collect(),
             sampling: SamplingParams::GREEDY,
-            priority: Priority::Normal,
-            prompt_logprobs: rng.bool(),
+            priority: if self.plain { Priority::Normal } else { *rng.choice(&priorities).expect("there are some") },
+            prompt_logprobs: rng.u8(..4) == 0,
             top_n: 0,
             return_logits: false,
         };
         let seq = SeqId(self.requests.len() as u64);
         let answer = self.scheduler.submit(seq, submission.clone());
-        let mut request =
-            Request { submission, tokens: Vec::new(), prompt_logprobs: Vec::new(), introduced: false, ended: false };
+        let mut request = Request {
+            submission,
+            tokens: Vec::new(),
+            prompt_logprobs: Vec::new(),
+            introduced: false,
+            started: false,
+            ended: false,
+        };
         if let Err(SubmitError::TooLong { needed, total, .. }) = answer {
             assert_eq!((needed, total), (request.blocks_max(), self.config.blocks as usize));
             request.ended = true;
@@ -152,18 +183,19 @@ impl Simulation {
 
     /// A step with rows to spare has run all that could run, and has admitted all for which there is room.
     fn check_no_row_is_wasted(&self, plan: &StepPlan) {
-        if plan.rows() == self.config.step_rows_max {
+        if plan.rows() == self.config.step_rows_max || !self.plain {
             return;
         }
         for (seq, request) in self.live().filter(|(_, request)| request.introduced) {
             let known = &self.ranks.sequences[seq];
-            let runs = known.last_step == plan.step || known.computed == request.positions_max();
+            let runs = known.last_step == Some(plan.step) || known.computed == request.positions_max();
             assert!(runs, "sequence {seq} could run");
         }
         if let Some((seq, request)) = self.live().find(|(_, request)| !request.introduced) {
             let Load { running, blocks_available, .. } = self.scheduler.load();
             let room = running < self.config.sequences_max && request.blocks_max() <= blocks_available;
-            assert!(!room, "there is room for sequence {seq}");
+            let may_wait = self.live().any(|(_, other)| other.introduced && request.begins_like(other));
+            assert!(!room || may_wait, "there is room for sequence {seq}");
         }
     }
 
@@ -175,6 +207,12 @@ impl Simulation {
         self.ranks.committed(step);
         for event in events {
             let (seq, finish) = match event {
+                Event::Started { seq, cached_tokens } => {
+                    let request = self.caller(seq);
+                    assert!(!std::mem::replace(&mut request.started, true), "sequence {seq} starts once");
+                    assert!(cached_tokens < request.submission.prompt.len(), "the last token is computed");
+                    (seq, None)
+                }
                 Event::PromptLogprobs { seq, logprobs } => {
                     self.caller(seq).prompt_logprobs.extend(logprobs);
                     (seq, None)
@@ -185,6 +223,7 @@ impl Simulation {
                 }
             };
             let request = self.caller(seq);
+            assert!(request.started, "sequence {seq} brings something before it starts");
             request.check(seq, finish);
             request.ended = finish.is_some();
         }
@@ -222,6 +261,7 @@ impl Simulation {
 
 #[test]
 fn every_caller_gets_what_it_would_get_alone() {
+    let mut cached_tokens = 0;
     for seed in Seed::cases(CASES) {
         let mut rng = seed.rng();
         let mut simulation = Simulation::new(&mut rng);
@@ -229,5 +269,7 @@ fn every_caller_gets_what_it_would_get_alone() {
             simulation.operate(&mut rng);
         }
         simulation.drain();
+        cached_tokens += simulation.scheduler.totals().cached_tokens;
     }
+    assert!(cached_tokens > 0, "no case had a hit");
 }

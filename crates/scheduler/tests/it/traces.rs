@@ -14,9 +14,9 @@ const B: SeqId = SeqId(1);
 const C: SeqId = SeqId(2);
 const D: SeqId = SeqId(3);
 
-/// Room for everything, one step at a time.
+/// Room for everything, one step at a time, nothing shared.
 const ROOMY: SchedulerConfig =
-    SchedulerConfig { blocks: 100, step_rows_max: 100, sequences_max: 10, steps_in_flight_max: 1 };
+    SchedulerConfig { blocks: 100, step_rows_max: 100, sequences_max: 10, steps_in_flight_max: 1, prefix_cache: false };
 
 /// One step ahead.
 const AHEAD: SchedulerConfig = SchedulerConfig { steps_in_flight_max: 2, ..ROOMY };
@@ -71,7 +71,7 @@ impl Trace {
         let step = result.step;
         let events = self.scheduler.commit(result).expect("the ranks do as they are told");
         self.ranks.committed(step);
-        let events: Vec<_> = events.iter().map(event_text).collect();
+        let events: Vec<_> = events.iter().filter_map(event_text).collect();
         self.log(format!(
             "commit {step}: {}",
             if events.is_empty() { "nothing".to_owned() } else { events.join(", ") }
@@ -122,14 +122,17 @@ fn plan_text(plan: &StepPlan) -> String {
     text
 }
 
-fn event_text(event: &Event) -> String {
-    match event {
+/// That a sequence has started is told only of those of which something was known.
+fn event_text(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Started { cached_tokens: 0, .. } => return None,
+        Event::Started { seq, cached_tokens } => format!("{} {cached_tokens} cached", name(*seq)),
         Event::PromptLogprobs { seq, logprobs } => format!("{} prompt {logprobs:?}", name(*seq)),
         Event::Token { seq, sample, finish } => {
             let finish = finish.map_or(String::new(), |reason| format!(" {}", reason.as_str()));
             format!("{}={}{finish}", name(*seq), sample.token.id)
         }
-    }
+    })
 }
 
 #[test]
@@ -172,22 +175,22 @@ fn a_prompt_in_chunks_does_not_hold_up_one_that_decodes() {
 }
 
 #[test]
-fn rows_that_are_left_over_start_the_next_prompts() {
+fn a_short_prompt_does_not_wait_for_a_long_one_and_a_long_one_for_no_row() {
     let mut trace = Trace::new(SchedulerConfig { step_rows_max: 4, ..ROOMY });
     trace.submit(A, submission(6, 1));
     trace.submit(B, submission(1, 3));
     trace.submit(C, submission(9, 1));
     trace.finish();
     trace.expect(
-        "step 0: new A(6) | A 0..4 +0
-        commit 0: nothing
-        step 1: new B(1) new C(9) | A 4..6 sample | B 0..1 +1 sample | C 0..1 +2
-        commit 1: A=6 length, B=1
-        step 2: retired A | B 1..2 sample | C 1..4
-        commit 2: B=2
-        step 3: | B 2..3 sample | C 4..7
-        commit 3: B=3 length
-        step 4: retired B | C 7..9 sample
+        "step 0: new A(6) new B(1) | A 0..3 +0 | B 0..1 +1 sample
+        commit 0: B=1
+        step 1: | B 1..2 sample | A 3..6 sample
+        commit 1: B=2, A=6 length
+        step 2: new C(9) retired A | B 2..3 sample | C 0..3 +0
+        commit 2: B=3 length
+        step 3: retired B | C 3..7
+        commit 3: nothing
+        step 4: | C 7..9 sample
         commit 4: C=9 length
         nothing to plan",
     );
@@ -308,7 +311,7 @@ fn an_abort_between_steps_frees_the_blocks_at_once() {
         load: 1 waiting, 1 running, 0 blocks
         abort A
         load: 1 waiting, 0 running, 2 blocks
-        step 1: new B(20) retired A | B 0..20 +1 +0 sample
+        step 1: new B(20) retired A | B 0..20 +0 +1 sample
         commit 1: B=20 length
         nothing to plan
         abort A
@@ -372,7 +375,7 @@ fn admission_waits_for_blocks_in_the_order_of_arrival() {
         commit 0: A=16
         step 1: | A 16..17 +1 sample
         commit 1: A=17 length
-        step 2: new B(30) new C(1) retired A | B 0..30 +1 +0 sample | C 0..1 +2 sample
+        step 2: new B(30) new C(1) retired A | B 0..30 +0 +1 sample | C 0..1 +2 sample
         commit 2: B=30 length, C=1 length
         nothing to plan",
     );
@@ -487,6 +490,190 @@ fn what_can_never_fit_is_refused() {
     assert_eq!(scheduler.load(), Load { waiting: 1, running: 0, blocks_available: 2 });
 }
 
+/// Everything is shared that can be.
+const SHARING: SchedulerConfig = SchedulerConfig { prefix_cache: true, ..ROOMY };
+
+#[test]
+fn a_prompt_that_is_known_is_not_computed_again_but_for_its_last_token() {
+    let mut trace = Trace::new(SHARING);
+    trace.submit(A, submission(33, 1));
+    trace.finish();
+    trace.submit(B, submission(33, 1));
+    trace.submit(C, submission(32, 1));
+    trace.submit(D, submission(17, 1));
+    trace.finish();
+    trace.load();
+    trace.expect(
+        "step 0: new A(33) | A 0..33 +0 +1 +2 sample
+        commit 0: A=33 length
+        nothing to plan
+        step 1: new B(33) new C(32) new D(17) retired A | B 32..33 +0 +1 +2 sample | C 16..32 +0 +3 sample | D 16..17 +0 +4 sample
+        commit 1: B 32 cached, B=33 length, C 16 cached, C=32 length, D 16 cached, D=17 length
+        nothing to plan
+        load: 0 waiting, 0 running, 100 blocks",
+    );
+}
+
+#[test]
+fn what_was_generated_is_known_to_whoever_goes_on_with_it() {
+    let mut trace = Trace::new(SHARING);
+    trace.submit(A, submission(14, 4));
+    trace.finish();
+    let prompt = [vec![0; 14], vec![14, 15, 16, 99]].concat();
+    trace.submit(B, Submission { prompt, ..submission(1, 1) });
+    trace.finish();
+    trace.expect(
+        "step 0: new A(14) | A 0..14 +0 sample
+        commit 0: A=14
+        step 1: | A 14..15 sample
+        commit 1: A=15
+        step 2: | A 15..16 sample
+        commit 2: A=16
+        step 3: | A 16..17 +1 sample
+        commit 3: A=17 length
+        nothing to plan
+        step 4: new B(18) retired A | B 16..18 +0 +1 sample
+        commit 4: B 16 cached, B=18 length
+        nothing to plan",
+    );
+}
+
+#[test]
+fn a_block_is_shared_only_once_the_step_that_filled_it_is_committed() {
+    let mut trace = Trace::new(SchedulerConfig { prefix_cache: true, ..AHEAD });
+    trace.submit(A, submission(20, 2));
+    trace.plan();
+    // Too little to wait for.
+    trace.submit(B, submission(20, 1));
+    trace.plan();
+    trace.commit();
+    trace.submit(C, submission(20, 1));
+    trace.plan();
+    trace.commit();
+    trace.commit();
+    trace.expect(
+        "step 0: new A(20) | A 0..20 +0 +1 sample
+        step 1: new B(20) | A 20..21 sample | B 0..20 +2 +3 sample
+        commit 0: A=20
+        step 2: new C(20) | C 16..20 +0 +4 sample
+        commit 1: A=21 length, B=20 length
+        commit 2: C 16 cached, C=20 length",
+    );
+}
+
+#[test]
+fn sequences_that_begin_alike_wait_for_the_one_that_computes_it() {
+    let mut trace = Trace::new(SchedulerConfig { step_rows_max: 40, ..SHARING });
+    trace.submit(A, submission(70, 1));
+    trace.submit(B, submission(70, 1));
+    // It has nothing to wait for, and overtakes.
+    trace.submit(C, Submission { prompt: vec![1; 3], ..submission(3, 1) });
+    trace.finish();
+    trace.expect(
+        "step 0: new A(70) new C(3) | A 0..37 +0 +1 +3 | C 0..3 +2 sample
+        commit 0: C=3 length
+        step 1: retired C | A 37..70 +2 +4 sample
+        commit 1: A=70 length
+        step 2: new B(70) retired A | B 64..70 +0 +1 +3 +2 +4 sample
+        commit 2: B 64 cached, B=70 length
+        nothing to plan",
+    );
+}
+
+#[test]
+fn whoever_waits_for_a_beginning_goes_on_when_the_one_that_computes_it_is_aborted() {
+    let mut trace = Trace::new(SchedulerConfig { step_rows_max: 40, ..SHARING });
+    trace.submit(A, submission(70, 1));
+    trace.submit(B, submission(70, 1));
+    trace.plan();
+    trace.commit();
+    trace.abort(A);
+    trace.finish();
+    trace.load();
+    trace.expect(
+        "step 0: new A(70) | A 0..40 +0 +1 +2
+        commit 0: nothing
+        abort A
+        step 1: new B(70) retired A | B 32..70 +0 +1 +2 +3 +4 sample
+        commit 1: B 32 cached, B=70 length
+        nothing to plan
+        load: 0 waiting, 0 running, 100 blocks",
+    );
+}
+
+#[test]
+fn prompt_logprobs_want_all_of_the_prompt_computed() {
+    let mut trace = Trace::new(SHARING);
+    trace.submit(A, submission(17, 1));
+    trace.finish();
+    trace.submit(B, Submission { prompt_logprobs: true, ..submission(17, 1) });
+    trace.plan();
+    trace.expect(
+        "step 0: new A(17) | A 0..17 +0 +1 sample
+        commit 0: A=17 length
+        nothing to plan
+        step 1: new B(17) retired A | B 0..17 +1 +2 sample",
+    );
+}
+
+#[test]
+fn known_blocks_give_way_when_room_is_needed_and_count_as_room() {
+    let mut trace = Trace::new(SchedulerConfig { blocks: 3, ..SHARING });
+    trace.submit(A, submission(33, 1));
+    trace.finish();
+    trace.load();
+    trace.submit(B, Submission { prompt: vec![1; 20], ..submission(20, 1) });
+    trace.finish();
+    trace.submit(C, submission(33, 1));
+    trace.finish();
+    trace.expect(
+        "step 0: new A(33) | A 0..33 +0 +1 +2 sample
+        commit 0: A=33 length
+        nothing to plan
+        load: 0 waiting, 0 running, 3 blocks
+        step 1: new B(20) retired A | B 0..20 +2 +1 sample
+        commit 1: B=20 length
+        nothing to plan
+        step 2: new C(33) retired B | C 16..33 +0 +1 +2 sample
+        commit 2: C 16 cached, C=33 length
+        nothing to plan",
+    );
+}
+
+#[test]
+fn much_smaller_sequences_overtake_one_for_which_there_is_no_room() {
+    let mut trace = Trace::new(SchedulerConfig { blocks: 6, ..ROOMY });
+    trace.submit(A, submission(16, 18));
+    trace.submit(B, submission(80, 1));
+    trace.submit(C, submission(17, 1));
+    trace.submit(D, submission(16, 1));
+    trace.plan();
+    trace.expect("step 0: new A(16) new D(16) | A 0..16 +0 sample | D 0..16 +1 sample");
+}
+
+#[test]
+fn prompts_get_no_more_rows_than_allowed_beside_sequences_that_decode() {
+    let mut trace = Trace::new(ROOMY);
+    trace.scheduler.limit_prompt_rows(4);
+    trace.submit(A, submission(9, 3));
+    trace.plan();
+    trace.commit();
+    trace.submit(B, submission(9, 1));
+    trace.submit(C, submission(1, 1));
+    trace.finish();
+    trace.expect(
+        "step 0: new A(9) | A 0..9 +0 sample
+        commit 0: A=9
+        step 1: new B(9) new C(1) | A 9..10 sample | B 0..3 +1 | C 0..1 +2 sample
+        commit 1: A=10, C=1 length
+        step 2: retired C | A 10..11 sample | B 3..7
+        commit 2: A=11 length
+        step 3: retired A | B 7..9 sample
+        commit 3: B=9 length
+        nothing to plan",
+    );
+}
+
 /// A sequence, and the tokens that it is said to have sampled.
 type Sampled<'a> = (SeqId, &'a [u32]);
 
@@ -544,5 +731,6 @@ fn a_result_that_is_not_the_plans_changes_nothing() {
     }
     let events = scheduler.commit(result(0, &[a, b])).expect("as planned");
     let token = |seq, token| Event::Token { seq, sample: sample(token), finish: Some(FinishReason::Length) };
-    assert_eq!(events, [token(A, 7), token(B, 8)]);
+    let started = |seq| Event::Started { seq, cached_tokens: 0 };
+    assert_eq!(events, [started(A), token(A, 7), started(B), token(B, 8), started(C)]);
 }

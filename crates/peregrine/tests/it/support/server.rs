@@ -21,7 +21,7 @@ pub struct Server {
 impl Server {
     /// A server that listens, with these arguments besides; its model may still be loading.
     pub async fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
-        let fixed = ["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"].map(Into::into);
+        let fixed = ["serve", "--paranoid", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"].map(Into::into);
         let given = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
         let mut running = Program::new(fixed.into_iter().chain(given)).start();
         let log = running.says("HTTP on ").await;
