@@ -23,6 +23,8 @@ pub struct Request {
     pub parameters: Parameters,
     /// Go on after the end of the text, so that every answer has `max_new_tokens`.
     pub ignore_eos: bool,
+    /// The caller gives up after so many tokens.
+    pub cancel_after: Option<u32>,
 }
 
 /// A prompt.
@@ -253,6 +255,7 @@ fn random_requests(lengths: &Lengths, count: usize, alphabet: &Alphabet, seed: u
             prompt: alphabet.prompt(lengths.shared as usize, own, seed, &mut random),
             parameters: Parameters { max_new_tokens, ..Parameters::default() },
             ignore_eos: true,
+            cancel_after: None,
         }
     };
     (0..count).map(request).collect()
@@ -281,6 +284,7 @@ fn share_gpt(path: &Path) -> Result<Vec<Request>, DatasetError> {
             prompt: Prompt::Text(question.value.clone()),
             parameters: Parameters { max_new_tokens, ..Parameters::default() },
             ignore_eos: true,
+            cancel_after: None,
         })
     };
     let requests: Vec<_> = conversations.into_iter().filter_map(request).collect();
@@ -310,6 +314,7 @@ fn jumpstart() -> Vec<Request> {
             prompt: Prompt::Text(example.inputs),
             parameters: example.parameters.unwrap_or_else(|| usual.clone()),
             ignore_eos: false,
+            cancel_after: None,
         }
     };
     requests.into_iter().map(request).collect()

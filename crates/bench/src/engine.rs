@@ -1,9 +1,9 @@
 //! `peregrine bench engine`: what all but the model costs.
 
-mod memory;
 mod steps;
 mod streams;
 
+use crate::memory;
 use crate::metrics::Distribution;
 use clap::{Args, value_parser};
 use serde_json::{Value, json};

@@ -5,6 +5,7 @@
 //!   * `target`: the server, over gRPC or HTTP; `load`: sends the requests and takes the times.
 //!   * `metrics`: what the times amount to. Pure.
 //!   * `report`: JSON with the key names of vLLM's `bench serve`, Markdown, HTML with plots. Pure.
+//! * [`soak`]: many requests at once and for long, each answer held against the one that its request gets alone.
 //! * [`engine`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
 //!
 //! **Invariant:** this crate knows a server by its public faces only; the binary starts those that are measured.
@@ -15,9 +16,11 @@ mod arrivals;
 mod dataset;
 pub mod engine;
 mod load;
+mod memory;
 mod metrics;
 mod report;
 pub mod serve;
+pub mod soak;
 mod target;
 
 pub use arrivals::Arrivals;

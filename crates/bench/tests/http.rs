@@ -42,7 +42,7 @@ async fn target(protocol: Protocol) -> Target {
 
 fn request(text: &str) -> Request {
     let parameters = Parameters { max_new_tokens: 3, ..Parameters::default() };
-    Request { prompt: Prompt::Text(text.to_owned()), parameters, ignore_eos: true }
+    Request { prompt: Prompt::Text(text.to_owned()), parameters, ignore_eos: true, cancel_after: None }
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 mod engine;
 pub mod instant;
 mod latency;
+mod random_model;
 
 use anyhow::{Result, bail};
 use bench::engine::EngineArgs;
 use bench::serve::ServeArgs;
+use bench::soak::SoakArgs;
 use clap::{Args, Subcommand};
 use coordinator::{Coordinator, Status};
 use std::ops::Range;
@@ -26,6 +28,10 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Put load on a server that runs, and measure throughput and latency.
     Serve(ServeArgs),
+    /// Load a server for long, and hold every answer against the one that its request gets alone.
+    Soak(SoakArgs),
+    /// Write a folder with a model of random weights, to measure a shape without its checkpoint.
+    MakeModel(random_model::MakeModelArgs),
     /// Measure prefill and decode by batch size, straight at an engine that is started for it.
     Latency(latency::LatencyArgs),
     /// Measure all but the model: streams from workers that answer at once, the scheduler alone, memory over many requests.
@@ -37,6 +43,8 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match args.command {
         BenchCommand::Serve(args) => runtime()?.block_on(bench::serve::run(&args))?,
+        BenchCommand::Soak(args) => runtime()?.block_on(bench::soak::run(&args))?,
+        BenchCommand::MakeModel(args) => random_model::run(&args)?,
         BenchCommand::Latency(args) => runtime()?.block_on(latency::run(args))?,
         BenchCommand::Engine(args) => runtime()?.block_on(engine::run(&args))?,
     }

@@ -97,17 +97,21 @@ fn shares(of: &Distribution) -> Vec<Point> {
 
 fn tokens(run: &Run) -> Vec<Point> {
     let seconds = tokens_by_second(&run.ran);
-    seconds.into_iter().zip(0..).map(|(y, second)| Point { x: f64::from(second), y, label: String::new() }).collect()
+    stairs((0..).map(f64::from).zip(seconds).chain([(run.ran.duration, 0.0)]))
 }
 
-/// Steps from one number to the next.
 fn running(run: &Run) -> Vec<Point> {
     let changes = concurrency(&run.ran);
     let stride = changes.len().div_ceil(POINTS_MAX).max(1);
+    stairs(changes.into_iter().map(|(time, running)| (time, running as f64)).step_by(stride))
+}
+
+/// From each value straight on to the time of the next.
+fn stairs(changes: impl Iterator<Item = (f64, f64)>) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::new();
-    for (x, running) in changes.into_iter().step_by(stride) {
+    for (x, value) in changes {
         let before = points.last().map_or(0.0, |last| last.y);
-        points.extend([before, running as f64].map(|y| Point { x, y, label: String::new() }));
+        points.extend([before, value].map(|y| Point { x, y, label: String::new() }));
     }
     points
 }

@@ -64,6 +64,13 @@ impl Plot<'_> {
                 );
             }
         }
+        for series in self.series.iter().filter(|series| series.dots) {
+            let Some((x, y)) = series.points.last().map(place) else { continue };
+            // Beside the last point, on the side where there is room.
+            let (x, anchor) = if x > LEFT + WIDTH / 2.0 { (x - 8.0, "end") } else { (x + 8.0, "start") };
+            let name = escape(&series.name);
+            let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{name}</text>", y + 4.0);
+        }
         svg.push_str("</svg>\n");
         svg
     }

@@ -67,7 +67,11 @@ impl Grpc {
             return Ok(());
         }
         let mut answer = client.generate_stream(message).await?.into_inner();
-        while let Some(message) = answer.message().await? {
+        let enough = |record: &Record| request.cancel_after.is_some_and(|tokens| record.generated() >= tokens);
+        // Dropped, the stream ends for the server, too.
+        while !enough(record)
+            && let Some(message) = answer.message().await?
+        {
             record.arrived(message.tokens.len());
             record.ids.extend(message.tokens.iter().map(|token| token.id));
             if let Some(details) = &message.details {

@@ -73,6 +73,34 @@ async fn batches_are_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_model_of_random_weights_is_made_and_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().join("model");
+    let dir = dir.to_str().expect("UTF-8");
+    bench(&["make-model", dir, "--shape", "tiny"]).await;
+    let arguments =
+        ["generate", "--model", dir, "--input-ids", "5,6", "--max-new-tokens", "4", "--ignore-eos", "--json"];
+    let output = Program::new(arguments.iter().chain(&["--details"])).run().await.success();
+    let answer: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{output}: {error}"));
+    let tokens = answer["details"]["tokens"].as_array().expect("tokens");
+    assert!(tokens.len() == 4 && tokens.iter().all(|token| token["logprob"].is_f64()), "{answer}");
+    let ended = Program::new(["bench", "make-model", dir]).run().await;
+    assert!(ended.stderr.contains("it exists already"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn answers_under_load_are_those_alone() {
+    let server = Server::ready(["--tensor-parallel", "2"]).await;
+    let (address, pid) = (server.grpc.to_string(), server.pid().to_string());
+    let small = ["--seconds", "3", "--requests", "20", "--concurrency", "12", "--json"];
+    let output = bench(&[&["soak", "--server", &address, "--watch", &pid][..], &small].concat()).await;
+    let seen: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{output}: {error}"));
+    let count = |key: &str| seen[key].as_u64().expect("a number");
+    assert!(count("completed") > 0 && count("cancelled") > 0 && count("wrong") == 0, "{seen}");
+    assert!(seen["resident_mib"][1].is_u64(), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_cannot_be_measured_is_an_error() {
     for (arguments, expected) in [
         (&["--server", "127.0.0.1:1"][..], "error: --server: 127.0.0.1:1: cannot connect: Connection refused"),

@@ -106,7 +106,8 @@ impl Running {
         kill_process_group(self.pid(), signal).expect("our child has not been waited for");
     }
 
-    fn pid(&self) -> Pid {
+    /// Its process.
+    pub fn pid(&self) -> Pid {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
         pid.expect("our child has not been waited for")
     }

@@ -52,6 +52,11 @@ impl Server {
         Client::connect(self.grpc).await
     }
 
+    /// The coordinator's process.
+    pub fn pid(&self) -> i32 {
+        self.running.pid().as_raw_nonzero().get()
+    }
+
     /// Sends a signal to the coordinator alone.
     pub fn signal(&self, signal: Signal) {
         self.running.signal(signal);

@@ -1,0 +1,136 @@
+//! `peregrine bench make-model`: a model of random weights, as a folder that every command takes.
+
+use crate::demo;
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use model::{FalconConfig, Part};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Weights are drawn evenly between this and its negative: small enough that no layer overflows.
+const LARGEST: f32 = 0.03;
+
+/// Weights are drawn once, and repeated: nothing in the model notices, and a disk is slower than this.
+/// Of no length that a row divides, so that rows differ.
+const TABLE_LEN: usize = (1 << 20) - 3;
+
+/// 1 in bf16.
+const ONE: [u8; 2] = [0x80, 0x3f];
+
+/// Arguments of `peregrine bench make-model`.
+#[derive(Args, Debug)]
+pub struct MakeModelArgs {
+    /// Folder to make.
+    dir: PathBuf,
+    /// The model's shape.
+    #[arg(long, value_enum, default_value_t = Shape::Bench)]
+    shape: Shape,
+    /// A tokenizer.json to put beside the weights; the demo model's if not given. Tokens that it lacks have no text.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+/// Shapes of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    /// 1.3 billion parameters: hidden 2,048, 24 layers, multi-query; 2.6 GB.
+    #[value(name = "1.3b")]
+    Bench,
+    /// Falcon-7B: hidden 4,544, 32 layers, 71 heads, multi-query; 14.4 GB.
+    #[value(name = "7b")]
+    Seven,
+    /// Ten million parameters, for tests.
+    #[value(name = "tiny", hide = true)]
+    Tiny,
+}
+
+impl Shape {
+    fn config(self) -> Value {
+        let (hidden, layers, heads, vocab, tied) = match self {
+            Self::Bench => (2_048, 24, 32, 65_024, false),
+            Self::Seven => (4_544, 32, 71, 65_024, true),
+            Self::Tiny => (256, 2, 4, 4_096, true),
+        };
+        json!({
+            "architectures": ["FalconForCausalLM"],
+            "model_type": "falcon",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "vocab_size": vocab,
+            "tie_word_embeddings": tied,
+            "multi_query": true,
+            "parallel_attn": true,
+            "new_decoder_architecture": false,
+            "alibi": false,
+            "bias": false,
+            "layer_norm_epsilon": 1e-5,
+            "bos_token_id": 11,
+            "eos_token_id": 11,
+            "torch_dtype": "bfloat16",
+        })
+    }
+}
+
+/// Writes the folder.
+pub fn run(args: &MakeModelArgs) -> Result<()> {
+    let MakeModelArgs { dir, shape, tokenizer } = args;
+    ensure!(!dir.exists(), "{}: it exists already", dir.display());
+    let tokenizer =
+        tokenizer.clone().map_or_else(|| Ok(demo::model_dir()?.join("tokenizer.json")), Ok::<_, anyhow::Error>)?;
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    std::fs::write(dir.join("config.json"), format!("{:#}\n", shape.config()))?;
+    std::fs::copy(&tokenizer, dir.join("tokenizer.json")).with_context(|| tokenizer.display().to_string())?;
+    let config = weights::read_config(dir)?;
+    let bytes = write_weights(&config, &dir.join("model.safetensors"))?;
+    println!("{}: {:.2} GB of random weights", dir.display(), bytes as f64 / 1e9);
+    Ok(())
+}
+
+/// Every tensor of the model in bf16, in one file. Says how many bytes they have.
+fn write_weights(config: &FalconConfig, path: &Path) -> Result<usize> {
+    let tensors = model::tensors(config);
+    let (mut header, mut bytes) = (serde_json::Map::new(), 0);
+    for tensor in &tensors {
+        let end = bytes + 2 * tensor.elements();
+        let entry = json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [bytes, end]});
+        header.insert(tensor.id.to_string(), entry);
+        bytes = end;
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).with_context(|| path.display().to_string())?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    let (table, mut at) = (random_table(), 0);
+    for tensor in &tensors {
+        let bytes = 2 * tensor.elements();
+        match (tensor.shape.len(), tensor.id.part) {
+            // Norms scale by 1 and add nothing, as before any training.
+            (1, Part::Weight) => file.write_all(&ONE.repeat(bytes / 2))?,
+            (1, Part::Bias) => file.write_all(&vec![0; bytes])?,
+            _ => at = write_from(&table, at, bytes, &mut file)?,
+        }
+    }
+    file.flush()?;
+    Ok(bytes)
+}
+
+/// Writes `bytes` of the table, over and over from `at` on, and returns where that ended.
+fn write_from(table: &[u8], mut at: usize, bytes: usize, file: &mut impl Write) -> std::io::Result<usize> {
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(table.len() - at);
+        file.write_all(&table[at..at + part])?;
+        (left, at) = (left - part, (at + part) % table.len());
+    }
+    Ok(at)
+}
+
+/// Random numbers as bytes of bf16: the upper halves of f32.
+fn random_table() -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(0);
+    let number = |_| (LARGEST * (2.0 * random.f32() - 1.0)).to_bits().to_le_bytes();
+    (0..TABLE_LEN).map(number).flat_map(|[_, _, low, high]| [low, high]).collect()
+}
