@@ -256,7 +256,8 @@ mod tests {
         };
         let known = Known { request: request(None), alone: vec![1, 2, 3] };
         let judged = |ids: &[u32], cancel_after| {
-            let record = Record { ids: ids.to_vec(), ..Record::new() };
+            let mut record = Record::new();
+            record.ids = ids.to_vec();
             judge(&known, &request(cancel_after), &record, Ok(()))
         };
         assert_eq!(judged(&[1, 2, 3], None), None);

@@ -121,7 +121,7 @@ pub struct Record {
 }
 
 impl Record {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             begin: Instant::now(),
             arrivals: Vec::new(),

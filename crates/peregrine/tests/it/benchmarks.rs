@@ -1,7 +1,8 @@
 //! `peregrine bench`. What is measured decides no test; that it is measured does.
 
 use crate::support::{Program, Server};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::path::Path;
 
 /// Runs `peregrine bench` with these arguments, which must succeed.
 async fn bench(arguments: &[&str]) -> String {
@@ -98,6 +99,35 @@ async fn answers_under_load_are_those_alone() {
     let count = |key: &str| seen[key].as_u64().expect("a number");
     assert!(count("completed") > 0 && count("cancelled") > 0 && count("wrong") == 0, "{seen}");
     assert!(seen["resident_mib"][1].is_u64(), "{seen}");
+}
+
+/// Runs `scripts/bench-compare` on two results, and returns its exit status and table.
+fn compare(before: &Value, after: &Value) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = [("a.json", before), ("b.json", after)].map(|(name, result)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, result.to_string()).expect("a temporary file");
+        path
+    });
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/bench-compare");
+    let output = std::process::Command::new(script).args(files).output().expect("python3 is there");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn regressions_are_flagged() {
+    let run = |throughput: f64, ttft: f64| json!({"dataset": "1/1", "request_rate": "inf", "output_throughput": throughput, "p99_ttft_ms": ttft});
+    let flags = |before: &Value, after: &Value| {
+        let (status, table) = compare(before, after);
+        (status, table.matches("WORSE").count())
+    };
+    assert_eq!(flags(&run(100.0, 5.0), &run(98.0, 5.1)), (Some(0), 0));
+    assert_eq!(flags(&run(100.0, 5.0), &run(90.0, 4.0)), (Some(1), 1));
+    assert_eq!(flags(&run(100.0, 5.0), &run(120.0, 6.0)), (Some(1), 1));
+    let engine = |us: f64| json!({"tokens_per_s": 1e5, "plan_commit_us": {"256": us}, "bytes_per_request": 1.0});
+    assert_eq!(flags(&engine(20.0), &engine(30.0)), (Some(1), 1));
+    assert_eq!(flags(&engine(20.0), &engine(19.0)), (Some(0), 0));
+    assert_eq!(flags(&run(1.0, 1.0), &engine(1.0)).0, Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
