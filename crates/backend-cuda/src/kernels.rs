@@ -10,6 +10,7 @@ pub(crate) mod gather;
 pub(crate) mod gelu;
 pub(crate) mod norm;
 pub(crate) mod norm_product;
+pub(crate) mod plain_read;
 pub(crate) mod prefill_attention;
 pub(crate) mod product;
 pub(crate) mod rotate_store;

@@ -3,6 +3,7 @@
 mod conformance;
 mod faults;
 mod goldens;
+mod measure;
 mod processes;
 mod standin;
 mod steps;
