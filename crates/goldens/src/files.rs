@@ -12,6 +12,12 @@ use std::path::{Path, PathBuf};
 pub const MODELS: [&str; 6] =
     ["falcon-demo", "tiny-falcon-7b", "tiny-falcon-40b", "tiny-falcon-180b", "tiny-falcon-rw", "tiny-falcon2-11b"];
 
+/// Whether this machine has the files of one of [`MODELS`].
+#[must_use]
+pub fn has(model: &str) -> bool {
+    root().join("testdata/golden").join(format!("{model}.json")).is_file() && packed(model).is_dir()
+}
+
 /// The folder of one of [`MODELS`]. The small ones are unpacked beside the program that runs, once.
 ///
 /// # Panics
@@ -20,9 +26,16 @@ pub const MODELS: [&str; 6] =
 #[must_use]
 pub fn model_dir(model: &str) -> PathBuf {
     match model {
+        "falcon-demo" => packed(model),
+        _ => unpack::model(&packed(model)).unwrap_or_else(|error| panic!("{model} cannot be unpacked: {error}")),
+    }
+}
+
+/// The folder of one of [`MODELS`] as the repository has it.
+fn packed(model: &str) -> PathBuf {
+    match model {
         "falcon-demo" => root().join("crates/peregrine/falcon-demo"),
-        _ => unpack::model(&root().join("testdata/models").join(model))
-            .unwrap_or_else(|error| panic!("{model} cannot be unpacked: {error}")),
+        _ => root().join("testdata/models").join(model),
     }
 }
 
@@ -165,8 +178,12 @@ impl LayerGolden {
     }
 }
 
+/// The variable that says where this repository's files are, or those of them that are needed, where tests run elsewhere
+/// than they were built.
+pub const TREE: &str = "PEREGRINE_TREE";
+
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    std::env::var_os(TREE).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), PathBuf::from)
 }
 
 fn read<T: DeserializeOwned>(name: &str) -> T {

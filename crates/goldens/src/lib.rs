@@ -13,4 +13,4 @@ mod files;
 mod unpack;
 
 pub use check::{Observed, Tolerance};
-pub use files::{Case, Golden, Greedy, LayerGolden, MODELS, PenaltyCase, TopLogits, model_dir};
+pub use files::{Case, Golden, Greedy, LayerGolden, MODELS, PenaltyCase, TREE, TopLogits, has, model_dir};

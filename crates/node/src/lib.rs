@@ -18,6 +18,7 @@ mod gpus;
 mod launches;
 mod nodes;
 mod prediction;
+mod published;
 mod timing;
 
 pub use assumptions::{Assumption, PLAIN_READ_PERCENT, assumptions};
@@ -27,4 +28,5 @@ pub use gpus::{Gpu, Link};
 pub use launches::{Kernels, Launch, Limit, launches};
 pub use nodes::{Backend, NODES, Node, Reserve, UnknownNode};
 pub use prediction::{LaunchPrediction, Prediction, StepPrediction};
+pub use published::{PUBLISHED, Published};
 pub use timing::Timing;

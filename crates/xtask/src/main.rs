@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bundle;
 mod goldens;
 mod mutants;
 mod tidy;
@@ -24,6 +25,7 @@ const COMMANDS: &[Command] = &[
         help: "plant bugs in kernels, and see that the conformance suite catches them",
         run: mutants::run,
     },
+    Command { name: "gpu-bundle", help: "pack what scripts/gpu-check needs on a machine with a GPU", run: bundle::run },
 ];
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -35,7 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     println!("Usage: cargo xtask COMMAND\n\nCommands:");
     for command in COMMANDS {
-        println!("  {:8} {}", command.name, command.help);
+        println!("  {:10} {}", command.name, command.help);
     }
     // No command asks for this text; an unknown one is an error.
     Ok(if arguments.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })

@@ -25,6 +25,11 @@ const RULES: &[(&str, Rule)] = &[
     ("nothing is left over", leftovers::check),
 ];
 
+/// Bytes of all files of the tree.
+pub fn tree_bytes(root: &Path) -> anyhow::Result<u64> {
+    Ok(Tree::of_repository(root)?.files.iter().map(|file| file.bytes as u64).sum())
+}
+
 /// Prints every violation of every rule; the exit code is 1 if there is one.
 pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(arguments.is_empty(), "tidy takes no arguments, found {arguments:?}");

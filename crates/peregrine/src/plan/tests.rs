@@ -2,7 +2,7 @@
 //! elsewhere; errors.
 
 use super::*;
-use node::{Backend, NODES};
+use node::{Backend, NODES, PUBLISHED};
 use std::path::Path;
 
 fn args(model: &str) -> PlanArgs {
@@ -39,7 +39,7 @@ fn check_golden(name: &str, args: &PlanArgs) {
 
 #[test]
 fn published_models() {
-    for id in models::ids() {
+    for id in PUBLISHED.map(|published| published.id) {
         check_golden(id, &args(id));
     }
 }
@@ -78,7 +78,7 @@ fn falcon_180b_in_time() {
 
 #[test]
 fn more_work_takes_longer_and_no_step_is_below_its_floor() {
-    for id in models::ids() {
+    for id in PUBLISHED.map(|published| published.id) {
         let model = Model::open(id).unwrap();
         for node in &NODES {
             let plan = Plan::new(id, &model.config, node, node.gpus, Backend::Cuda);
@@ -168,7 +168,10 @@ fn ranks_without_heads() {
 fn errors_say_what_would_do() {
     let id = "huggingface-llm-falcon-7b-bf16";
     let unknown = error(&args("falcon-7b"));
-    assert!(unknown.contains("there is no such folder") && models::ids().all(|id| unknown.contains(id)), "{unknown}");
+    assert!(
+        unknown.contains("there is no such folder") && PUBLISHED.iter().all(|published| unknown.contains(published.id)),
+        "{unknown}"
+    );
 
     let unknown = error(&PlanArgs { node: Some("p3.2xlarge".to_owned()), ..args(id) });
     assert!(unknown.contains("p3.2xlarge") && NODES.iter().all(|node| unknown.contains(node.name)), "{unknown}");

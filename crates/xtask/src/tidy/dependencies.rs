@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("server", &["coordinator", "wire", "api", "text", "step"]),
     ("bench", &["wire", "scheduler", "step"]),
     ("peregrine", EVERY_CRATE),
+    ("gpu-check", EVERY_CRATE),
     ("xtask", EVERY_CRATE),
     ("goldens", &[]),
 ];

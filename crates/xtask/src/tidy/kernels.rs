@@ -12,6 +12,8 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("gelu", &["gelu"]),
     ("norm", &["layer_norm"]),
     ("norm_product", &["norm_linear", "select_norm_linear"]),
+    // Serves no operation: others are measured by it, and its test is beside the backend.
+    ("plain_read", &[]),
     ("prefill_attention", &["attend"]),
     ("product", &["linear", "linear_add", "dense_and_down"]),
     ("rotate_store", &["attend"]),
