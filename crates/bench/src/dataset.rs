@@ -214,7 +214,7 @@ impl Alphabet {
 
     fn prompt(&self, shared: usize, own: usize, seed: u64, random: &mut StdRng) -> Prompt {
         // The shared part is the same in every prompt of a seed.
-        let mut common = StdRng::seed_from_u64(seed ^ 0x5eed);
+        let mut common = StdRng::seed_from_u64(!seed);
         let mut indices = |letters: usize| -> Vec<usize> {
             let common = (0..shared).map(|_| common.random_range(0..letters));
             let own = (0..own).map(|_| random.random_range(0..letters));
@@ -231,14 +231,21 @@ impl Alphabet {
 }
 
 impl Dataset {
-    /// `count` requests, the same for the same seed.
+    /// `count` requests, the same for the same seed and run. Random prompts of different runs share what they are to share,
+    /// and nothing else: a server that remembers prompts must not know those of the run before.
     ///
     /// # Errors
     ///
     /// [`DatasetError`], if a file cannot be used.
-    pub fn requests(&self, count: usize, alphabet: &Alphabet, seed: u64) -> Result<Vec<Request>, DatasetError> {
+    pub fn requests(
+        &self,
+        count: usize,
+        alphabet: &Alphabet,
+        seed: u64,
+        run: u64,
+    ) -> Result<Vec<Request>, DatasetError> {
         let pool = match self {
-            Self::Lengths(lengths) => return Ok(random_requests(lengths, count, alphabet, seed)),
+            Self::Lengths(lengths) => return Ok(random_requests(lengths, count, alphabet, seed, run)),
             Self::ShareGpt(path) => share_gpt(path)?,
             Self::JumpStart => jumpstart(),
         };
@@ -246,8 +253,8 @@ impl Dataset {
     }
 }
 
-fn random_requests(lengths: &Lengths, count: usize, alphabet: &Alphabet, seed: u64) -> Vec<Request> {
-    let mut random = StdRng::seed_from_u64(seed);
+fn random_requests(lengths: &Lengths, count: usize, alphabet: &Alphabet, seed: u64, run: u64) -> Vec<Request> {
+    let mut random = StdRng::seed_from_u64(seed.rotate_left(32).wrapping_add(run));
     let request = |_| {
         let (own, answer) = (lengths.input.draw(&mut random), lengths.output.draw(&mut random));
         let max_new_tokens = u32::try_from(answer).unwrap_or(u32::MAX);
@@ -339,8 +346,9 @@ mod tests {
     fn prompts_have_their_lengths_and_share_what_they_should() {
         let alphabet = Alphabet::Ids((10..500).collect());
         let dataset: Dataset = "32+4-9/7".parse().expect("well formed");
-        let requests = dataset.requests(50, &alphabet, 3).expect("no file");
-        assert_eq!(requests, dataset.requests(50, &alphabet, 3).expect("no file"));
+        let made = |seed, run| dataset.requests(50, &alphabet, seed, run).expect("no file");
+        let requests = made(3, 1);
+        assert_eq!(requests, made(3, 1));
         let ids = |request: &Request| match &request.prompt {
             Prompt::Ids(ids) => ids.clone(),
             Prompt::Text(text) => panic!("{text}"),
@@ -353,7 +361,10 @@ mod tests {
             assert_eq!((request.parameters.max_new_tokens, request.ignore_eos), (7, true));
         }
         assert!(requests[1..].iter().all(|request| ids(request)[32..] != first[32..]));
-        let Prompt::Text(text) = &dataset.requests(1, &Alphabet::Words, 3).expect("no file")[0].prompt else {
+        let (other_run, other_seed) = (ids(&made(3, 2)[0]), ids(&made(4, 1)[0]));
+        assert!(other_run[..32] == first[..32] && other_run[32..] != first[32..]);
+        assert!(other_seed[..32] != first[..32] && other_seed[32..] != first[32..]);
+        let Prompt::Text(text) = &dataset.requests(1, &Alphabet::Words, 3, 0).expect("no file")[0].prompt else {
             panic!()
         };
         assert!((36..=41).contains(&text.split_whitespace().count()), "{text}");

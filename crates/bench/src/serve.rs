@@ -131,12 +131,16 @@ pub async fn run(args: &ServeArgs) -> Result<(), BenchError> {
     let target = Target::connect(address, protocol, args.connections(), !args.no_stream, limit).await?;
     let info = target.info().await?;
     let alphabet = target.alphabet().await?;
-    let mut runs = Vec::new();
+    let (mut runs, mut number) = (Vec::new(), 0);
     for dataset in &args.dataset {
-        let requests = dataset.requests(args.num_prompts as usize, &alphabet, args.seed)?;
-        warm_up(&target, &requests, args.num_warmups as usize).await;
-        for load in args.loads() {
-            runs.push(measure(args, &target, &info, dataset, requests.clone(), &load).await?);
+        let mut requests = |count: u32| {
+            number += 1;
+            dataset.requests(count as usize, &alphabet, args.seed, number)
+        };
+        warm_up(&target, requests(args.num_warmups)?).await;
+        for load in &args.loads() {
+            let requests = requests(args.num_prompts)?;
+            runs.push(measure(args, &target, &info, dataset, requests, load).await?);
         }
     }
     print!("{}", report::markdown(&runs));
@@ -179,9 +183,9 @@ impl ServeArgs {
     }
 }
 
-/// Sends the first requests one after the other, so that what is built at first use is there.
-async fn warm_up(target: &Target, requests: &[Request], count: usize) {
-    for (index, request) in requests.iter().cycle().take(count).enumerate() {
+/// Sends requests one after the other, so that what is built at first use is there.
+async fn warm_up(target: &Target, requests: Vec<Request>) {
+    for (index, request) in requests.iter().enumerate() {
         // What is wrong will be seen when it is measured.
         let _ = target.ask(index, request).await;
     }

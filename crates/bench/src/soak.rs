@@ -155,7 +155,7 @@ async fn requests(args: &SoakArgs, target: &Target) -> Result<Vec<Request>, Soak
     let each = (args.requests as usize).div_ceil(args.dataset.len());
     let mut requests = Vec::new();
     for dataset in &args.dataset {
-        requests.extend(dataset.requests(each, &alphabet, args.seed)?);
+        requests.extend(dataset.requests(each, &alphabet, args.seed, 0)?);
     }
     for (seed, request) in (0..).zip(&mut requests).step_by(2) {
         request.parameters.temperature = Some(0.9);
