@@ -14,7 +14,7 @@ use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
     ReadWeights, Tensor, use_row,
 };
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::thread::available_parallelism;
 
 /// How a rank uses the processor.
@@ -24,8 +24,8 @@ pub struct CpuOptions {
     pub threads: usize,
     /// The instruction set; `None`: the richest that the processor has.
     pub isa: Option<Isa>,
-    /// Cores to hold the threads on, the owner's first; thread `i` gets core `i` modulo their number. `None`: anywhere.
-    pub pin: Option<Vec<usize>>,
+    /// Cores to hold all threads on; `None`: anywhere.
+    pub cores: Option<Vec<usize>>,
 }
 
 /// One rank on a processor. It must be made on the thread that uses it.
@@ -55,21 +55,15 @@ impl<C: Collective> Cpu<C> {
             let message = format!("this processor has no {isa}; the best that it has is {}", Isa::detect());
             return Err(device("choosing the instruction set", message));
         }
-        let cores = options.pin.clone().unwrap_or_default();
-        // Every core is tried, the owner's last.
-        for &core in cores.iter().rev() {
-            pin_this_thread(core).map_err(|error| device("pinning threads", format!("core {core}: {error}")))?;
+        // Threads that this one starts inherit its cores.
+        if let Some(cores) = &options.cores {
+            hold_this_thread(cores).map_err(|error| device("choosing cores", format!("{cores:?}: {error}")))?;
         }
         // Where threads outnumber the cores, one that spins keeps another from its work.
-        let all_cores = available_parallelism().map_or(1, usize::from);
-        let spins = if threads * collective.world() <= all_cores { SPINS } else { 0 };
-        let start = move |thread: usize| {
-            if let Some(&core) = cores.get(thread % cores.len().max(1)) {
-                // The core was there a moment ago; and a thread that is not held computes the same.
-                let _ = pin_this_thread(core);
-            }
-        };
-        let pool = Pool::new(threads, spins, start).map_err(|error| device("starting threads", error.to_string()))?;
+        let cores = available_parallelism().map_or(1, usize::from);
+        let ranks_here = if options.cores.is_some() { 1 } else { collective.world() };
+        let spins = if threads * ranks_here <= cores { SPINS } else { 0 };
+        let pool = Pool::new(threads, spins).map_err(|error| device("starting threads", error.to_string()))?;
         Ok(Self { team: Team::new(isa, pool), collective, whole_rows: Vec::new() })
     }
 
@@ -176,7 +170,7 @@ impl<C: Collective> Backend for Cpu<C> {
         }
         let mut packed: Vec<&Norm<Self>> = Vec::new();
         let mut sums: Vec<Sum<'_>> = Vec::new();
-        for NormLinear { norm, linear, y, .. } in &mut *products {
+        for NormLinear { norm, linear, gelu, y } in products {
             let input = packed.iter().position(|packed| std::ptr::eq(*packed, *norm)).unwrap_or_else(|| {
                 if packed.len() == INPUTS {
                     self.team.sums(&mut sums, false);
@@ -188,10 +182,10 @@ impl<C: Collective> Backend for Cpu<C> {
                 packed.push(norm);
                 packed.len() - 1
             });
-            sums.push(Sum { terms: vec![(input, factor(linear))], y });
+            sums.push(Sum { terms: vec![(input, factor(linear))], gelu: *gelu, y });
         }
         self.team.sums(&mut sums, false);
-        products.iter_mut().filter(|product| product.gelu).try_for_each(|product| self.gelu(product.y))
+        Ok(())
     }
 
     fn dense_and_down(
@@ -207,7 +201,8 @@ impl<C: Collective> Backend for Cpu<C> {
         }
         self.team.pack(0, attention, &Input::Plain(attention.used()));
         self.team.pack(1, up, &Input::Plain(up.used()));
-        self.team.sums(&mut [Sum { terms: vec![(0, factor(dense)), (1, factor(down))], y }], false);
+        let terms = vec![(0, factor(dense)), (1, factor(down))];
+        self.team.sums(&mut [Sum { terms, gelu: false, y }], false);
         Ok(())
     }
 
@@ -289,8 +284,18 @@ fn factor<C: Collective>(linear: &Linear<Cpu<C>>) -> Factor<'_> {
     Factor { weight: &linear.weight, bias: linear.bias.as_deref() }
 }
 
-fn pin_this_thread(core: usize) -> rustix::io::Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    sched_setaffinity(None, &cores)
+/// The share that rank `rank` of `world` has of the cores that this process may use; `None` where there is only one rank,
+/// or not a core for each.
+#[must_use]
+pub fn own_cores(rank: usize, world: usize) -> Option<Vec<usize>> {
+    let allowed = sched_getaffinity(None).ok()?;
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect();
+    let share = |rank: usize| rank * cores.len() / world;
+    (world > 1 && cores.len() >= world).then(|| cores[share(rank)..share(rank + 1)].to_vec())
+}
+
+fn hold_this_thread(cores: &[usize]) -> rustix::io::Result<()> {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|&core| set.set(core));
+    sched_setaffinity(None, &set)
 }

@@ -14,6 +14,7 @@ pub mod linear;
 pub mod memory;
 pub mod norm;
 pub mod pool;
+pub mod probe;
 pub mod simd;
 pub mod sum;
 pub mod tiles;

@@ -3,6 +3,7 @@
 //! * [`Cpu`]: the backend. [`Isa`] is the instruction set that its kernels use; results depend on it, and on nothing
 //!   else of the machine.
 //! * [`SharedMemory`]: the collective between the ranks' processes on one host; [`SharedMemoryOwner`] makes the memory.
+//! * [`probe`]: what the processor can do at most.
 //! * `kernels`: what runs on vectors and on several threads.
 //!
 //! **Invariant:** a row's result is the same to the bit with any other rows, chunks of its sequence, blocks and
@@ -16,6 +17,7 @@ mod isa;
 #[allow(unsafe_code, reason = "vector instructions, and borrowed data shared with the threads of the pool")]
 mod kernels;
 mod memory;
+pub mod probe;
 mod products;
 #[allow(unsafe_code, reason = "reads and writes what other processes share, in turns that the protocol makes")]
 mod shm;
@@ -24,7 +26,7 @@ mod shm_region;
 mod team;
 
 pub use cache::CpuKvCache;
-pub use cpu::{Cpu, CpuOptions};
+pub use cpu::{Cpu, CpuOptions, own_cores};
 pub use isa::{Isa, UnknownIsa};
 pub use memory::{CpuMatrix, CpuTensor};
 pub use shm::{SharedMemory, SharedMemoryOwner};

@@ -39,6 +39,8 @@ pub struct Factor<'a> {
 pub struct Sum<'a> {
     /// The number of each factor's input.
     pub terms: Vec<(usize, Factor<'a>)>,
+    /// The GELU of it.
+    pub gelu: bool,
     /// Where it goes.
     pub y: &'a mut CpuTensor,
 }
@@ -96,7 +98,7 @@ impl Team {
             Weight::Rows(values) => self.product_of_rows(x, values, factor, y, add),
             Weight::Tiles(_) => {
                 self.pack(0, x, &Input::Plain(x.used()));
-                self.sums(&mut [Sum { terms: vec![(0, factor)], y }], add);
+                self.sums(&mut [Sum { terms: vec![(0, factor)], gelu: false, y }], add);
             }
         }
     }
@@ -134,7 +136,8 @@ impl Team {
         self.inputs[number].pack(amx_of(self.isa), &mut self.pool, (x.rows(), x.columns()), input);
     }
 
-    /// Computes sums of products of packed inputs, in one job: `y = Σ x·Wᵀ + b`, or `y += …`.
+    /// Computes sums of products of packed inputs, in one job: `y = Σ x·Wᵀ + b`, or `y += …`, or the
+    /// GELU of that.
     pub fn sums(&mut self, sums: &mut [Sum<'_>], add: bool) {
         let amx = amx_of(self.isa);
         let inputs = &self.inputs;
@@ -142,9 +145,10 @@ impl Team {
             Weight::Tiles(weights) => Term { x: &inputs[number], weights, bias },
             Weight::Rows(_) => unreachable!("a team has weights of one form"),
         };
-        let terms: Vec<Vec<_>> = sums.iter().map(|sum| sum.terms.iter().map(term).collect()).collect();
+        let terms: Vec<(Vec<_>, bool)> =
+            sums.iter().map(|sum| (sum.terms.iter().map(term).collect(), sum.gelu)).collect();
         let cut = |sum| {
-            let Sum { terms, y }: &mut Sum<'_> = sum;
+            let Sum { terms, y, .. }: &mut Sum<'_> = sum;
             for (number, Factor { weight, .. }) in &*terms {
                 assert_eq!(inputs[*number].shape(), (y.rows(), weight.columns), "the input's shape");
                 assert_eq!(y.columns(), weight.rows, "the output's columns");
@@ -157,7 +161,8 @@ impl Team {
         };
         let mut matrices: Vec<_> = sums.iter_mut().map(cut).collect();
         self.pool.for_each_tile_of(&mut matrices, &mut self.scratch, |scratch, number, tile| {
-            ProductTile { terms: &terms[number], add, sums: &mut scratch.sums, y: tile }.run(amx);
+            let (terms, gelu) = &terms[number];
+            ProductTile { terms, add, gelu: *gelu, sums: &mut scratch.sums, y: tile }.run(amx);
         });
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Ranks with `threads` threads each. A processor without `isa` is tested with the best that it has.
 fn cpu(isa: Isa, threads: usize) -> Subject<Cpu<Threads>> {
     let isa = isa.min(Isa::detect());
-    let options = CpuOptions { threads, isa: Some(isa), pin: None };
+    let options = CpuOptions { threads, isa: Some(isa), cores: None };
     let rank = move |end| {
         let options = options.clone();
         Box::new(move || Cpu::new(&options, end).expect("a supported instruction set")) as MakeRank<Cpu<Threads>>
@@ -73,7 +73,7 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
 #[test]
 fn an_unsupported_instruction_set_is_refused_with_what_there_is() {
     for isa in Isa::ALL.into_iter().filter(|isa| !isa.supported()) {
-        let options = CpuOptions { threads: 1, isa: Some(isa), pin: None };
+        let options = CpuOptions { threads: 1, isa: Some(isa), cores: None };
         let error = Cpu::new(&options, backend::Alone).err().expect("no such instructions").to_string();
         assert!(error.contains(&isa.to_string()) && error.contains(&Isa::detect().to_string()), "{error}");
     }

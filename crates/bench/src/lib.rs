@@ -7,12 +7,15 @@
 //!   * `report`: JSON with the key names of vLLM's `bench serve`, Markdown, HTML with plots. Pure.
 //! * [`soak`]: many requests at once and for long, each answer held against the one that its request gets alone.
 //! * [`engine`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
+//! * [`backend`]: a backend alone, on a model of random weights, beside what its hardware can do.
 //!
-//! **Invariant:** this crate knows a server by its public faces only; the binary starts those that are measured.
+//! **Invariant:** this crate knows a server by its public faces only; the binary starts those that are measured, and makes
+//! the backends.
 
 #![forbid(unsafe_code)]
 
 mod arrivals;
+pub mod backend;
 mod dataset;
 pub mod engine;
 mod load;

@@ -3,7 +3,7 @@
 use crate::benchmarks::instant;
 use anyhow::{Context, Result, bail, ensure};
 use backend::{Alone, Backend, BackendError, Collective, Reference};
-use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory};
+use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
 use backend_cuda::{
     AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, Neighbours, SYSFS, cpu_list, discover,
     find_nccl,
@@ -170,6 +170,11 @@ pub fn isa(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
+/// How a rank uses the processor: on its own cores, where there are enough for all ranks.
+pub fn cpu_options(rank: usize, world: usize, threads: usize, isa: Option<Isa>) -> CpuOptions {
+    CpuOptions { threads, isa, cores: own_cores(rank, world) }
+}
+
 /// How `world` workers are started and where they meet.
 pub struct Launch {
     /// The program to start for a worker, with its arguments.
@@ -219,7 +224,7 @@ pub fn open_rank(spec: &RankSpec, cuda: &CudaArgs, progress: &LoadProgress) -> R
     match &*spec.backend {
         "cpu" => {
             let isa = spec.isa.as_deref().map(str::parse).transpose().map_err(|error| failed(format!("{error}")))?;
-            let options = CpuOptions { threads: spec.threads, isa, ..CpuOptions::default() };
+            let options = cpu_options(spec.rank, spec.world, spec.threads, isa);
             worker::load(Cpu::new(&options, collective)?, spec, progress)
         }
         "reference" => worker::load(Reference::new(collective), spec, progress),

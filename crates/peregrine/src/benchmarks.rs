@@ -1,5 +1,6 @@
 //! `peregrine bench`: one module for each subcommand, or the one of the `bench` crate.
 
+mod backend;
 mod engine;
 pub mod instant;
 mod latency;
@@ -34,6 +35,8 @@ enum BenchCommand {
     MakeModel(random_model::MakeModelArgs),
     /// Measure prefill and decode by batch size, straight at an engine that is started for it.
     Latency(latency::LatencyArgs),
+    /// Measure the processor backend alone, on a model of random weights, beside what the processor can do.
+    Backend(backend::BackendArgs),
     /// Measure all but the model: streams from workers that answer at once, the scheduler alone, memory over many requests.
     Engine(EngineArgs),
 }
@@ -46,6 +49,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         BenchCommand::Soak(args) => runtime()?.block_on(bench::soak::run(&args))?,
         BenchCommand::MakeModel(args) => random_model::run(&args)?,
         BenchCommand::Latency(args) => runtime()?.block_on(latency::run(args))?,
+        BenchCommand::Backend(args) => backend::run(&args)?,
         BenchCommand::Engine(args) => runtime()?.block_on(engine::run(&args))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -40,14 +40,14 @@ struct Job {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, this one included. `start` runs first on each of the others, with its number.
+    /// A pool of `threads` threads, this one included.
     ///
     /// `spins` bounds how often a waiting thread looks before it sleeps; 0 where threads share cores.
     ///
     /// # Errors
     ///
     /// The system's, from starting a thread.
-    pub fn new(threads: usize, spins: u32, start: impl Fn(usize) + Clone + Send + 'static) -> std::io::Result<Self> {
+    pub fn new(threads: usize, spins: u32) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             generation: AtomicU32::new(0),
             job: UnsafeCell::new(None),
@@ -60,11 +60,8 @@ impl Pool {
         });
         let mut pool = Self { shared, helpers: Vec::new() };
         for number in 1..threads {
-            let (shared, start) = (Arc::clone(&pool.shared), start.clone());
-            let helper = thread::Builder::new().name(format!("cpu-{number}")).spawn(move || {
-                start(number);
-                shared.help(number);
-            })?;
+            let shared = Arc::clone(&pool.shared);
+            let helper = thread::Builder::new().name(format!("cpu-{number}")).spawn(move || shared.help(number))?;
             pool.helpers.push(helper);
         }
         Ok(pool)
@@ -178,7 +175,7 @@ mod tests {
     #[test]
     fn every_task_runs_once() {
         for threads in 1..5 {
-            let mut pool = Pool::new(threads, 100, |_| {}).unwrap();
+            let mut pool = Pool::new(threads, 100).unwrap();
             for tasks in [0, 1, 2, 3, 100] {
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(tasks, &|thread, task| {
@@ -195,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
-        let mut pool = Pool::new(3, 0, |_| {}).unwrap();
+        let mut pool = Pool::new(3, 0).unwrap();
         for task in 0..8 {
             let run = |_, this| assert_ne!(this, task, "the planted panic");
             let panic = catch_unwind(AssertUnwindSafe(|| pool.run(8, &run))).unwrap_err();

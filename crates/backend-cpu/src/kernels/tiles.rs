@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn tiles_cover_what_the_cuts_say() {
-        let mut pool = Pool::new(3, 0, |_| {}).unwrap();
+        let mut pool = Pool::new(3, 0).unwrap();
         let mut matrix = vec![0; 7 * 11];
         pool.for_each_plain_tile(&mut matrix, 11, Cuts::Every(3), Cuts::At(&[0, 4, 4, 10]), |mut tile| {
             for row in tile.rows.clone() {

@@ -38,8 +38,8 @@ pub enum Input<'a> {
     },
 }
 
-/// Tiles of a chunk of columns.
-pub const CHUNK_TILES: usize = 32;
+/// Tiles of a chunk of columns: so few that those of two groups stay in the first-level cache while panels go by.
+pub const CHUNK_TILES: usize = 6;
 /// Columns of a chunk.
 const CHUNK_COLUMNS: usize = CHUNK_TILES * TILE_COLUMNS;
 /// Elements of rows whose moments a task computes, at least.

@@ -1,6 +1,7 @@
 //! The instructions themselves.
 
 use super::{Amx, TILE_ROWS};
+use half::bf16;
 use std::arch::asm;
 use std::marker::PhantomData;
 
@@ -29,10 +30,10 @@ pub struct Shaped {
     of_thread: PhantomData<*const ()>,
 }
 
-/// The loop of [`Shaped::two_by_two`], with four places where something more can be asked for.
+/// The loop of [`Shaped::two_by_two`]. Lines of the next panels are asked for in eight places.
 macro_rules! multiply_two_by_two {
-    ([$a:ident $b:ident $steps:ident $next:ident $sums:ident] $ahead:expr,
-        $([$first:expr] [$second:expr] [$third:expr] [$fourth:expr])?) => {
+    ([$a:ident $b:ident $steps:ident $next:ident $sums:ident $lines:expr]
+        [$first:expr] [$second:expr] [$third:expr] [$fourth:expr]) => {
         asm!(
             "tileloadd tmm0, [{sums0} + {line}]",
             "tileloadd tmm1, [{sums1} + {line}]",
@@ -44,39 +45,38 @@ macro_rules! multiply_two_by_two {
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tileloadd tmm7, [{b1} + {line}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            $($first,)?
+            $first,
             "tileloadd tmm5, [{a1} + {line}]",
             "tdpbf16ps tmm2, tmm5, tmm6",
-            $($second,)?
-            "prefetcht1 [{next0}]",
-            "prefetcht1 [{next0} + 64]",
+            $second,
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm6, [{b0} + {line} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            $($third,)?
-            "tileloadd tmm7, [{b1} + {line} + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
             "prefetcht1 [{next1}]",
             "prefetcht1 [{next1} + 64]",
+            "tileloadd tmm6, [{b0} + {line} + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            $third,
+            "tileloadd tmm7, [{b1} + {line} + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{next1} + 128]",
+            "prefetcht1 [{next1} + 192]",
             "tdpbf16ps tmm2, tmm5, tmm6",
-            $($fourth,)?
+            $fourth,
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {a0}, 1024",
             "add {a1}, 1024",
             "add {b0}, 2048",
             "add {b1}, 2048",
-            "add {next0}, 128",
-            "add {next1}, 128",
+            "add {next0}, {ahead}",
+            "add {next1}, 256",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{sums0} + {line}], tmm0",
             "tilestored [{sums1} + {line}], tmm1",
             "tilestored [{sums0} + {line} + 1024], tmm2",
             "tilestored [{sums1} + {line} + 1024], tmm3",
-            "/* {ahead} */",
             a0 = inout(reg) $a[0] => _, a1 = inout(reg) $a[1] => _,
             b0 = inout(reg) $b[0] => _, b1 = inout(reg) $b[1] => _,
-            steps = inout(reg) $steps => _, ahead = in(reg) $ahead,
+            steps = inout(reg) $steps => _, ahead = const 64 * $lines,
             next0 = inout(reg) $next[0] => _, next1 = inout(reg) $next[1] => _,
             sums0 = in(reg) $sums[0], sums1 = in(reg) $sums[1], line = in(reg) 64usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -110,6 +110,30 @@ impl Shaped {
     /// Rows of activations.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// At least so many products of a tile with itself, none of which waits for another.
+    pub fn multiply_registers(&self, products: usize, tile: &[bf16; TILE_BYTES / 2]) {
+        // SAFETY: the tiles are shaped for this, and a tile has a kilobyte at most.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tileloadd tmm4, [{tile} + {line}]",
+                "tileloadd tmm6, [{tile} + {line}]",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm4, tmm6",
+                "tdpbf16ps tmm3, tmm4, tmm6",
+                "sub {rounds}, 1",
+                "ja 2b",
+                rounds = inout(reg) products.div_ceil(4).max(1) => _,
+                tile = in(reg) tile.as_ptr(), line = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm6") _,
+                options(nostack, readonly),
+            );
+        }
     }
 
     /// Four panels of weights by one group of activations, over `steps` tiles of columns: `sums[i] += a[i] · b`.
@@ -189,8 +213,8 @@ impl Shaped {
     }
 
     /// Two panels of weights by two groups of 16 rows of activations, over `steps` tiles of columns: `sums[g][i] +=
-    /// a[i] · b[g]`. Panels that are not in the cache are asked for some bytes ahead, and two lines with each step of what
-    /// comes next, from each of two addresses on. What is asked for need not exist.
+    /// a[i] · b[g]`. Each step asks for what comes `next`, which need not exist: [`next_lines`] of panels for this many
+    /// `pairs` of groups, and [`NEXT_BYTES`] of groups.
     ///
     /// # Safety
     ///
@@ -200,34 +224,45 @@ impl Shaped {
         a: [*const u8; 2],
         b: [*const u8; 2],
         steps: usize,
-        (ahead, next): (Option<usize>, [*const u8; 2]),
+        (pairs, next): (usize, [*const u8; 2]),
         sums: [*mut f32; 2],
     ) {
         if steps == 0 {
             return;
         }
         macro_rules! prefetch {
-            ($($line:literal)*) => {
-                concat!($(
-                    "prefetcht0 [{a0} + {ahead} + ", $line, "]\n",
-                    "prefetcht0 [{a1} + {ahead} + ", $line, "]\n",
-                )*)
-            };
+            ($($line:literal)*) => { concat!($("prefetcht1 [{next0} + 64 * ", $line, "]\n",)*) };
         }
         // SAFETY: as in `four_by_one`, with two panels, two groups and two times two tiles of sums.
         unsafe {
-            match ahead {
-                None => multiply_two_by_two!([a b steps next sums] 0usize,),
-                Some(ahead) => multiply_two_by_two!([a b steps next sums] ahead,
-                    [prefetch!(0 64 128 192)] [prefetch!(256 320 384 448)]
-                    [prefetch!(512 576 640 704)] [prefetch!(768 832 896 960)]),
+            match next_lines(pairs) {
+                4 => multiply_two_by_two!([a b steps next sums 4]
+                    [prefetch!(0)] [prefetch!(1)] [prefetch!(2)] [prefetch!(3)]),
+                8 => multiply_two_by_two!([a b steps next sums 8]
+                    [prefetch!(0 1)] [prefetch!(2 3)] [prefetch!(4 5)] [prefetch!(6 7)]),
+                16 => multiply_two_by_two!([a b steps next sums 16]
+                    [prefetch!(0 1 2 3)] [prefetch!(4 5 6 7)] [prefetch!(8 9 10 11)] [prefetch!(12 13 14 15)]),
+                _ => multiply_two_by_two!([a b steps next sums 32]
+                    [prefetch!(0 1 2 3 4 5 6 7)] [prefetch!(8 9 10 11 12 13 14 15)]
+                    [prefetch!(16 17 18 19 20 21 22 23)] [prefetch!(24 25 26 27 28 29 30 31)]),
             }
         }
     }
 }
 
-/// Bytes that a step of [`Shaped::two_by_two`] asks for of what comes next, from each address.
-pub const NEXT_BYTES: usize = 128;
+/// Cache lines of the next two panels for which a step asks where so many pairs of groups share that: together at least the
+/// 32 lines of two tiles.
+pub fn next_lines(pairs: usize) -> usize {
+    match pairs {
+        8.. => 4,
+        4..8 => 8,
+        2..4 => 16,
+        _ => 32,
+    }
+}
+
+/// Bytes of the next groups for which a step of [`Shaped::two_by_two`] asks.
+pub const NEXT_BYTES: usize = 256;
 
 impl Drop for Shaped {
     fn drop(&mut self) {

@@ -1,9 +1,11 @@
 //! Products of packed weights with packed activations.
 
 use super::activations::CHUNK_TILES;
-use super::assembly::{NEXT_BYTES, Shaped, TILE_BYTES};
+use super::assembly::{NEXT_BYTES, Shaped, TILE_BYTES, next_lines};
 use super::transpose::transpose;
 use super::{Activations, Amx, GROUP_ROWS, PackedWeights, TILE_ROWS};
+use crate::kernels::gelu::gelu;
+use crate::kernels::simd::Avx512;
 use crate::kernels::tiles::Tile;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -18,12 +20,14 @@ pub struct Term<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// `y = Σ x·Wᵀ + b`, or `y += …`, for a tile of `y`: whole groups of rows, and outputs from a multiple of 64 on.
+/// `y = Σ x·Wᵀ + b`, or `y += …`, or the GELU of that, for a tile of `y`: whole groups of rows, and outputs from a multiple of 64 on.
 pub struct ProductTile<'a> {
     /// What is summed; the rows of activations are those of `y`.
     pub terms: &'a [Term<'a>],
     /// Add to what `y` holds.
     pub add: bool,
+    /// The GELU of it.
+    pub gelu: bool,
     /// Room for [`SUMS_LEN`] elements.
     pub sums: &'a mut [f32],
     /// Where it goes.
@@ -34,8 +38,8 @@ pub struct ProductTile<'a> {
 const PANELS: usize = 4;
 /// Outputs of so many panels.
 pub const PANELS_OUTPUTS: usize = PANELS * TILE_ROWS;
-/// Groups of rows and fours of panels of a block: a chunk of the activations' columns stays in the second-level cache, with
-/// the sums.
+/// Groups of rows and fours of panels of a block: two chunks of the activations' columns and of the panels' stay in the
+/// second-level cache, with the sums.
 const BLOCK_GROUPS: usize = 16;
 const BLOCK_FOURS: usize = 8;
 /// Elements of a tile of sums.
@@ -86,7 +90,7 @@ impl ProductTile<'_> {
                     }
                 }
                 // SAFETY: `amx` proves AVX-512.
-                unsafe { self.finish(&shaped, &block) };
+                unsafe { self.finish(amx.0, &shaped, &block) };
             }
         }
     }
@@ -107,55 +111,53 @@ impl ProductTile<'_> {
         }
     }
 
-    /// Several groups of rows: blocks of columns, in which two panels of weights meet two groups at a time.
+    /// Several groups of rows: chunks of columns, in which two groups, which stay in the first-level cache, meet all panels of
+    /// the block two at a time. Meanwhile both come to the second-level cache for the next chunk.
     fn multiply(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block) {
         let tiles = term.weights.panel_tiles();
+        let pairs = block.groups.len() / 2;
         for part in blocks(0..tiles, CHUNK_TILES) {
-            for four in block.fours.clone() {
-                let Some(all) = panels(term.weights, four) else { return };
-                let (first, second) = ([all[0], all[1]], [all[2], all[3]]);
-                // Behind the last four comes the first one, in the next chunk.
-                let (next_four, next_tile) =
-                    if four + 1 < block.fours.end { (four + 1, part.start) } else { (block.fours.start, part.end) };
-                let next = panels(term.weights, next_four).unwrap_or(all);
-                let next = [next[0], next[1]].map(|panel| panel.as_ptr().wrapping_add(next_tile * TILE_BYTES));
-                let at_second = second.map(|panel| panel.as_ptr().wrapping_add(part.start * TILE_BYTES));
-                self.half(shaped, term.x, block, (four, 0), &part, (first, at_second));
-                self.half(shaped, term.x, block, (four, 2), &part, (second, next));
-                if block.groups.len() % 2 == 1 {
-                    let group = block.groups.end - 1;
-                    let sums = &mut self.sums[block.sums_at(four, group)..][..PANELS * SUMS];
-                    four_by_one(shaped, all, tiles_of(term.x.tiles(group, part.start)), part.clone(), TILE_BYTES, sums);
+            // Behind the last chunk comes the first one, of the next panels.
+            let (next_tile, next_four) = if part.end < tiles { (part.end, 0) } else { (0, block.fours.len()) };
+            let next_panels = |four: usize| panels(term.weights, four + next_four);
+            for pair in 0..pairs {
+                let group = block.groups.start + 2 * pair;
+                let groups = [group, group + 1].map(|group| tiles_of(term.x.tiles(group, part.start)));
+                let next_groups = tiles_of(term.x.tiles(group, next_tile)).as_ptr();
+                for four in block.fours.clone() {
+                    let (Some(now), Some(next)) = (panels(term.weights, four), next_panels(four)) else { return };
+                    let done = (four - block.fours.start) * part.len();
+                    for half in [0, 2] {
+                        let sums = &mut self.sums[block.sums_at(four, group) + half * SUMS..][..(PANELS + 2) * SUMS];
+                        let asked = next_share(pairs, pair, part.len());
+                        let next = [
+                            next[half + asked.0].as_ptr().wrapping_add(next_tile * TILE_BYTES + asked.1),
+                            next_groups.wrapping_add((2 * done + half / 2 * part.len()) * NEXT_BYTES),
+                        ];
+                        two_by_two(shaped, [now[half], now[half + 1]], groups, part.clone(), (pairs, next), sums);
+                    }
                 }
+            }
+            if block.groups.len() % 2 == 1 {
+                self.last_group(shaped, term, block, &part);
             }
         }
     }
 
-    /// Two panels of a four, from `panel` on, by all pairs of groups. The first pair asks for what of the panels is
-    /// not in the cache; all ask for a share of what comes `next`.
-    fn half(
-        &mut self,
-        shaped: &Shaped,
-        x: &Activations,
-        block: &Block,
-        (four, panel): (usize, usize),
-        part: &Range<usize>,
-        (panels, next): ([&[u8]; 2], [*const u8; 2]),
-    ) {
-        let pairs = block.groups.len() / 2;
-        for pair in 0..pairs {
-            let group = block.groups.start + 2 * pair;
-            let sums = &mut self.sums[block.sums_at(four, group) + panel * SUMS..][..(PANELS + 2) * SUMS];
-            let groups = [group, group + 1].map(|group| tiles_of(x.tiles(group, part.start)));
-            let ahead = (pair == 0).then_some(AHEAD_TILES * TILE_BYTES);
-            let next = next.map(|at| at.wrapping_add(pair * part.len() * NEXT_BYTES));
-            two_by_two(shaped, panels, groups, part.clone(), (ahead, next), sums);
+    /// The group of a block that has no other beside it.
+    fn last_group(&mut self, shaped: &Shaped, term: &Term<'_>, block: &Block, part: &Range<usize>) {
+        let group = block.groups.end - 1;
+        let tiles = tiles_of(term.x.tiles(group, part.start));
+        for four in block.fours.clone() {
+            let Some(panels) = panels(term.weights, four) else { return };
+            let sums = &mut self.sums[block.sums_at(four, group)..][..PANELS * SUMS];
+            four_by_one(shaped, panels, tiles, part.clone(), TILE_BYTES, sums);
         }
     }
 
     /// Adds the biases and hands over to `y`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn finish(&mut self, shaped: &Shaped, block: &Block) {
+    fn finish(&mut self, simd: Avx512, shaped: &Shaped, block: &Block) {
         let end = self.y.columns.end;
         for four in block.fours.clone() {
             for group in block.groups.clone() {
@@ -166,7 +168,7 @@ impl ProductTile<'_> {
                         break;
                     }
                     let at = block.sums_at(four, group) + panel * TILE_ROWS * shaped.width();
-                    self.finish_tile(shaped.width(), at, group * GROUP_ROWS, outputs);
+                    self.finish_tile(simd, shaped.width(), at, (group * GROUP_ROWS, outputs));
                 }
             }
         }
@@ -175,7 +177,7 @@ impl ProductTile<'_> {
     /// A tile of sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    fn finish_tile(&mut self, width: usize, sums_at: usize, first_row: usize, outputs: Range<usize>) {
+    fn finish_tile(&mut self, simd: Avx512, width: usize, sums_at: usize, (first_row, outputs): (usize, Range<usize>)) {
         let mask = ((1u32 << outputs.len()) - 1) as u16;
         let mut bias_sum = _mm512_setzero_ps();
         for bias in self.terms.iter().filter_map(|term| term.bias) {
@@ -191,6 +193,9 @@ impl ProductTile<'_> {
             if self.add {
                 // SAFETY: lanes outside of the mask are not read.
                 value = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) }, value);
+            }
+            if self.gelu {
+                value = gelu(simd, value);
             }
             // SAFETY: lanes outside of the mask are not written.
             unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, value) };
@@ -244,6 +249,13 @@ fn four_by_one(
     unsafe { shaped.four_by_one(panels, group, part.len(), ahead, sums) };
 }
 
+/// Each of some pairs of groups asks for its share of the next chunk of two panels: in which of them it begins, and at which
+/// byte.
+fn next_share(pairs: usize, pair: usize, tiles: usize) -> (usize, usize) {
+    let begin = (pair * tiles * next_lines(pairs) * 64).min(2 * tiles * TILE_BYTES);
+    (usize::from(begin >= tiles * TILE_BYTES), begin % (tiles * TILE_BYTES))
+}
+
 /// Two panels by two groups, over a part of the tiles of columns. `sums` begins with the first group's two tiles; those
 /// of the second are behind the first group's four.
 fn two_by_two(
@@ -251,7 +263,7 @@ fn two_by_two(
     panels: [&[u8]; 2],
     groups: [&[u8]; 2],
     part: Range<usize>,
-    (ahead, next): (Option<usize>, [*const u8; 2]),
+    (pairs, next): (usize, [*const u8; 2]),
     sums: &mut [f32],
 ) {
     assert_eq!(shaped.width(), GROUP_ROWS, "rows of a whole group");
@@ -261,5 +273,5 @@ fn two_by_two(
     let (first, second) = sums.split_at_mut(PANELS * SUMS);
     let sums = [&mut first[..2 * SUMS], &mut second[..2 * SUMS]].map(|sums| sums.as_mut_ptr());
     // SAFETY: the slices above have what is asked for.
-    unsafe { shaped.two_by_two(panels, groups, part.len(), (ahead, next), sums) };
+    unsafe { shaped.two_by_two(panels, groups, part.len(), (pairs, next), sums) };
 }
