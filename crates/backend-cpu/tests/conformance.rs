@@ -34,7 +34,7 @@ conformance_suite!(amx_3_threads, cpu(Isa::Amx, 3));
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
     for isa in Isa::ALL {
-        for threads in [2, 3] {
+        for threads in [2, 3, 4] {
             same_bits(&cpu(isa, 1), &cpu(isa, threads));
         }
     }
@@ -63,7 +63,9 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
             backend.read(&y).expect("read")
         };
         let all = product(0..300);
-        for rows in [0..1, 16..32, 31..64, 100..149, 299..300] {
+        // Every number of rows up to four groups, and some rows from within.
+        let batches = (1..=64).map(|rows| 300 - rows..300);
+        for rows in batches.chain([0..1, 16..32, 31..64, 100..149, 0..128, 5..250]) {
             let expected = &all[rows.start * OUTPUTS..rows.end * OUTPUTS];
             assert!(product(rows.clone()) == expected, "{isa}: rows {rows:?}");
         }

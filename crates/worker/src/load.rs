@@ -80,6 +80,9 @@ pub enum LoadError {
 /// Logits rows that are held at a time: enough to keep a product busy, few enough to stay small beside the weights.
 const LOGITS_ROWS_MAX: usize = 32;
 
+/// How far ahead of the load the system is asked to read: enough for any disk, little beside a shard.
+const READ_AHEAD_ELEMENTS: usize = 32 << 20;
+
 /// Reads the rank's shard of the model in `spec.model_dir` into `backend`.
 ///
 /// # Errors
@@ -118,5 +121,14 @@ impl WeightSource for ShardSource<'_> {
 
     fn release(&self, tensor: &ShardTensor) {
         self.0.release(tensor);
+        // Tensors are read in their order: the disk works on the next ones meanwhile.
+        let mut behind = self.0.tensors().iter().skip_while(|other| other.id != tensor.id).skip(1);
+        let mut elements = 0;
+        while elements < READ_AHEAD_ELEMENTS
+            && let Some(next) = behind.next()
+        {
+            self.0.prefetch(next);
+            elements += next.local_elements();
+        }
     }
 }
