@@ -48,16 +48,16 @@ impl Route {
         } else {
             None
         };
-        let by_peers = |shots| Self::Peers(PeerMemory::new(device, facts.multiprocessors, shots));
+        let by_peers = |shots| PeerMemory::new(device, facts.multiprocessors, shots).map(Self::Peers);
         let (route, name, reason) = match (choice, why_no_peers) {
             (AllReduceChoice::Auto, None) => {
-                (by_peers(None), "peer memory", "every device can access every other".to_owned())
+                (by_peers(None)?, "peer memory", "every device can access every other".to_owned())
             }
             (AllReduceChoice::OneShot, None) => {
-                (by_peers(Some(Add::OneShot)), "peer memory in one shot", "--all-reduce one-shot".to_owned())
+                (by_peers(Some(Add::OneShot))?, "peer memory in one shot", "--all-reduce one-shot".to_owned())
             }
             (AllReduceChoice::TwoShot, None) => {
-                (by_peers(Some(Add::TwoShot)), "peer memory in two shots", "--all-reduce two-shot".to_owned())
+                (by_peers(Some(Add::TwoShot))?, "peer memory in two shots", "--all-reduce two-shot".to_owned())
             }
             (AllReduceChoice::OneShot | AllReduceChoice::TwoShot, Some(reason)) => {
                 return missing(&format!("the ranks cannot read each other's memory: {reason}"));

@@ -5,7 +5,7 @@ use crate::collective::Route;
 use crate::cublaslt::{self, CublasLt};
 use crate::device::{Device, Pause};
 use crate::discover::discover;
-use crate::flights::{Flights, IN_FLIGHT_MAX};
+use crate::flights::{Flights, IN_FLIGHT_MAX, Limits, State};
 use crate::graphs::{self, Recorded, Recording};
 use crate::history::History;
 use crate::kernels::Kernels;
@@ -60,8 +60,11 @@ pub struct CudaOptions {
     pub graphs: bool,
     /// Begin a step while the device works on the one before.
     pub run_ahead: bool,
-    /// How long the host waits for the device, and so for the other ranks, at least.
+    /// How long the host waits for the device, and so for the other ranks.
     pub wait_limit: Duration,
+    /// How long a step is allowed at least, where there was one of its size. When 3/4 of that have passed, and 15 times the
+    /// longest of its size, it is an error. The first of a size is allowed `wait_limit`, too.
+    pub step_limit: Duration,
 }
 
 impl CudaOptions {
@@ -77,6 +80,7 @@ impl CudaOptions {
             graphs: true,
             run_ahead: true,
             wait_limit: Duration::from_secs(60),
+            step_limit: Duration::from_secs(60),
         }
     }
 }
@@ -171,7 +175,7 @@ impl Cuda {
             recorded: Vec::new(),
             recording: None,
             limits: None,
-            flights: Flights::new(&device, options.wait_limit)?,
+            flights: Flights::new(&device, Limits { least: options.step_limit * 3 / 4, first: options.wait_limit })?,
             begun: None,
             kernels: Kernels::load(&device)?,
             route: Route::choose(&device, &mut *host, options.all_reduce)?,
@@ -619,7 +623,19 @@ impl Backend for Cuda {
         if let Route::Nccl(nccl) = &self.route {
             nccl.check("a step")?;
         }
-        step.map_or(Ok(true), |step| self.flights.has_ended(step))
+        match step.map_or(Ok(State::Ended), |step| self.flights.state(step))? {
+            State::Ended => Ok(true),
+            State::OnItsWay => Ok(false),
+            State::Late { rows, limit } => {
+                let waits = match &self.route {
+                    Route::Peers(peers) => peers.waits_for(self.host.rank(), self.host.world()),
+                    _ => None,
+                };
+                let waits = waits.as_deref().unwrap_or("another rank is gone, or the device hangs");
+                let text = format!("{rows} rows have not ended within {} ms: {waits}", limit.as_millis());
+                Err(self.device.fault_text("a step", &text))
+            }
+        }
     }
 
     fn outputs(&mut self, outputs: CudaOutputs) -> Result<Vec<LogitsOutput>, BackendError> {

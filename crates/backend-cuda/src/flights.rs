@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 pub(crate) const IN_FLIGHT_MAX: usize = 2;
 /// Sizes of steps, by powers of two of their rows.
 const SIZES: usize = 16;
-/// A step may take so many times as long as the longest of its size.
-const PATIENCE: u32 = 20;
+/// A step may take so many times as long as the longest of its size. The coordinator allows 20, and 4/3 of the least time: so
+/// that a rank can say itself what it waits for, before it is ended.
+const PATIENCE: u32 = 15;
 
 /// The steps, by their numbers.
 pub(crate) struct Flights {
@@ -24,10 +25,30 @@ pub(crate) struct Flights {
     ended: u64,
     /// When the last one ended: the next one has had the device since then.
     ended_at: Instant,
-    /// By size.
-    longest: [Duration; SIZES],
-    /// How late a step may be, however short others were.
-    limit_min: Duration,
+    /// By size, where there was one.
+    longest: [Option<Duration>; SIZES],
+    limits: Limits,
+}
+
+/// How long a step may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// However short others of its size were.
+    pub(crate) least: Duration,
+    /// The first of its size.
+    pub(crate) first: Duration,
+}
+
+/// How a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Ended,
+    OnItsWay,
+    /// It is later than it may be.
+    Late {
+        rows: usize,
+        limit: Duration,
+    },
 }
 
 struct Flight {
@@ -37,7 +58,7 @@ struct Flight {
 }
 
 impl Flights {
-    pub(crate) fn new(device: &Rc<Device>, limit_min: Duration) -> Result<Self, BackendError> {
+    pub(crate) fn new(device: &Rc<Device>, limits: Limits) -> Result<Self, BackendError> {
         let now = Instant::now();
         let slot = || {
             let end = device.context.new_event(None).map_err(|error| device.fault("making an event", error))?;
@@ -49,8 +70,8 @@ impl Flights {
             begun: 0,
             ended: 0,
             ended_at: now,
-            longest: [Duration::ZERO; SIZES],
-            limit_min,
+            longest: [None; SIZES],
+            limits,
         })
     }
 
@@ -70,10 +91,10 @@ impl Flights {
         recorded.map_err(|error| self.device.fault("a step", error))
     }
 
-    /// Whether the device has ended the step.
-    pub(crate) fn has_ended(&mut self, number: u64) -> Result<bool, BackendError> {
+    /// Asks the device for the step.
+    pub(crate) fn state(&mut self, number: u64) -> Result<State, BackendError> {
         if number < self.ended {
-            return Ok(true);
+            return Ok(State::Ended);
         }
         let slot = &self.slots[slot(number)];
         let (rows, time) = (slot.rows, slot.begun.max(self.ended_at).elapsed());
@@ -81,19 +102,13 @@ impl Flights {
         match unsafe { sys::cuEventQuery(slot.end.cu_event()) } {
             CUresult::CUDA_SUCCESS => {
                 let longest = &mut self.longest[size(rows)];
-                *longest = time.max(*longest);
+                *longest = (*longest).max(Some(time));
                 (self.ended, self.ended_at) = (number + 1, Instant::now());
-                Ok(true)
+                Ok(State::Ended)
             }
             CUresult::CUDA_ERROR_NOT_READY => {
-                let limit = limit(self.limit_min, self.longest[size(rows)]);
-                if time > limit {
-                    let limit_ms = limit.as_millis();
-                    let text =
-                        format!("no end of {rows} rows within {limit_ms} ms: a rank is gone, or the device hangs");
-                    return Err(self.device.fault_text("a step", &text));
-                }
-                Ok(false)
+                let limit = self.limits.of(self.longest[size(rows)]);
+                Ok(if time > limit { State::Late { rows, limit } } else { State::OnItsWay })
             }
             error => Err(self.device.fault_text("a step", &format!("{rows} rows: {}", describe(DriverError(error))))),
         }
@@ -108,9 +123,11 @@ fn size(rows: usize) -> usize {
     (rows.max(1).ilog2() as usize).min(SIZES - 1)
 }
 
-/// How long a step may take.
-fn limit(least: Duration, longest: Duration) -> Duration {
-    least.max(longest * PATIENCE)
+impl Limits {
+    /// Of a step, by the longest of its size.
+    fn of(self, longest: Option<Duration>) -> Duration {
+        longest.map_or(self.first.max(self.least), |longest| self.least.max(longest * PATIENCE))
+    }
 }
 
 #[cfg(test)]
@@ -119,9 +136,11 @@ mod tests {
 
     #[test]
     fn long_steps_may_take_longer() {
-        let [second, ten] = [1, 10].map(Duration::from_secs);
-        assert_eq!(limit(ten, Duration::ZERO), ten);
-        assert_eq!(limit(ten, second), 2 * ten);
+        let [second, ten, minute] = [1, 10, 60].map(Duration::from_secs);
+        let limits = Limits { least: ten, first: minute };
+        assert_eq!(limits.of(None), minute);
+        assert_eq!(limits.of(Some(second / 10)), ten);
+        assert_eq!(limits.of(Some(second)), 15 * second);
         assert_eq!([0, 1, 2, 3, 512, 1 << 20].map(size), [0, 0, 1, 1, 9, 15]);
     }
 }

@@ -5,11 +5,13 @@
 
 use crate::device::{Device, describe};
 use crate::kernels::all_reduce::{self, Add, FLAG_LINE, RANKS_MAX};
-use crate::memory::Chunk;
+use crate::memory::{Chunk, Pinned};
 use backend::{BackendError, Collective};
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Buffers for partial sums: two that layers take in turns, and the embedding's.
 const PARTIALS: usize = 3;
@@ -30,6 +32,13 @@ pub(crate) struct PeerMemory {
     region: Option<Region>,
     /// Which buffer of partial sums was used last.
     last: usize,
+    aside: Aside,
+}
+
+/// What it takes to look at the flags while a kernel waits.
+struct Aside {
+    stream: Arc<CudaStream>,
+    line: RefCell<Pinned>,
 }
 
 struct Region {
@@ -61,12 +70,54 @@ impl Drop for Map {
     }
 }
 
+/// How long a look at the flags may take.
+const ASIDE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Which launch of those in which the ranks meet is under way, and who has not come to it: of a line of flags, as `peers.h` has
+/// it. None, if this rank itself has not.
+fn missing(line: &[u32], rank: usize, ranks: usize) -> Option<(u32, Vec<usize>)> {
+    let launch = line[0].wrapping_add(1);
+    let waits = [&line[1..1 + RANKS_MAX], &line[1 + RANKS_MAX..1 + 2 * RANKS_MAX]];
+    let behind = |flag: u32| (flag.wrapping_sub(launch) as i32) < 0;
+    let missing = waits.iter().find_map(|flags| {
+        let missing: Vec<usize> = (0..ranks).filter(|&rank| behind(flags[rank])).collect();
+        (!behind(flags[rank]) && !missing.is_empty()).then_some(missing)
+    });
+    missing.map(|missing| (launch, missing))
+}
+
 /// What a rank tells the others of its allocation, as words that travel as the bits of f32.
 const TICKET_WORDS: usize = 20;
 
 impl PeerMemory {
-    pub(crate) fn new(device: &Rc<Device>, blocks: usize, shots: Option<Add>) -> Self {
-        Self { device: Rc::clone(device), blocks, shots, region: None, last: 0 }
+    pub(crate) fn new(device: &Rc<Device>, blocks: usize, shots: Option<Add>) -> Result<Self, BackendError> {
+        let stream = device.context.new_stream().map_err(|error| device.fault("making a stream", error))?;
+        let line = RefCell::new(Pinned::new(device, FLAG_LINE * size_of::<u32>())?);
+        let aside = Aside { stream, line };
+        Ok(Self { device: Rc::clone(device), blocks, shots, region: None, last: 0, aside })
+    }
+
+    /// For whom the kernel at hand waits, if it does: of the flags of its first block.
+    pub(crate) fn waits_for(&self, rank: usize, ranks: usize) -> Option<String> {
+        let region = self.region.as_ref()?;
+        let mut line = self.aside.line.borrow_mut();
+        let stream = self.aside.stream.cu_stream();
+        // SAFETY: the flags are the allocation's beginning, and the line is as long as one of theirs. It is not read unless
+        // the copy has ended, nor given back, as the device is broken then.
+        unsafe { result::memcpy_dtoh_async(line.bytes_mut(), region.own.at(), stream) }.ok()?;
+        let begin = Instant::now();
+        // SAFETY: the stream is alive.
+        while unsafe { sys::cuStreamQuery(stream) } != sys::CUresult::CUDA_SUCCESS {
+            if begin.elapsed() > ASIDE_LIMIT {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        let words: &[u32] = bytemuck::cast_slice(line.bytes());
+        let (sum, missing) = missing(words, rank, ranks)?;
+        let names: Vec<String> = missing.iter().map(usize::to_string).collect();
+        let (s, has) = if names.len() == 1 { ("", "has") } else { ("s", "have") };
+        Some(format!("rank{s} {} {has} not come to meeting {sum} of the ranks", names.join(", ")))
     }
 
     /// The kernel that sums `bytes` of each of `ranks` ranks.
@@ -244,4 +295,25 @@ pub(crate) fn can_access(device: &Device, other: usize) -> bool {
     // SAFETY: both are devices of the driver.
     let asked = unsafe { sys::cuDeviceCanAccessPeer(&mut can, device.context.cu_device(), peer) };
     asked == sys::CUresult::CUDA_SUCCESS && can != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing;
+
+    #[test]
+    fn who_has_not_come_is_read_from_the_flags() {
+        // Three ranks; four launches are over.
+        let line = |first: [u32; 3], second: [u32; 3]| {
+            let mut line = [0; 32];
+            line[0] = 4;
+            line[1..4].copy_from_slice(&first);
+            line[9..12].copy_from_slice(&second);
+            line
+        };
+        assert_eq!(missing(&line([5, 5, 4], [4, 4, 4]), 0, 3), Some((5, vec![2])));
+        assert_eq!(missing(&line([5, 5, 6], [5, 4, 5]), 2, 3), Some((5, vec![1])));
+        assert_eq!(missing(&line([4, 5, 5], [4, 4, 4]), 0, 3), None);
+        assert_eq!(missing(&line([5, 5, 5], [4, 4, 4]), 0, 3), None);
+    }
 }

@@ -141,6 +141,7 @@ pub(crate) fn load_request(config: &CoordinatorConfig, processes: &ProcessConfig
         step_rows_max: narrow(config.step_rows_max),
         rendezvous: processes.rendezvous.address.clone(),
         collective_limit_ms: u32::try_from(processes.collective_limit.as_millis()).unwrap_or(u32::MAX),
+        step_limit_ms: u32::try_from(config.step_limit.as_millis()).unwrap_or(u32::MAX),
         threads: narrow(processes.threads_per_rank),
         isa: processes.isa.clone().unwrap_or_default(),
     }

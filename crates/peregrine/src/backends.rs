@@ -137,6 +137,7 @@ impl CudaArgs {
             run_ahead: self.run_ahead == Switch::On,
             check_launches: self.check_launches,
             wait_limit: spec.collective_limit,
+            step_limit: spec.step_limit,
             ..CudaOptions::new(spec.rank)
         }
     }

@@ -33,8 +33,8 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Starts the thread of rank `rank`. It ends when the commands do, or with the first error.
-    pub(crate) fn start(rank: usize, open: Open) -> Self {
+    /// Starts the thread of rank `rank`. It ends when the commands do, or with the first error, of which `failed` hears, too.
+    pub(crate) fn start(rank: usize, open: Open, failed: oneshot::Sender<String>) -> Self {
         let progress = Arc::new(LoadProgress::new());
         let (ready_to, ready) = oneshot::channel();
         let (commands, commands_from) = mpsc::unbounded_channel();
@@ -49,7 +49,7 @@ impl Device {
             // Nobody listens once the connection is gone, and then the process ends.
             let _ = ready_to.send(info);
             if let Some(rank) = rank {
-                run(rank, commands_from, &results_to);
+                run(rank, commands_from, &results_to, failed);
             }
         };
         std::thread::Builder::new()
@@ -66,6 +66,7 @@ fn run(
     mut rank: Box<dyn Rank>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     results: &mpsc::UnboundedSender<Result<StepResult, String>>,
+    failed: oneshot::Sender<String>,
 ) {
     let in_flight_max = rank.steps_in_flight_max();
     let (mut queue, mut in_flight, mut pause) = (Queue::default(), 0, Pause::default());
@@ -77,7 +78,7 @@ fn run(
             let begun = guarded(|| rank.begin(plan, &queue.masks).map_err(|error| error.to_string()));
             queue.masks.retain(|mask| mask.step > step);
             if let Err(error) = begun {
-                return fail(rank, error, results);
+                return fail(rank, &error, results, failed);
             }
             in_flight += 1;
         } else if in_flight == 0 {
@@ -100,16 +101,22 @@ fn run(
                 Err(TryRecvError::Empty) => pause.wait(),
                 Err(TryRecvError::Disconnected) => return,
             },
-            Err(error) => return fail(rank, error, results),
+            Err(error) => return fail(rank, &error, results, failed),
         }
     }
 }
 
 /// Reports the device's end. What it owns stays as it is: to give it back would mean to wait for what hangs.
-fn fail(rank: Box<dyn Rank>, error: String, results: &mpsc::UnboundedSender<Result<StepResult, String>>) {
+fn fail(
+    rank: Box<dyn Rank>,
+    error: &str,
+    results: &mpsc::UnboundedSender<Result<StepResult, String>>,
+    failed: oneshot::Sender<String>,
+) {
     std::mem::forget(rank);
-    // Nobody listens once the connection is gone.
-    let _ = results.send(Err(error));
+    // Nobody listens once the connection is gone, and then the process ends.
+    let _ = results.send(Err(error.to_owned()));
+    let _ = failed.send(error.to_owned());
 }
 
 /// Plans that have not been begun, and masks for them.

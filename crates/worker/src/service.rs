@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use step::StepResult;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -20,7 +20,7 @@ type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Where the worker is in its life; it only ever goes forward.
 enum Stage {
-    Born(WithSpec),
+    Born(WithSpec, oneshot::Sender<String>),
     Loading,
     Ready(mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<Result<StepResult, String>>),
     Running,
@@ -31,8 +31,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(with_spec: WithSpec) -> Self {
-        Self { stage: Arc::new(Mutex::new(Stage::Born(with_spec))) }
+    /// `failed` hears when a step has failed: nothing can be run any more.
+    pub(crate) fn new(with_spec: WithSpec, failed: oneshot::Sender<String>) -> Self {
+        Self { stage: Arc::new(Mutex::new(Stage::Born(with_spec, failed))) }
     }
 }
 
@@ -61,11 +62,11 @@ impl Worker for Service {
     async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
         let spec = RankSpec::try_from(request.into_inner()).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let born = |stage| match stage {
-            Stage::Born(with_spec) => Ok(with_spec),
+            Stage::Born(with_spec, failed) => Ok((with_spec, failed)),
             other => Err(other),
         };
-        let with_spec = advance(&self.stage, Stage::Loading, born, "Load comes once")?;
-        let device = Device::start(spec.rank, with_spec(spec));
+        let (with_spec, failed) = advance(&self.stage, Stage::Loading, born, "Load comes once")?;
+        let device = Device::start(spec.rank, with_spec(spec), failed);
         let (events_to, events) = mpsc::unbounded_channel();
         tokio::spawn(report_load(device, self.stage.clone(), events_to));
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(events))))

@@ -23,6 +23,8 @@ pub struct RankSpec {
     pub rendezvous: String,
     /// How long a rank waits for another before it gives up.
     pub collective_limit: Duration,
+    /// How long a step is allowed at least.
+    pub step_limit: Duration,
     /// Threads that compute; at least 1.
     pub threads: usize,
     /// Instruction set to use instead of the best one.
@@ -60,6 +62,7 @@ impl TryFrom<LoadRequest> for RankSpec {
             step_rows_max: positive("step_rows_max", request.step_rows_max)?,
             rendezvous: request.rendezvous,
             collective_limit: Duration::from_millis(u64::from(request.collective_limit_ms)),
+            step_limit: Duration::from_millis(u64::from(request.step_limit_ms)),
             threads: positive("threads", request.threads)?,
             isa: Some(request.isa).filter(|isa| !isa.is_empty()),
         })

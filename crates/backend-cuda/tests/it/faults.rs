@@ -1,7 +1,7 @@
 //! What is said when the machine is not as it should be. These are faults of the stand-in: real GPUs have none to order.
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
-use backend::{Alone, Backend, Batch, Tensor, Threads};
+use backend::{Alone, Backend, Batch, Collective, Tensor, Threads};
 use backend_cuda::{Cuda, CudaOptions, discover};
 use std::time::Duration;
 
@@ -69,6 +69,45 @@ fn a_device_that_fails_is_named_with_its_rank_and_the_operation() {
     assert!(text.contains("launch 1: fine"), "{text}");
     let line = text.lines().find(|line| line.starts_with("launch 2")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("reading a tensor: rank 0, device 0") && line.contains("ECC"), "{line}");
+}
+
+/// Not a test of its own, but run by one, in a process: one of two ranks does not come to the second step.
+#[test]
+fn a_rank_alone_in_a_step() {
+    if !is_child() {
+        return;
+    }
+    install();
+    let limit = Duration::from_secs(5);
+    let options = CudaOptions { wait_limit: limit, step_limit: limit, ..CudaOptions::new(0) };
+    let run = |end: Threads| {
+        let rank = end.rank();
+        let mut engine = crate::steps::load(&options, end);
+        for (step, rows) in [3, 1].into_iter().enumerate().take(2 - rank) {
+            let ran = engine.step(crate::steps::plan(step, rows), &[]).map(|result| result.outputs.len());
+            println!(
+                "rank {rank}, step {step}: {}",
+                ran.map_or_else(|error| error.to_string(), |n| format!("{n} done"))
+            );
+        }
+        std::mem::forget(engine);
+    };
+    std::thread::scope(|scope| {
+        for end in Threads::connect(2) {
+            scope.spawn(move || run(end));
+        }
+    });
+    std::process::exit(0);
+}
+
+#[test]
+fn a_rank_that_is_late_in_a_step_is_named() {
+    let (text, _) = finish(in_a_process("faults::a_rank_alone_in_a_step", &[]));
+    assert!(text.contains("rank 0, step 0: 1 done") && text.contains("rank 1, step 0: 1 done"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("rank 0, step 1")).unwrap_or_else(|| panic!("{text}"));
+    for part in ["step 1: a step: rank 0, device 0", "1 rows have not ended", "rank 1 has not come to meeting"] {
+        assert!(line.contains(part), "expected {part:?} in {line}");
+    }
 }
 
 /// Not a test of its own, but run by one, in a process: one of two ranks stays away.

@@ -12,7 +12,7 @@ use goldens::model_dir;
 use model::Partition;
 use scheduler::{Event, Scheduler, SchedulerConfig, Submission};
 use std::time::Duration;
-use step::{Choice, Priority, SamplingParams, SamplingSettings, SeqId};
+use step::{BlockId, Choice, NewSequence, Priority, SamplingParams, SamplingSettings, SeqId, SeqRun, StepId, StepPlan};
 use weights::{CheckpointFiles, read_config};
 use worker::ShardSource;
 
@@ -21,7 +21,8 @@ const ROWS_MAX: usize = 24;
 /// Far more steps than any run here needs.
 const STEPS_MAX: usize = 1000;
 
-fn load(options: &CudaOptions, collective: Threads) -> Engine<Cuda> {
+/// A rank of the model.
+pub fn load(options: &CudaOptions, collective: Threads) -> Engine<Cuda> {
     let dir = model_dir(MODEL);
     let config = read_config(&dir).expect("config.json");
     let partition = Partition::new(&config, collective.rank(), collective.world());
@@ -31,6 +32,25 @@ fn load(options: &CudaOptions, collective: Threads) -> Engine<Cuda> {
     let options = CudaOptions { device: collective.rank(), ..options.clone() };
     let backend = Cuda::new(&options, Box::new(collective)).expect("a device");
     Engine::new(Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader)).expect("load"))
+}
+
+/// A step of `rows` tokens of a sequence: the first step is its prompt, and all later ones run what was sampled.
+pub fn plan(step: usize, rows: usize) -> StepPlan {
+    let seq = SeqId(0);
+    let new = NewSequence {
+        seq,
+        tokens: (0..rows as u32).collect(),
+        prompt_len: rows,
+        sampling: SamplingParams::GREEDY,
+        prompt_logprobs: false,
+        top_n: 0,
+        return_logits: false,
+    };
+    let (first, start) = (step == 0, if step == 0 { 0 } else { 2 + step });
+    let new_blocks = if first { vec![BlockId(0)] } else { Vec::new() };
+    let run = SeqRun { seq, start, len: rows, new_blocks, draft_tokens: Vec::new(), sample: true, masked: false };
+    let new = if first { vec![new] } else { Vec::new() };
+    StepPlan { step: StepId(step as u64), new, retired: Vec::new(), runs: vec![run] }
 }
 
 /// Requests of many kinds: greedy and drawn, with everything that looks at the tokens before, long prompts and short ones.
