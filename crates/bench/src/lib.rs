@@ -6,6 +6,7 @@
 //!   * `metrics`: what the times amount to. Pure.
 //!   * `report`: JSON with the key names of vLLM's `bench serve`, Markdown, HTML with plots. Pure.
 //! * [`soak`]: many requests at once and for long, each answer held against the one that its request gets alone.
+//! * [`simulate`]: the real scheduler against the timed model of a node. Pure.
 //! * [`engine`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
 //! * [`backend`]: a backend alone, on a model of random weights, beside what its hardware can do.
 //!
@@ -23,6 +24,7 @@ mod memory;
 mod metrics;
 mod report;
 pub mod serve;
+pub mod simulate;
 pub mod soak;
 mod target;
 

@@ -5,6 +5,7 @@ mod engine;
 pub mod instant;
 mod latency;
 mod random_model;
+mod simulate;
 
 use anyhow::{Result, bail};
 use bench::engine::EngineArgs;
@@ -37,6 +38,8 @@ enum BenchCommand {
     Latency(latency::LatencyArgs),
     /// Measure the processor backend alone, on a model of random weights, beside what the processor can do.
     Backend(backend::BackendArgs),
+    /// Predict throughput and latency of a node with GPUs: the real scheduler, and a clock that is computed.
+    Simulate(simulate::SimulateArgs),
     /// Measure all but the model: streams from workers that answer at once, the scheduler alone, memory over many requests.
     Engine(EngineArgs),
 }
@@ -48,6 +51,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         BenchCommand::Serve(args) => runtime()?.block_on(bench::serve::run(&args))?,
         BenchCommand::Soak(args) => runtime()?.block_on(bench::soak::run(&args))?,
         BenchCommand::MakeModel(args) => random_model::run(&args)?,
+        BenchCommand::Simulate(args) => simulate::run(&args)?,
         BenchCommand::Latency(args) => runtime()?.block_on(latency::run(args))?,
         BenchCommand::Backend(args) => backend::run(&args)?,
         BenchCommand::Engine(args) => runtime()?.block_on(engine::run(&args))?,

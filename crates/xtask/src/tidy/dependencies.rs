@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("worker", &["forward", "weights", "wire", "model", "backend", "step"]),
     ("coordinator", &["scheduler", "wire", "step"]),
     ("server", &["coordinator", "wire", "api", "text", "step"]),
-    ("bench", &["wire", "scheduler", "step", "forward", "model", "backend"]),
+    ("bench", &["wire", "scheduler", "step", "forward", "model", "node", "backend"]),
     ("peregrine", EVERY_CRATE),
     ("gpu-check", EVERY_CRATE),
     ("xtask", EVERY_CRATE),

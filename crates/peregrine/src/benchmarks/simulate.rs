@@ -1,0 +1,57 @@
+//! `peregrine bench simulate`: what a node would do under load, by the real scheduler and a computed clock.
+
+use crate::plan::models::Model;
+use anyhow::{Context, Result, ensure};
+use bench::simulate::{Plan, simulate};
+use clap::{Args, value_parser};
+use node::{Backend, Node};
+
+/// Arguments of `peregrine bench simulate`.
+#[derive(Args, Debug)]
+pub struct SimulateArgs {
+    /// Folder of the model, of which only config.json is read, or the JumpStart id of a published one.
+    #[arg(long, value_name = "DIR|ID", default_value = "huggingface-llm-falcon-180b-bf16")]
+    model: String,
+    /// The node, by its instance type; the id's usual one if not given, or p4de.24xlarge for a folder.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// How many ranks; one for each of the node's GPUs if not given.
+    #[arg(long, value_name = "N")]
+    tensor_parallel: Option<usize>,
+    /// The most tokens that one step computes, over all requests.
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..=65_536))]
+    max_batch_tokens: u32,
+    /// The most requests that run at once.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=65_536))]
+    max_concurrent_requests: u32,
+    /// Requests, all at once, by which throughput is measured.
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    requests: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Simulates, and prints what came of it.
+pub fn run(args: &SimulateArgs) -> Result<()> {
+    let model = Model::open(&args.model)?;
+    let node = Node::named(args.node.as_deref().unwrap_or(model.default_node))?;
+    let (name, gpus) = (node.name, node.gpus);
+    let world = args.tensor_parallel.unwrap_or(gpus);
+    ensure!((1..=gpus).contains(&world), "--tensor-parallel is {world}, expected 1 to {gpus}: the GPUs of {name}");
+    let fitted = node::Plan::new(&model.name, &model.config, node, world, Backend::Cuda);
+    ensure!(fitted.fits, "{} does not fit over {world} GPUs of {name}: see peregrine plan", model.name);
+    let plan = Plan {
+        name: model.name,
+        config: model.config,
+        node,
+        world,
+        kv_tokens: fitted.kv_tokens,
+        step_rows_max: args.max_batch_tokens as usize,
+        sequences_max: args.max_concurrent_requests.min(args.max_batch_tokens) as usize,
+        requests: args.requests as usize,
+    };
+    let simulation = simulate(&plan).context("the KV cache has no room for a request")?;
+    print!("{}", if args.json { simulation.json() } else { simulation.markdown() });
+    Ok(())
+}
