@@ -16,6 +16,10 @@ LOAD_LIMIT_S = 1800
 END_LIMIT_S = 60
 
 
+# Otherwise a script that is told to end would leave its server behind.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def fail(message):
     """Ends the script with an error."""
     sys.exit(f"error: {message}")
@@ -79,6 +83,23 @@ def bench_serve(address, arguments):
         if ended.returncode:
             fail(f"{' '.join(command)} failed")
         return ended.stdout, [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def endless(address, dataset):
+    """Keeps one request of `dataset` under way, with no prompt twice."""
+    load = ["--dataset", dataset, "--num-prompts", "10000", "--max-concurrency", "1", "--seed", "1"]
+    command = [program(), "bench", "serve", "--server", address, *load]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # It connects, and sends its first.
+        time.sleep(2)
+        yield
+        if process.poll() is not None:
+            fail(f"{' '.join(command)} ended early")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def split_flags(arguments):
