@@ -189,6 +189,10 @@ impl Launch {
     pub fn new(program: &str, backend: &str, world: usize, cuda: &CudaArgs) -> Result<Self> {
         let mut command = vec![program.to_owned(), "worker".to_owned()];
         command.extend(cuda.arguments());
+        // Workers say as much as their coordinator, whose default is not theirs.
+        if tracing::enabled!(tracing::Level::INFO) && std::env::var_os("PEREGRINE_LOG").is_none() {
+            command.splice(0..0, ["env".to_owned(), "PEREGRINE_LOG=info".to_owned()]);
+        }
         let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
         let mut address = String::new();
         if world > 1 {

@@ -213,7 +213,7 @@ async fn not_serving(client: &Client) {
 }
 
 /// After a worker has failed: calls and health say why, its peers are gone, and the server answers until it is told to end.
-async fn check_failed(server: Server, workers: &[Process], reasons: &[&str]) {
+pub async fn check_failed(server: Server, workers: &[Process], reasons: &[&str]) {
     let client = server.client().await;
     not_serving(&client).await;
     all_ended(workers).await;

@@ -6,6 +6,7 @@
 //! * [`lifecycle`]: signals, and processes that die.
 //! * [`bad_input`]: models and flags that cannot work.
 //! * [`benchmarks`]: `peregrine bench`.
+//! * [`cuda`]: GPUs, which are stood in for.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`load`]: what requests share, and what they must not hold.
 //! * [`memory`]: what the workers hold.
@@ -14,10 +15,13 @@
 mod bad_input;
 mod benchmarks;
 mod cancel;
+mod cuda;
 mod faces;
 mod generate_cli;
 mod lifecycle;
 mod load;
 mod memory;
+#[path = "../support/standin.rs"]
+mod standin;
 mod support;
 mod validation;

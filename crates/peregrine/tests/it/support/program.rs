@@ -3,6 +3,7 @@
 use super::family::{Family, MARK, Process};
 use super::within;
 use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -19,7 +20,7 @@ pub struct Program {
 
 impl Program {
     /// With these arguments, each word one.
-    pub fn new<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+    pub fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
         let family = Family::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_peregrine"));
         command.args(arguments).env(MARK, &family.mark).env("TMPDIR", family.temp.path());
@@ -33,6 +34,12 @@ impl Program {
     pub fn input(mut self, input: &str) -> Self {
         self.input = Some(input.as_bytes().to_owned());
         self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// With these variables in its environment.
+    pub fn envs(mut self, variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Self {
+        self.command.envs(variables);
         self
     }
 

@@ -21,9 +21,17 @@ pub struct Server {
 impl Server {
     /// A server that listens, with these arguments besides; its model may still be loading.
     pub async fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(&[], arguments).await
+    }
+
+    /// The same, with variables in its environment, which its workers inherit.
+    pub async fn start_with<S: AsRef<OsStr>>(
+        variables: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         let fixed = ["serve", "--paranoid", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"].map(Into::into);
         let given = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
-        let mut running = Program::new(fixed.into_iter().chain(given)).start();
+        let mut running = Program::new(fixed.into_iter().chain(given)).envs(variables.iter().copied()).start();
         let log = running.says("HTTP on ").await;
         // The line may not be complete yet.
         let end = log.find("HTTP on ").expect("just seen");

@@ -1,0 +1,125 @@
+//! `peregrine serve --backend cuda` over the stand-in libraries: what it answers, and what goes wrong on GPUs.
+//!
+//! The faults are switches of the stand-in. Counts of launches are such that the load succeeds and a long text does not.
+
+use crate::lifecycle::check_failed;
+use crate::standin;
+use crate::support::{Program, Server, greedy};
+use goldens::{Golden, Observed, Tolerance};
+use tonic::Code;
+
+const PROMPT: &str = "Once upon a time";
+
+/// A server over two devices, with switches of the stand-in and flags.
+async fn serve(switches: &[(&str, &str)], flags: &[&str]) -> Server {
+    let variables = standin::environment();
+    let variables = variables.iter().map(|(name, value)| (*name, &**value)).chain(switches.iter().copied());
+    let variables: Vec<_> = variables.collect();
+    let mut server = Server::start_with(&variables, ARGUMENTS.iter().chain(flags)).await;
+    server.says("loaded ").await;
+    server
+}
+
+const ARGUMENTS: [&str; 8] =
+    ["--backend", "cuda", "--tensor-parallel", "2", "--kv-tokens", "2048", "--max-batch-tokens", "64"];
+
+/// Such a server does not come up, and says all of `parts`.
+async fn check_refused(switches: &[(&str, &str)], flags: &[&str], parts: &[&str]) {
+    let fixed = ["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+    let program = Program::new(fixed.iter().chain(&ARGUMENTS).chain(flags));
+    let ended = program.envs(standin::environment()).envs(switches.iter().copied()).run().await;
+    let stderr = ended.failure();
+    for part in parts {
+        assert!(stderr.contains(part), "{switches:?}: {stderr:?} lacks {part:?}");
+    }
+}
+
+/// Demo answers are the golden ones, up to near-ties.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_demo_model_answers_as_the_golden() {
+    let server = serve(&[], &[]).await;
+    let client = server.client().await;
+    for name in ["capital", "sum"] {
+        let golden = Golden::of("falcon-demo");
+        let case = golden.case(name);
+        let mut request = greedy(&case.prompt, case.greedy.ids.len() as u32);
+        request.parameters.get_or_insert_default().decoder_input_details = Some(true);
+        let answer = client.generate(request).await;
+        assert_eq!(answer.generated_text, case.greedy.text, "{name}");
+        let details = answer.details.expect("details");
+        let observed = Observed {
+            prompt_logprobs: details.prefill.iter().filter_map(|token| token.logprob).collect(),
+            tokens: details.tokens.iter().map(|token| token.id).collect(),
+            logprobs: details.tokens.iter().filter_map(|token| token.logprob).collect(),
+            logits: Vec::new(),
+        };
+        let wrong = case.check_greedy(&observed, Tolerance { margin: 0.1, ..case.bf16_tolerance() });
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+    server.stop().await;
+}
+
+/// Something happens to rank 1 while it serves: the caller hears of it, and so does everybody else from then on.
+async fn check_fault(switches: &[(&str, &str)], flags: &[&str], reasons: &[&str]) {
+    let server = serve(switches, flags).await;
+    let workers = server.ranks(2).await;
+    let status = server.client().await.try_generate(greedy(PROMPT, 200)).await.expect_err("rank 1 fails");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    check_failed(server, &workers, reasons).await;
+}
+
+/// Its peer waits for it in the kernel of a sum; nobody waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rank_that_dies_in_an_all_reduce_is_named() {
+    check_fault(&[("CUDA_STANDIN_DIE", "1:200")], &[], &["rank 1: worker ended"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_uncorrectable_memory_error_is_named() {
+    check_fault(&[("CUDA_STANDIN_ECC", "1:200")], &[], &["rank 1", "device 1", "ECC"]).await;
+}
+
+/// The ranks' own time limit says which operation hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_all_reduce_that_hangs_is_given_up_by_the_ranks() {
+    let flags = ["--all-reduce", "nccl", "--collective-timeout", "2"];
+    check_fault(&[("CUDA_STANDIN_HANG", "1:50")], &flags, &["rank ", "step ", "a rank is gone, or the device hangs"])
+        .await;
+}
+
+/// The coordinator gives up where the ranks would wait for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_all_reduce_that_hangs_is_given_up_by_the_coordinator() {
+    let flags = ["--all-reduce", "nccl", "--step-timeout", "2"];
+    check_fault(&[("CUDA_STANDIN_HANG", "1:50")], &flags, &["no answer within", "rank 0 (", "rank 1 ("]).await;
+}
+
+/// Peers that cannot read each other's memory are no fault, unless that was asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn lost_peers_sum_by_nccl() {
+    let lost = [("CUDA_STANDIN_NO_PEER", "0-1")];
+    let mut server = serve(&lost, &[]).await;
+    server.says("all-reduce by NCCL: not every device can access the memory of every other").await;
+    let answer = server.client().await.generate(greedy(PROMPT, 3)).await;
+    assert!(!answer.generated_text.is_empty());
+    server.stop().await;
+    let parts = ["error: rank ", "choosing an all-reduce", "cannot read each other's memory"];
+    check_refused(&lost, &["--all-reduce", "one-shot"], &parts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_model_without_room_is_refused() {
+    check_refused(&[("CUDA_STANDIN_MEMORY_MB", "16")], &[], &["error: rank 0: out of memory", "rank 1: out of memory"])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn machines_that_will_not_do_are_refused_before_anything_is_loaded() {
+    for (switch, value, expected) in [
+        ("CUDA_STANDIN_DEVICES", "1", "--tensor-parallel 2 needs 2 GPUs, and the driver finds 1"),
+        ("CUDA_STANDIN_DEVICES", "0", "the NVIDIA driver finds no GPU"),
+        ("CUDA_STANDIN_DRIVER", "11080", "the NVIDIA driver has CUDA 11.8, expected 12.2 or later (driver R535)"),
+    ] {
+        check_refused(&[(switch, value)], &[], &["--backend cuda", expected]).await;
+    }
+}
