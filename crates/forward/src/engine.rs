@@ -49,6 +49,8 @@ struct Sequence {
     slot: usize,
     /// Steps in flight that run it.
     in_flight: usize,
+    /// No plan names it any more: it is forgotten with the last of these.
+    retired: bool,
     /// Tokens that these sample, which are not among those of `spec` yet.
     unseen: usize,
     /// One of these has drafts, of which it is not known yet how many hold.
@@ -107,7 +109,7 @@ impl<B: Backend> Engine<B> {
         let (begun, step, rows) = (Instant::now(), plan.step, plan.rows());
         let device_error = |error| StepError::Backend { step: step.0, error };
         let bad_plan = |reason| StepError::Plan { step: step.0, reason };
-        plan.retired.iter().try_for_each(|&seq| self.forget(seq)).map_err(bad_plan)?;
+        plan.retired.iter().for_each(|&seq| self.retire(seq));
         for spec in plan.new {
             let slot = self.free_slots.pop().ok_or_else(|| format!("sequence {} is one too many", spec.seq));
             let slot = slot.map_err(bad_plan)?;
@@ -171,14 +173,18 @@ impl<B: Backend> Engine<B> {
         Ok(StepResult { step, outputs, device_time_us })
     }
 
-    fn forget(&mut self, seq: SeqId) -> Result<(), String> {
-        match self.sequences.remove(&seq) {
-            Some(sequence) if sequence.in_flight > 0 => Err(format!("sequence {seq} is retired while it runs")),
-            Some(sequence) => {
-                self.free_slots.push(sequence.slot);
-                Ok(())
-            }
-            None => Ok(()),
+    /// A sequence that has ended may still run in a step that was sent before that was known.
+    fn retire(&mut self, seq: SeqId) {
+        if let Some(sequence) = self.sequences.get_mut(&seq) {
+            sequence.retired = true;
+            self.forget_if_done(seq);
+        }
+    }
+
+    fn forget_if_done(&mut self, seq: SeqId) {
+        if self.sequences.get(&seq).is_some_and(|sequence| sequence.retired && sequence.in_flight == 0) {
+            let sequence = self.sequences.remove(&seq).expect("seen above");
+            self.free_slots.push(sequence.slot);
         }
     }
 
@@ -193,7 +199,8 @@ impl<B: Backend> Engine<B> {
         let kv_blocks = falcon.capacity().kv_blocks;
         let vocab = falcon.vocab();
         let lay_out = |run: SeqRun| {
-            let sequence = sequences.get_mut(&run.seq).ok_or(format!("sequence {} is not known", run.seq))?;
+            let sequence = sequences.get_mut(&run.seq).filter(|sequence| !sequence.retired);
+            let sequence = sequence.ok_or(format!("sequence {} is not known", run.seq))?;
             sequence.take_blocks(&run, kv_blocks)?;
             sequence.lay_out(run, vocab, batch)
         };
@@ -233,6 +240,7 @@ impl<B: Backend> Engine<B> {
                 sequence.drafting = false;
                 self.falcon.set_tokens(sequence.slot, known, &tokens[known..])?;
             }
+            self.forget_if_done(run.seq);
             if !scores.is_empty() || !samples.is_empty() {
                 outputs.push(SeqOutput { seq: run.seq, samples, prompt_logprobs });
             }
@@ -283,7 +291,7 @@ fn expect_sample(output: LogitsOutput) -> Sample {
 
 impl Sequence {
     fn new(spec: NewSequence, slot: usize) -> Self {
-        Self { spec, blocks: Vec::new(), slot, in_flight: 0, unseen: 0, drafting: false }
+        Self { spec, blocks: Vec::new(), slot, in_flight: 0, retired: false, unseen: 0, drafting: false }
     }
 
     fn take_blocks(&mut self, run: &SeqRun, kv_blocks: usize) -> Result<(), String> {

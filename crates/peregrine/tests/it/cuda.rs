@@ -4,7 +4,7 @@
 
 use crate::lifecycle::check_failed;
 use crate::standin;
-use crate::support::{Program, Server, greedy};
+use crate::support::{Program, Server, greedy, next_message};
 use goldens::{Golden, Observed, Tolerance};
 use tonic::Code;
 
@@ -56,6 +56,24 @@ async fn the_demo_model_answers_as_the_golden() {
         let wrong = case.check_greedy(&observed, Tolerance { margin: 0.1, ..case.bf16_tolerance() });
         assert!(wrong.is_empty(), "{wrong:?}");
     }
+    server.stop().await;
+}
+
+/// Sequences end while a step that runs them is on its way, and others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn callers_that_give_up_disturb_nobody() {
+    let server = serve(&[], &["--deterministic"]).await;
+    let client = server.client().await;
+    let alone = client.generate(greedy(PROMPT, 20)).await.generated_text;
+    let other = tokio::spawn({
+        let client = client.clone();
+        async move { client.generate(greedy(PROMPT, 20)).await.generated_text }
+    });
+    for _ in 0..3 {
+        let mut stream = client.stream(greedy("The fox said", 100)).await;
+        next_message(&mut stream).await;
+    }
+    assert_eq!(other.await.expect("no panic"), alone);
     server.stop().await;
 }
 
