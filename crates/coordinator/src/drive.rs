@@ -167,6 +167,8 @@ impl Driver {
         };
         while !matches!(self.phase, Phase::Ending) {
             tokio::select! {
+                // An answer that is there is not late.
+                biased;
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
                 () = sleep_until(self.deadline) => self.fail(self.fleet.reason()),
                 () = sleep_until(self.watchdog.deadline()), if self.deadline.is_none() => self.on_late_step(),

@@ -3,7 +3,7 @@
 use crate::metrics::{Counted, Metrics, Outcome};
 use crate::places::Places;
 use crate::{Answer, Error, Finished};
-use api::{GenerateRequest, GenerateResponse, Limits, ValidationError};
+use api::{GenerateRequest, GenerateResponse, Inputs, Limits, ValidationError};
 use coordinator::{Coordinator, Status, Submission};
 use std::sync::Arc;
 use step::BLOCK_TOKENS;
@@ -136,12 +136,13 @@ impl Service {
         let Shared { info, coordinator, tokenizer, eos, places, .. } = &*self.0;
         // Before the work of tokenizing, which is what a request beyond the limit must not cost.
         let mut first_place = Some(places.take()?);
-        let (limits, encoder) = (info.limits, tokenizer.clone());
+        let (limits, encoder, by_ids) = (info.limits, tokenizer.clone(), matches!(request.inputs, Inputs::Ids(_)));
         let validate = move || {
             let encode = |text: &str| encoder.encode(text).map_err(|error| error.to_string());
             api::validate(request, stream, &limits, fastrand::u64(..), encode)
         };
-        let request = Arc::new(off_runtime(validate).await?);
+        // Ids need no tokenizing.
+        let request = Arc::new(if by_ids { validate()? } else { off_runtime(validate).await? });
         let start = |index| {
             let place = first_place.take().map_or_else(|| places.take(), Ok)?;
             let generation = coordinator.submit(Submission {

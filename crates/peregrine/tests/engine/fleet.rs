@@ -45,8 +45,13 @@ impl Setup {
 
     /// Starts the workers and waits until they are ready.
     pub async fn start(self) -> Coordinator {
+        self.start_with(|_| ()).await
+    }
+
+    /// The same, with other limits than usual.
+    pub async fn start_with(self, change: impl FnOnce(&mut CoordinatorConfig)) -> Coordinator {
         let memory = SharedMemory::create(self.world).expect("shared memory");
-        let config = CoordinatorConfig {
+        let mut config = CoordinatorConfig {
             world: self.world,
             kv_blocks: 1024,
             step_rows_max: 512,
@@ -57,6 +62,7 @@ impl Setup {
             step_limit: LIMIT,
             paranoid: true,
         };
+        change(&mut config);
         let processes = ProcessConfig {
             command: self.worker_command(),
             model_dir: model_dir(self.model),

@@ -1,0 +1,251 @@
+//! One cluster from one seed.
+
+use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome};
+use crate::ledger::{VOCAB, engine};
+use coordinator::{Coordinator, CoordinatorConfig, LocalRank, Status, Totals, Workers};
+use server::{GrpcFace, Info, Service};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use step::BLOCK_TOKENS;
+use text::Tokenizer;
+use tokio::task::JoinSet;
+use tonic::Code;
+use wire::Command;
+use wire::generation as pb;
+
+/// In the cluster's time. Nothing takes so long unless it hangs.
+const LIMIT: Duration = Duration::from_secs(100_000);
+
+/// Positions of a sequence.
+const POSITIONS: usize = 128;
+
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizer");
+    Tokenizer::open(&folder).expect("a tokenizer")
+});
+
+/// What goes wrong with a rank at one of its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It ends.
+    Dies,
+    /// It says that something is wrong.
+    Reports,
+    /// It never answers.
+    Hangs,
+    /// It answers with another token than the others.
+    Lies,
+}
+
+/// One cluster, and what happens to it.
+#[derive(Debug)]
+struct Plan {
+    config: CoordinatorConfig,
+    places: usize,
+    /// What a step takes on each rank, and what each of its rows adds.
+    step_ms: Vec<u64>,
+    row_us: u64,
+    fault: Option<(usize, u64, Fault)>,
+    callers: Vec<Caller>,
+}
+
+/// What happened, over many clusters.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    finished: usize,
+    refused: usize,
+    late: usize,
+    left: usize,
+    failed: usize,
+    clusters_failed: usize,
+    totals: Totals,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.finished += other.finished;
+        self.refused += other.refused;
+        self.late += other.late;
+        self.left += other.left;
+        self.failed += other.failed;
+        self.clusters_failed += other.clusters_failed;
+        self.totals.steps += other.totals.steps;
+        self.totals.rows += other.totals.rows;
+        self.totals.started += other.totals.started;
+        self.totals.prompt_tokens += other.totals.prompt_tokens;
+        self.totals.cached_tokens += other.totals.cached_tokens;
+        self.totals.generated_tokens += other.totals.generated_tokens;
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        let counter = match outcome.status.as_ref().map(tonic::Status::code) {
+            None if outcome.details.is_some() => &mut self.finished,
+            None => &mut self.left,
+            Some(Code::ResourceExhausted) => &mut self.refused,
+            Some(Code::DeadlineExceeded) => &mut self.late,
+            Some(_) => &mut self.failed,
+        };
+        *counter += 1;
+    }
+
+    /// A thousand clusters in which something never happens do not show that it is harmless.
+    pub fn check_that_everything_happened(&self) {
+        let Self { finished, refused, late, left, failed, clusters_failed, totals } = self;
+        let counts = [finished, refused, late, left, failed, clusters_failed];
+        assert!(counts.iter().all(|&&count| count > 50) && totals.cached_tokens > 1000, "{self:?}");
+    }
+}
+
+impl Plan {
+    fn new(rng: &mut fastrand::Rng) -> Self {
+        let world = rng.usize(1..=3);
+        let step_rows_max = rng.usize(2..=64);
+        let config = CoordinatorConfig {
+            world,
+            kv_blocks: rng.u32(POSITIONS as u32 / BLOCK_TOKENS as u32..=40),
+            step_rows_max,
+            sequences_max: rng.usize(1..=8).min(step_rows_max),
+            steps_in_flight_max: rng.usize(1..=2),
+            prefix_cache: rng.u8(..5) > 0,
+            itl_bound: rng.bool().then(|| Duration::from_millis(rng.u64(1..200))),
+            step_limit: Duration::from_secs(10),
+            paranoid: true,
+        };
+        // Now and then one rank is much slower than the others, and now and then none takes any time.
+        let mut step_ms = vec![rng.u64(0..20); world];
+        if rng.u8(..4) == 0 {
+            step_ms[rng.usize(..world)] = 300;
+        }
+        let faults = [Fault::Dies, Fault::Reports, Fault::Hangs, Fault::Lies];
+        let fault =
+            (rng.u8(..4) == 0).then(|| (rng.usize(..world), rng.u64(..60), *rng.choice(&faults).expect("some")));
+        // One rank alone cannot differ from others.
+        let fault = fault.filter(|&(_, _, fault)| world > 1 || fault != Fault::Lies);
+        // The same few blocks behind different ones: alike, and yet not the same.
+        let pieces = [(); 2].map(|()| tokens(rng, BLOCK_TOKENS));
+        let beginning = |_| [(); 5].map(|()| rng.choice(&pieces).expect("there are some").clone()).concat();
+        let beginnings: Vec<Vec<u32>> = (0..4).map(beginning).collect();
+        let span_ms = rng.u64(1..2000);
+        let callers = (0..rng.usize(1..24)).map(|_| caller(rng, &beginnings, span_ms)).collect();
+        Self { config, places: rng.usize(1..=16), step_ms, row_us: rng.u64(..500), fault, callers }
+    }
+
+    /// What a rank does.
+    fn rank(&self, rank: usize) -> LocalRank {
+        let CoordinatorConfig { world, kv_blocks, step_rows_max, .. } = self.config;
+        let (step_ms, row_us) = (self.step_ms[rank], self.row_us);
+        let fault = self.fault.filter(|&(at, ..)| at == rank);
+        Box::new(move |mut commands, answers| {
+            Box::pin(async move {
+                let mut engine = engine(rank, world, kv_blocks as usize, step_rows_max);
+                while let Some(command) = commands.next().await {
+                    let Command::Plan(plan) = command else { return Err("nobody asked for masks".to_owned()) };
+                    let row_us = if step_ms == 0 { 0 } else { row_us };
+                    let time = Duration::from_millis(step_ms) + Duration::from_micros(row_us * plan.rows() as u64);
+                    tokio::time::sleep(time).await;
+                    let fault = fault.filter(|&(_, step, _)| plan.step.0 >= step).map(|(.., fault)| fault);
+                    match fault {
+                        Some(Fault::Dies) => return Ok(()),
+                        Some(Fault::Reports) => return Err("the device is on fire".to_owned()),
+                        Some(Fault::Hangs) => std::future::pending().await,
+                        Some(Fault::Lies) | None => {}
+                    }
+                    engine.begin(plan, &[]).map_err(|error| error.to_string())?;
+                    let result = engine.poll().map_err(|error| error.to_string())?;
+                    let mut result = result.expect("it is done at once");
+                    if fault == Some(Fault::Lies) {
+                        result.outputs.iter_mut().flat_map(|output| &mut output.samples).for_each(|s| s.token.id ^= 1);
+                    }
+                    answers.send(result);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// How long a request may take where nothing fails: as if each token of all requests were a step of its own.
+    fn patience(&self) -> Duration {
+        let tokens = self.callers.iter().map(|caller| caller.prompt.len() + caller.max_new_tokens as usize);
+        let step_ms = self.step_ms.iter().max().expect("a rank") + 1 + self.row_us * 64 / 1000;
+        Duration::from_millis(1000 + step_ms * tokens.sum::<usize>() as u64)
+    }
+}
+
+fn tokens(rng: &mut fastrand::Rng, count: usize) -> Vec<u32> {
+    (0..count).map(|_| rng.u32(..VOCAB)).collect()
+}
+
+fn caller(rng: &mut fastrand::Rng, beginnings: &[Vec<u32>], span_ms: u64) -> Caller {
+    let mut prompt = rng.choice(beginnings).expect("there are some")[..rng.usize(0..70)].to_vec();
+    let count = rng.usize(1..20);
+    prompt.extend(tokens(rng, count));
+    let max_new_tokens = rng.u32(1..=(POSITIONS - prompt.len()).min(40) as u32);
+    let priorities = [pb::Priority::Unspecified, pb::Priority::Low, pb::Priority::Normal, pb::Priority::High];
+    let deadline = Duration::from_millis(rng.u64(10..1500));
+    let behaviour = match rng.u8(..10) {
+        0 => Behaviour::Leaves(rng.usize(..max_new_tokens as usize)),
+        1 => Behaviour::HasDeadline(deadline),
+        2 => Behaviour::Stalls(deadline),
+        _ => Behaviour::Reads,
+    };
+    Caller {
+        arrival: Duration::from_millis(rng.u64(..span_ms)),
+        prompt,
+        max_new_tokens,
+        ignore_eos: rng.bool(),
+        priority: *rng.choice(&priorities).expect("there are some"),
+        behaviour,
+    }
+}
+
+/// Runs the cluster of a seed, and checks all that must hold.
+pub fn run(seed: u64) -> Tally {
+    let plan = Plan::new(&mut fastrand::Rng::with_seed(seed));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime
+        .expect("a runtime")
+        .block_on(async { tokio::time::timeout(LIMIT, serve(plan)).await.expect("the cluster hangs") })
+}
+
+async fn serve(plan: Plan) -> Tally {
+    let workers = (0..plan.config.world).map(|rank| plan.rank(rank)).collect();
+    let coordinator = Coordinator::start(plan.config.clone(), Workers::Local(workers));
+    coordinator.status().wait_for(|status| *status != Status::Loading { done: 0, total: 0 }).await.expect("it runs");
+    let info = Info {
+        model_id: "ledger".to_owned(),
+        backend: "ledger".to_owned(),
+        tensor_parallel: plan.config.world,
+        limits: api::Limits::of_model(POSITIONS, VOCAB as usize),
+        max_concurrent_requests: plan.places,
+    };
+    let service = Service::new(coordinator.clone(), TOKENIZER.clone(), EOS.to_vec(), info);
+    let (face, counts) = (Arc::new(GrpcFace(service)), Arc::new(Counts::default()));
+    let mut callers = JoinSet::new();
+    for caller in &plan.callers {
+        callers.spawn(caller.clone().run(face.clone(), counts.clone(), plan.places));
+    }
+    let outcomes = callers.join_all().await;
+    coordinator.drain();
+    let ended = coordinator.ended().await;
+    let failed = matches!(ended, Status::Failed { .. });
+    let mut tally = Tally { clusters_failed: failed.into(), ..Tally::default() };
+    tally.totals = coordinator.activity().totals;
+    for outcome in outcomes {
+        outcome.check(failed, plan.patience());
+        tally.count(&outcome);
+    }
+    match ended {
+        Status::Failed { reason } => {
+            let (rank, _, fault) = plan.fault.unwrap_or_else(|| panic!("it failed: {reason}"));
+            let of_rank = reason.contains(&format!("rank {rank}")) || fault == Fault::Lies;
+            assert!(of_rank && !reason.contains("bug"), "{fault:?} of rank {rank}: {reason}");
+        }
+        _ => {
+            let load = coordinator.activity().load;
+            let blocks = plan.config.kv_blocks as usize;
+            assert_eq!((load.waiting, load.running, load.blocks_available), (0, 0, blocks), "all is given back");
+        }
+    }
+    tally
+}
