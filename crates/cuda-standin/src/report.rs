@@ -42,7 +42,7 @@ pub fn write() {
 
 fn text() -> String {
     let mut text = "kernel launches instructions read distinct_read written distinct_written read_sectors \
-                    written_sectors shared_wavefronts shared_conflicts\n"
+                    written_sectors shared_wavefronts shared_conflicts reread\n"
         .to_owned();
     for (name, it) in &*sums() {
         let numbers = [
@@ -56,6 +56,7 @@ fn text() -> String {
             it.written_sectors,
             it.shared_wavefronts,
             it.shared_conflicts,
+            it.reread_bytes,
         ];
         text.push_str(name);
         for number in numbers {

@@ -1,5 +1,6 @@
 //! The backend on the stand-in libraries, which run the PTX that ships; or on real GPUs.
 
+mod bytes;
 mod conformance;
 mod faults;
 mod goldens;

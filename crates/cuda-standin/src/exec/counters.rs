@@ -32,6 +32,8 @@ pub struct KernelCounters {
     pub shared_wavefronts: u64,
     /// Of those, how many there were for bank conflicts alone.
     pub shared_conflicts: u64,
+    /// Bytes of global memory that were read more than once, each counted once a launch.
+    pub reread_bytes: u64,
 }
 
 impl KernelCounters {
@@ -47,6 +49,7 @@ impl KernelCounters {
         self.written_sectors += other.written_sectors;
         self.shared_wavefronts += other.shared_wavefronts;
         self.shared_conflicts += other.shared_conflicts;
+        self.reread_bytes += other.reread_bytes;
     }
 }
 
@@ -55,6 +58,7 @@ impl KernelCounters {
 pub(crate) struct LaunchCounters {
     sums: KernelCounters,
     read: Bitmap,
+    read_again: Bitmap,
     written: Bitmap,
 }
 
@@ -62,13 +66,20 @@ impl LaunchCounters {
     pub(super) fn read(&mut self, at: &[u64; 32], m: u32, bytes: usize) {
         self.sums.read_bytes += u64::from(m.count_ones()) * bytes as u64;
         self.sums.read_sectors += sectors(at, m, bytes);
-        lanes_of(m).for_each(|lane| self.read.set(at[lane], bytes));
+        for lane in lanes_of(m) {
+            let again = self.read.set(at[lane], bytes);
+            if again != 0 {
+                self.read_again.set_bits(at[lane], again);
+            }
+        }
     }
 
     pub(super) fn write(&mut self, at: &[u64; 32], m: u32, bytes: usize) {
         self.sums.written_bytes += u64::from(m.count_ones()) * bytes as u64;
         self.sums.written_sectors += sectors(at, m, bytes);
-        lanes_of(m).for_each(|lane| self.written.set(at[lane], bytes));
+        for lane in lanes_of(m) {
+            self.written.set(at[lane], bytes);
+        }
     }
 
     pub(super) fn read_and_write(&mut self, at: &[u64; 32], m: u32, bytes: usize) {
@@ -109,6 +120,8 @@ impl LaunchCounters {
     /// Takes in what another thread has counted of the same launch.
     pub(super) fn merge(&mut self, other: Self) {
         self.sums.add(&other.sums);
+        self.read_again.merge(other.read_again);
+        self.read_again.merge(self.read.both(&other.read));
         self.read.merge(other.read);
         self.written.merge(other.written);
     }
@@ -120,6 +133,7 @@ impl LaunchCounters {
             instructions,
             distinct_read_bytes: self.read.count(),
             distinct_written_bytes: self.written.count(),
+            reread_bytes: self.read_again.count(),
             ..self.sums
         }
     }
@@ -140,11 +154,27 @@ struct Bitmap {
 }
 
 impl Bitmap {
-    /// An access is aligned to its size, so it lies in one page, and in one word.
-    fn set(&mut self, at: u64, bytes: usize) {
+    /// An access is aligned to its size, so it lies in one page, and in one word. Returns the bits that were set before.
+    fn set(&mut self, at: u64, bytes: usize) -> u64 {
+        self.set_bits(at, ((1 << bytes) - 1) << (at % 64))
+    }
+
+    /// Sets bits of the word in which `at` lies, and returns those that were set before.
+    fn set_bits(&mut self, at: u64, bits: u64) -> u64 {
         let page = self.pages.entry(at / PAGE_BYTES).or_insert_with(|| Box::new([0; 64]));
-        let bit = at % PAGE_BYTES;
-        page[(bit / 64) as usize] |= ((1 << bytes) - 1) << (bit % 64);
+        let word = &mut page[(at % PAGE_BYTES / 64) as usize];
+        let before = *word & bits;
+        *word |= bits;
+        before
+    }
+
+    /// What is set in both.
+    fn both(&self, other: &Self) -> Self {
+        let pages = self.pages.iter().filter_map(|(number, ours)| {
+            let theirs = other.pages.get(number)?;
+            Some((*number, Box::new(std::array::from_fn(|word| ours[word] & theirs[word]))))
+        });
+        Self { pages: pages.collect() }
     }
 
     fn merge(&mut self, other: Self) {
@@ -172,6 +202,11 @@ mod tests {
         counters.read(&apart, u32::MAX, 4);
         let total = counters.total(0);
         assert_eq!((total.read_bytes, total.distinct_read_bytes, total.read_sectors), (256, 128, 33));
+        assert_eq!(total.reread_bytes, 4);
+        let mut other = LaunchCounters::default();
+        other.read(&std::array::from_fn(|lane| 4096 + 4 * lane as u64), u32::MAX, 4);
+        counters.merge(other);
+        assert_eq!((counters.total(0).distinct_read_bytes, counters.total(0).reread_bytes), (248, 8));
     }
 
     #[test]
