@@ -65,9 +65,27 @@ fn prompts_get_on_where_the_bound_cannot_be_held_and_fill_a_step_where_it_is_wid
     let device: Device = |rows| 20_000 + rows as u64;
     let mut pace = Pace::new(10_000, 512);
     quiet(&mut pace, device);
-    assert_eq!(settle(&mut pace, device, 50).1, 16);
+    assert_eq!(settle(&mut pace, device, 50).1, 4);
     let mut pace = Pace::new(10_000_000, 512);
     quiet(&mut pace, device);
     assert_eq!(settle(&mut pace, device, 50).1, 512);
     assert_eq!(Pace::new(1, 3).prompt_rows(), 3, "no more than a step has");
+}
+
+#[test]
+fn where_the_next_tile_of_rows_costs_much_few_steps_are_late() {
+    // Four sequences decode; 16 rows are a tile.
+    let device: Device = |rows| 80_000 + 75_000 * ((rows as u64 + 4 - 1) / 16);
+    let mut pace = Pace::new(150_000, 512);
+    quiet(&mut pace, device);
+    settle(&mut pace, device, 100);
+    let (mut late, mut prompts) = (0, 0);
+    for _ in 0..2_000 {
+        let rows = pace.prompt_rows();
+        prompts += rows;
+        late += usize::from(device(rows) > 150_000);
+        pace.observe(rows, device(rows));
+    }
+    assert!(late < 20, "{late} of 2,000 steps are late");
+    assert!(prompts > 2_000 * 9, "{prompts} tokens of prompts in 2,000 steps");
 }
