@@ -109,7 +109,7 @@ fn check(shape: &AttentionShape) -> Result<usize, BackendError> {
 }
 
 /// Groups in tiles of up to 32 query heads.
-fn head_tiles(shape: &AttentionShape) -> Vec<HeadTile> {
+pub(crate) fn head_tiles(shape: &AttentionShape) -> Vec<HeadTile> {
     let width = shape.head_width;
     let (mut tiles, mut first_query, mut column) = (Vec::new(), 0, 0);
     for (kv_head, group) in shape.groups.iter().enumerate() {

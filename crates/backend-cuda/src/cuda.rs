@@ -537,6 +537,12 @@ impl Backend for Cuda {
         cache::head_width(head_dim)
     }
 
+    fn attention_row_bytes(shape: &AttentionShape) -> usize {
+        let (tiles, width) = (cache::head_tiles(shape).len(), cache::head_width(shape.head_dim));
+        let (partials, tickets) = attention::scratch_bytes(1, shape.max_positions, tiles, width);
+        partials + tickets
+    }
+
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CudaMatrix, BackendError> {
         let elements = rows.next_multiple_of(PAD) * columns.next_multiple_of(PAD);
         let memory = self.arena.buffer("a weight", elements * size_of::<bf16>())?;

@@ -114,6 +114,23 @@ fn attention_shape<B: Backend>(config: &FalconConfig, partition: &Partition) -> 
     }
 }
 
+/// An element of a step's tensors is an f32, and where it enters a product it is packed for that beside.
+const ELEMENT_BYTES: usize = 8;
+
+/// Bytes that a step takes for each of its rows, at most.
+#[must_use]
+pub fn row_bytes<B: Backend>(config: &FalconConfig, partition: &Partition) -> usize {
+    let attention = attention_shape::<B>(config, partition);
+    let elements: usize = wide_columns(config, partition, &attention).iter().sum();
+    elements * ELEMENT_BYTES + B::attention_row_bytes(&attention)
+}
+
+/// Columns of the tensors that have a row for each row of a step: those of [`Workspace`], in their order.
+fn wide_columns(config: &FalconConfig, partition: &Partition, attention: &AttentionShape) -> [usize; 6] {
+    let hidden = config.hidden;
+    [hidden, hidden, hidden, attention.qkv_columns(), attention.attended_columns(), partition.ffn.len()]
+}
+
 /// The slopes of all heads (the ALiBi paper, "Train Short, Test Long", 2022): a geometric series for a power of two of heads;
 /// otherwise that of the next lower power, then every other slope of the next higher one. Rounded to bf16, as Falcon's
 /// original code has them.
@@ -231,10 +248,9 @@ impl<B: Backend> Workspace<B> {
         capacity: Capacity,
     ) -> Result<Self, BackendError> {
         let mut wide = |columns| backend.tensor(capacity.rows_max, columns);
-        let (x, normed, partial) = (wide(config.hidden)?, wide(config.hidden)?, wide(config.hidden)?);
-        let qkv = wide(attention.qkv_columns())?;
-        let attended = wide(attention.attended_columns())?;
-        let up = wide(partition.ffn.len())?;
+        let [x, normed, partial, qkv, attended, up] = wide_columns(config, partition, attention);
+        let (x, normed, partial) = (wide(x)?, wide(normed)?, wide(partial)?);
+        let (qkv, attended, up) = (wide(qkv)?, wide(attended)?, wide(up)?);
         let mut few = |columns| backend.tensor(capacity.logits_rows_max, columns);
         let (last, last_normed, logits) = (few(config.hidden)?, few(config.hidden)?, few(partition.vocab.len())?);
         Ok(Self { x, normed, partial, qkv, attended, up, last, last_normed, logits })

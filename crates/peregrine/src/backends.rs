@@ -2,7 +2,7 @@
 
 use crate::benchmarks::instant;
 use anyhow::{Context, Result, bail, ensure};
-use backend::{Alone, Backend, BackendError, Collective, Reference};
+use backend::{Alone, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
 use backend_cuda::{
     AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, Neighbours, SYSFS, cpu_list, discover,
@@ -11,10 +11,8 @@ use backend_cuda::{
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use coordinator::Rendezvous;
-use model::{FalconConfig, Partition};
 use std::any::Any;
 use std::path::Path;
-use step::BLOCK_TOKENS;
 use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 
 /// Where a model runs.
@@ -57,22 +55,6 @@ impl BackendName {
 /// Whether there is a GPU for each rank.
 fn gpus(world: usize) -> Result<(), DiscoverError> {
     discover()?.for_ranks(world).map(|_| ())
-}
-
-/// Bytes of weights and KV cache that the fullest of `world` GPUs must hold; what else a rank needs comes on top.
-pub fn cuda_rank_bytes(config: &FalconConfig, world: usize, kv_blocks: u32) -> u64 {
-    let bytes = |rank| {
-        let partition = Partition::new(config, rank, world);
-        let kv_elements = partition.kv_bytes_per_token(config, 1) / config.head_dim * Cuda::head_width(config.head_dim);
-        let kv_bytes = kv_elements * Cuda::KV_ELEMENT_BYTES * BLOCK_TOKENS;
-        partition.weight_bytes(config, size_of::<u16>()) + kv_bytes as u64 * u64::from(kv_blocks)
-    };
-    (0..world).map(bytes).max().unwrap_or(0)
-}
-
-/// Refuses what no GPU here has room for, before anything is read.
-pub fn check_cuda_room(config: &FalconConfig, world: usize, kv_blocks: u32) -> Result<(), DiscoverError> {
-    discover()?.check_room(world, cuda_rank_bytes(config, world, kv_blocks))
 }
 
 /// How ranks use GPUs.

@@ -1,6 +1,6 @@
 //! `peregrine doctor`: what a machine's GPUs are, and whether they can run a model. Nothing is loaded.
 
-use crate::backends::cuda_rank_bytes;
+use crate::room::RankBytes;
 use crate::units::gb;
 use anyhow::{Result, bail, ensure};
 use backend_cuda::{Gpus, NcclPlace, Neighbours, SYSFS, cpu_list, discover, find_nccl};
@@ -72,7 +72,7 @@ fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> 
         bail!("--model {}: there is no such folder", dir.display());
     }
     let config = weights::read_config(dir)?;
-    let needed = cuda_rank_bytes(&config, ranks, args.kv_tokens.div_ceil(BLOCK_TOKENS as u32));
+    let needed = RankBytes::new("cuda", &config, ranks, args.kv_tokens.div_ceil(BLOCK_TOKENS as u32)).lasting();
     say("room", &format!("weights and KV cache take {} GB of each GPU", gb(needed)));
     Ok(gpus.check_room(ranks, needed).err().map(|error| error.to_string()))
 }

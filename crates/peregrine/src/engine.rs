@@ -1,7 +1,8 @@
 //! A model with its workers, as `serve` and `generate` start it.
 
-use crate::backends::{BackendName, CudaArgs, Launch, check_cuda_room, isa};
+use crate::backends::{BackendName, CudaArgs, Launch, isa};
 use crate::demo;
+use crate::room::step_rows;
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
 use clap::builder::RangedI64ValueParser;
@@ -27,9 +28,9 @@ pub struct EngineArgs {
     /// Tokens for which each rank's KV cache has room, over all requests.
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: u32,
-    /// The most tokens that one step computes, over all requests.
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=65_536))]
-    max_batch_tokens: u32,
+    /// The most tokens that one step computes, over all requests; as many as memory allows if not given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    max_batch_tokens: Option<u32>,
     /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_concurrent_requests: u32,
@@ -99,9 +100,9 @@ impl EngineArgs {
         let config = weights::read_config(&model_dir)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
         let backend = self.backend.resolve(world)?;
-        if backend == "cuda" {
-            check_cuda_room(&config, world, self.kv_blocks())?;
-        }
+        let rows_with_room = step_rows(backend, &config, world, self.kv_blocks())
+            .with_context(|| format!("--model {}", model_dir.display()))?;
+        let step_rows_max = self.max_batch_tokens.unwrap_or(rows_with_room);
         let info = Info {
             model_id: model_id(&model_dir),
             backend: backend.to_owned(),
@@ -120,18 +121,19 @@ impl EngineArgs {
             collective_limit: Duration::from_secs(self.collective_timeout.into()),
             rendezvous: launch.rendezvous,
         };
-        let coordinator = Coordinator::start(self.scheduling(world), Workers::Processes(processes));
+        let coordinator = Coordinator::start(self.scheduling(world, step_rows_max), Workers::Processes(processes));
         let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
         Ok(Engine { coordinator, service })
     }
 
-    fn scheduling(&self, world: usize) -> CoordinatorConfig {
+    fn scheduling(&self, world: usize, step_rows_max: u32) -> CoordinatorConfig {
+        tracing::info!("steps of up to {step_rows_max} tokens");
         // A sequence that decodes needs a row of every step.
-        let sequences_max = self.max_batch_size.unwrap_or(self.max_concurrent_requests).min(self.max_batch_tokens);
+        let sequences_max = self.max_batch_size.unwrap_or(self.max_concurrent_requests).min(step_rows_max);
         CoordinatorConfig {
             world,
             kv_blocks: self.kv_blocks(),
-            step_rows_max: self.max_batch_tokens as usize,
+            step_rows_max: step_rows_max as usize,
             sequences_max: sequences_max as usize,
             steps_in_flight_max: if self.no_step_ahead { 1 } else { 2 },
             prefix_cache: !self.no_prefix_cache,

@@ -15,6 +15,7 @@ mod input;
 mod parameters;
 mod plan;
 mod progress;
+mod room;
 mod serve;
 mod signals;
 mod units;

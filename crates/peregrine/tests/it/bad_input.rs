@@ -72,7 +72,11 @@ type Break = fn(&Copy);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn folders_that_hold_no_model() {
-    let cases: [(Break, &[&str]); 8] = [
+    let cases: [(Break, &[&str]); 9] = [
+        (
+            |m| m.write("config.json", with_sizes(m, ["32000", "500", "4096"])),
+            &["--model ", "the model's weights take ", "GB of memory are available"],
+        ),
         (|m| m.remove("config.json"), &["/config.json", "No such file"]),
         (|m| m.write("config.json", "{\"model_type\": "), &["/config.json", "not valid JSON"]),
         (|m| m.write("config.json", "{\"hidden_size\": 64}"), &["/config.json", "field `model_type` is missing"]),
@@ -104,7 +108,10 @@ async fn checkpoints_that_are_damaged() {
         (|m| m.change_header(rename), &[QKV, "is missing"]),
         (|m| m.change_header(transpose), &["model.safetensors", QKV, "[448, 320]", "[320, 448]"]),
         (|m| m.change_header(retype), &["model.safetensors", QKV, "BF16, F16 or F32", "I16"]),
-        (|m| m.write("config.json", one_layer_less(m)), &["model.safetensors", "unknown tensor", "h.1."]),
+        (
+            |m| m.write("config.json", with_sizes(m, ["320", "5", "1"])),
+            &["model.safetensors", "unknown tensor", "h.1."],
+        ),
     ];
     for (break_it, parts) in cases {
         let model = Copy::new();
@@ -135,10 +142,15 @@ fn retype(header: &mut serde_json::Map<String, Value>) {
     header[QKV]["dtype"] = "I16".into();
 }
 
-/// A config with one layer less than the checkpoint has.
-fn one_layer_less(model: &Copy) -> String {
+/// A config with another hidden size, and other numbers of heads and layers, than the checkpoint's.
+fn with_sizes(model: &Copy, sizes: [&str; 3]) -> String {
     let config = fs::read_to_string(model.file("config.json")).expect("a config");
-    config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")
+    let fields = ["hidden_size\": 320", "num_attention_heads\": 5", "num_hidden_layers\": 2"];
+    fields.iter().zip(sizes).fold(config, |config, (field, size)| {
+        let (name, _) = field.rsplit_once(' ').expect("a name and a value");
+        assert!(config.contains(field), "{field} in {config}");
+        config.replace(field, &format!("{name} {size}"))
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
