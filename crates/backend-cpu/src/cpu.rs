@@ -64,7 +64,7 @@ impl<C: Collective> Cpu<C> {
         let ranks_here = if options.cores.is_some() { 1 } else { collective.world() };
         let spins = if threads * ranks_here <= cores { SPINS } else { 0 };
         let pool = Pool::new(threads, spins).map_err(|error| device("starting threads", error.to_string()))?;
-        Ok(Self { team: Team::new(isa, pool), collective, whole_rows: Vec::new() })
+        Ok(Self { team: Team::new(isa, pool)?, collective, whole_rows: Vec::new() })
     }
 
     /// The instruction set in use.

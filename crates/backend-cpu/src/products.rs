@@ -3,12 +3,12 @@
 use crate::kernels::amx::{
     Amx, Input, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
 };
-use crate::kernels::linear::LinearTile;
+use crate::kernels::linear::{BLOCK_OUTPUTS, LinearTile};
 use crate::kernels::memory::Buffer;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::{CutMatrix, Cuts};
 use crate::memory::{Weight, buffer};
-use crate::team::Team;
+use crate::team::{Scratch, Team};
 use crate::{CpuMatrix, CpuTensor, Isa};
 use backend::{BackendError, ReadWeights, Tensor};
 use half::bf16;
@@ -114,10 +114,10 @@ impl Team {
         assert_eq!(y.columns(), weight.rows, "the output's columns");
         let (isa, threads, columns) = (self.isa, self.pool.threads(), y.columns());
         let outputs = outputs_of_task(threads, weight.rows, weight.columns, TASKS_PER_THREAD);
-        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(16)));
+        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(BLOCK_OUTPUTS)));
         self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
-            let (x, columns, sums) = (x.used(), weight.columns, &mut scratch.sums);
-            dispatch(isa, LinearTile { weight: values, bias, x, columns, add, sums, y: tile });
+            let (x, columns, Scratch { sums, widened, .. }) = (x.used(), weight.columns, scratch);
+            dispatch(isa, LinearTile { weight: values, bias, x, columns, add, sums, widened, y: tile });
         });
     }
 

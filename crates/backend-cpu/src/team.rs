@@ -2,9 +2,12 @@
 
 use crate::Isa;
 use crate::kernels::amx::{self, Activations};
+use crate::kernels::memory::Buffer;
 use crate::kernels::pool::Pool;
 use crate::kernels::{attention, linear};
+use crate::memory::buffer;
 use crate::products::INPUTS;
+use backend::BackendError;
 use sampling::Sampler;
 
 /// Who computes, and with what.
@@ -19,10 +22,12 @@ pub struct Team {
     pub inputs: [Activations; INPUTS],
 }
 
-/// Room that a thread has for itself.
+/// Room that a thread has for itself. What products use begins at a page: a vector across two cache lines costs two loads.
 pub struct Scratch {
     /// For products.
-    pub sums: Vec<f32>,
+    pub sums: Buffer<f32>,
+    /// For products of weights that are widened.
+    pub widened: Buffer<f32>,
     /// For attention.
     pub attention: attention::Scratch,
     /// For rows of logits.
@@ -31,11 +36,22 @@ pub struct Scratch {
 
 impl Team {
     /// With room for all but attention, whose shape is not known yet.
-    pub fn new(isa: Isa, pool: Pool) -> Self {
-        let sums_len = if isa == Isa::Amx { amx::SUMS_LEN } else { linear::SUMS_LEN };
-        let scratch =
-            || Scratch { sums: vec![0.0; sums_len], attention: attention::Scratch::default(), sampler: Sampler::new() };
-        let scratch = (0..pool.threads()).map(|_| scratch()).collect();
-        Self { isa, scratch, pool, inputs: Default::default() }
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::OutOfMemory`].
+    pub fn new(isa: Isa, pool: Pool) -> Result<Self, BackendError> {
+        let (sums_len, widened_len) =
+            if isa == Isa::Amx { (amx::SUMS_LEN, 0) } else { (linear::SUMS_LEN, linear::WIDENED_LEN) };
+        let scratch = |_| {
+            Ok(Scratch {
+                sums: buffer("partial sums", sums_len)?,
+                widened: buffer("widened weights", widened_len)?,
+                attention: attention::Scratch::default(),
+                sampler: Sampler::new(),
+            })
+        };
+        let scratch = (0..pool.threads()).map(scratch).collect::<Result<_, BackendError>>()?;
+        Ok(Self { isa, scratch, pool, inputs: Default::default() })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One output of one row is `Σ w·x` in as many partial sums as a vector has lanes, over ascending columns, then the sum
 //! of the lanes. That order depends on nothing else, so neither rows beside it nor threads change a bit of a result.
-//! Four outputs and up to [`Simd::TILE_ROWS`] rows are computed at a time: a weight is widened once for all of them.
+//! Some outputs and some rows are computed at a time, as many as the registers hold the sums of. For a few rows, weights
+//! are widened on their way from memory; for many, once for all of them.
 
 use super::simd::{Kernel, Simd};
 use super::tiles::Tile;
@@ -23,23 +24,28 @@ pub struct LinearTile<'a> {
     pub add: bool,
     /// Room for [`SUMS_LEN`] elements.
     pub sums: &'a mut [f32],
+    /// Room for [`WIDENED_LEN`] elements.
+    pub widened: &'a mut [f32],
     /// Where it goes.
     pub y: Tile<'a, f32>,
 }
 
-/// Outputs at a time: four streams of weights are enough to keep the memory busy.
-const OUTPUTS: usize = 4;
-/// Many rows are computed in blocks of so many rows, outputs and columns: the rows' and the weights' part of a block
-/// stay in the second-level cache, what the registers work on in the first. A few rows need no blocks.
+/// Rows, outputs and columns of a block: its rows and weights stay in the second-level cache, what the registers work on in
+/// the first.
 const BLOCK_ROWS: usize = 96;
-const BLOCK_OUTPUTS: usize = 32;
+pub const BLOCK_OUTPUTS: usize = 64;
 const BLOCK_COLUMNS: usize = 1024;
+/// So few rows stay in the first-level cache whole.
+const WHOLE_ROWS: usize = 4;
 /// Elements of the partial sums of a block, from one block of columns to the next.
 pub const SUMS_LEN: usize = BLOCK_ROWS * BLOCK_OUTPUTS * 16;
+/// Elements of the widened weights of a block.
+pub const WIDENED_LEN: usize = BLOCK_OUTPUTS * BLOCK_COLUMNS;
 /// Weights in a cache line.
 const LINE: usize = 32;
-/// How far ahead a stream of weights is asked for, in elements.
-const AHEAD: usize = 512;
+/// How far ahead a stream of weights is asked to come to the second-level cache, and to the first, in elements.
+const FAR: usize = 1024;
+const NEAR: usize = 192;
 
 impl Kernel for LinearTile<'_> {
     type Output = ();
@@ -47,75 +53,214 @@ impl Kernel for LinearTile<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let (rows, outputs) = (self.y.rows.clone(), self.y.columns.clone());
-        let step = if rows.len() <= S::TILE_ROWS { self.columns } else { BLOCK_COLUMNS };
-        for rows in blocks(rows, BLOCK_ROWS) {
-            for outputs in blocks(outputs.clone(), BLOCK_OUTPUTS) {
-                // Without columns there is still a bias.
-                for start in (0..self.columns.max(1)).step_by(step.max(1)) {
-                    let columns = start..self.columns.min(start + step);
-                    let block = Block { rows: rows.clone(), outputs: outputs.clone(), columns };
-                    self.block(simd, &block);
-                }
+        // From here on, weights that are widened once cost less than rows that are computed eight at a time.
+        let few = rows.len() <= 2 * S::FEW_ROWS;
+        let step = if few && rows.len() <= WHOLE_ROWS { self.columns } else { BLOCK_COLUMNS };
+        let whole = Block { rows, outputs, columns: 0..self.columns };
+        let mut blocks = whole.blocks(step.max(1)).peekable();
+        while let Some(block) = blocks.next() {
+            if few {
+                self.few(simd, &block);
+            } else {
+                self.many(simd, &block, blocks.peek().unwrap_or(&block));
             }
         }
     }
 }
 
 /// Rows, outputs and columns that are multiplied together.
+#[derive(Clone)]
 struct Block {
     rows: Range<usize>,
     outputs: Range<usize>,
     columns: Range<usize>,
 }
 
+impl Block {
+    /// Cut into blocks of so many columns.
+    fn blocks(self, step: usize) -> impl Iterator<Item = Self> {
+        let Self { rows, outputs, columns } = self;
+        // Without columns there is still a bias.
+        let columns =
+            move || (0..columns.end.max(1)).step_by(step).map(move |start| start..columns.end.min(start + step));
+        let outputs = move || blocks(outputs.clone(), BLOCK_OUTPUTS);
+        blocks(rows, BLOCK_ROWS).flat_map(move |rows| {
+            outputs().flat_map(move |outputs| {
+                let rows = rows.clone();
+                columns().map(move |columns| Self { rows: rows.clone(), outputs: outputs.clone(), columns })
+            })
+        })
+    }
+}
+
 fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
     range.clone().step_by(step).map(move |start| start..range.end.min(start + step))
 }
 
+/// Weights, as they are stored or as they were widened.
+trait Weight: Copy {
+    /// Where what comes next is.
+    type Ahead: Copy;
+
+    /// With more rows of activations than this, two outputs are computed at a time instead of four.
+    const ROWS_BY_FOUR: usize;
+
+    /// Loads a vector.
+    ///
+    /// # Safety
+    ///
+    /// [`Simd::LANES`] elements can be read.
+    unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V;
+    /// All elements of less than a vector, and 0 behind them.
+    fn part<S: Simd>(simd: S, from: &[Self]) -> S::V;
+    /// Asks for some of it, when the weights at hand are at a line.
+    fn ask<S: Simd, const O: usize>(simd: S, weights: &[&[Self]; O], line: usize, ahead: Self::Ahead);
+}
+
+impl Weight for bf16 {
+    /// How far behind the end of the columns the stream goes on.
+    type Ahead = usize;
+
+    /// It takes two operations to widen a vector, and a compiler that loads ahead needs registers for all rows.
+    const ROWS_BY_FOUR: usize = 4;
+
+    #[inline(always)]
+    unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { simd.widen_at(from) }
+    }
+
+    #[inline(always)]
+    fn part<S: Simd>(simd: S, from: &[Self]) -> S::V {
+        simd.widen_part(from)
+    }
+
+    #[inline(always)]
+    fn ask<S: Simd, const O: usize>(simd: S, weights: &[&[Self]; O], line: usize, ahead: usize) {
+        for weights in weights {
+            let at =
+                |column| weights.as_ptr().wrapping_add(if column < weights.len() { column } else { column + ahead });
+            simd.prefetch_far(at(line + FAR));
+            simd.prefetch(at(line + NEAR));
+        }
+    }
+}
+
+impl Weight for f32 {
+    type Ahead = Next;
+
+    const ROWS_BY_FOUR: usize = 6;
+
+    #[inline(always)]
+    unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_at(from) }
+    }
+
+    #[inline(always)]
+    fn part<S: Simd>(simd: S, from: &[Self]) -> S::V {
+        simd.load_part(from)
+    }
+
+    #[inline(always)]
+    fn ask<S: Simd, const O: usize>(simd: S, _: &[&[Self]; O], line: usize, next: Next) {
+        simd.prefetch_far(next.x.wrapping_add(line / 2).cast());
+        if let Some(weights) = next.weights {
+            simd.prefetch_far(weights.wrapping_add(line));
+        }
+    }
+}
+
+/// What a tile of registers of a block asks for, beside its own: half of a row that comes next, and a row of the next block's
+/// weights while there are any.
+#[derive(Clone, Copy)]
+struct Next {
+    x: *const f32,
+    weights: Option<*const bf16>,
+}
+
 impl LinearTile<'_> {
+    /// A block of a few rows, through which the weights stream.
     #[inline(always)]
-    fn block<S: Simd>(&mut self, simd: S, block: &Block) {
-        let whole = block.outputs.start + block.outputs.len() / OUTPUTS * OUTPUTS;
-        for row in block.rows.clone().step_by(S::TILE_ROWS) {
-            let rows = S::TILE_ROWS.min(block.rows.end - row);
-            for output in (block.outputs.start..whole).step_by(OUTPUTS) {
-                self.outputs::<S, OUTPUTS>(simd, block, output, row, rows);
-            }
-            for output in whole..block.outputs.end {
-                self.outputs::<S, 1>(simd, block, output, row, rows);
-            }
+    fn few<S: Simd>(&mut self, simd: S, block: &Block) {
+        let columns = self.columns;
+        let weights = &self.weight[block.outputs.start * columns + block.columns.start..];
+        // Tiles of equal size.
+        let at_once = block.rows.len().div_ceil(block.rows.len().div_ceil(S::FEW_ROWS).max(1)).max(1);
+        for rows in blocks(block.rows.clone(), at_once) {
+            let ahead = |_, outputs| outputs * columns - block.columns.len();
+            self.tiles(simd, block, &rows, (weights, columns), ahead);
         }
     }
 
-    /// `O` outputs from `output` on, for `rows` rows from `row` on.
+    /// A block of many rows, for which its weights are widened once.
     #[inline(always)]
-    fn outputs<S: Simd, const O: usize>(&mut self, simd: S, block: &Block, output: usize, row: usize, rows: usize) {
-        match rows {
-            6 => self.registers::<S, O, 6>(simd, block, output, row),
-            5 => self.registers::<S, O, 5>(simd, block, output, row),
-            4 => self.registers::<S, O, 4>(simd, block, output, row),
-            3 => self.registers::<S, O, 3>(simd, block, output, row),
-            2 => self.registers::<S, O, 2>(simd, block, output, row),
-            _ => self.registers::<S, O, 1>(simd, block, output, row),
+    fn many<S: Simd>(&mut self, simd: S, block: &Block, next: &Block) {
+        let widened = std::mem::take(&mut self.widened);
+        for (output, to) in block.outputs.clone().zip(widened.chunks_exact_mut(BLOCK_COLUMNS)) {
+            widen(simd, &self.weight[output * self.columns..][block.columns.clone()], to);
         }
+        let (x, weight, columns) = (self.x.as_ptr(), self.weight.as_ptr(), self.columns);
+        for rows in blocks(block.rows.clone(), S::TILE_ROWS) {
+            let in_block = rows.end < block.rows.end;
+            let (next_row, column) =
+                if in_block { (rows.end, block.columns.start) } else { (next.rows.start, next.columns.start) };
+            let done = (rows.start - block.rows.start) / S::TILE_ROWS * block.outputs.len().div_ceil(4);
+            let ahead = |tile: usize, _| {
+                let x_at = (next_row + tile / 2) * columns + column + tile % 2 * (BLOCK_COLUMNS / 2);
+                let output = next.outputs.start + done + tile;
+                let weights = weight.wrapping_add(output * columns + next.columns.start);
+                Next { x: x.wrapping_add(x_at), weights: next.outputs.contains(&output).then_some(weights) }
+            };
+            self.tiles(simd, block, &rows, (&*widened, BLOCK_COLUMNS), ahead);
+        }
+        self.widened = widened;
     }
 
-    /// `O` outputs from `output` on, for `R` rows from `row` on.
+    /// Some rows of a block by all of its outputs, whose weights are `stride` apart.
     #[inline(always)]
-    fn registers<S: Simd, const O: usize, const R: usize>(
+    fn tiles<S: Simd, W: Weight>(
         &mut self,
         simd: S,
         block: &Block,
-        output: usize,
-        row: usize,
+        rows: &Range<usize>,
+        (weights, stride): (&[W], usize),
+        ahead: impl Fn(usize, usize) -> W::Ahead,
     ) {
-        let columns = self.columns;
-        let w = &self.weight[output * columns..][..O * columns];
-        let x = &self.x[row * columns..][..R * columns];
+        let at_once = if rows.len() <= W::ROWS_BY_FOUR { 4 } else { 2 };
+        let mut output = block.outputs.start;
+        while output < block.outputs.end {
+            let outputs = if output + at_once <= block.outputs.end { at_once } else { 1 };
+            let weights = &weights[(output - block.outputs.start) * stride..];
+            let ahead = ahead((output - block.outputs.start) / 4, outputs);
+            let tile = RegisterTile { block, weights, stride, ahead, output, row: rows.start };
+            macro_rules! shapes {
+                ($($outputs:literal by $rows:literal)*) => {
+                    match (outputs, rows.len()) {
+                        $(($outputs, $rows) => self.registers::<S, W, $outputs, $rows>(simd, &tile),)*
+                        shape => unreachable!("outputs by rows: {shape:?}"),
+                    }
+                };
+            }
+            shapes! {
+                4 by 1 4 by 2 4 by 3 4 by 4 4 by 5 4 by 6 2 by 5 2 by 6 2 by 7 2 by 8
+                1 by 1 1 by 2 1 by 3 1 by 4 1 by 5 1 by 6 1 by 7 1 by 8
+            }
+            output += outputs;
+        }
+    }
+
+    /// `O` outputs for `R` rows.
+    #[inline(always)]
+    fn registers<S: Simd, W: Weight, const O: usize, const R: usize>(&mut self, simd: S, tile: &RegisterTile<'_, W>) {
+        let RegisterTile { block, output, row, .. } = *tile;
+        let (first, end) = (block.columns.start, block.columns.end);
+        let w = std::array::from_fn(|o| &tile.weights[o * tile.stride..][..block.columns.len()]);
+        let x = std::array::from_fn(|r| &self.x[(row + r) * self.columns..][first..end]);
         let stored = ((row - block.rows.start) * BLOCK_OUTPUTS + (output - block.outputs.start) * R) * S::LANES;
         let stored = &mut self.sums[stored..][..O * R * S::LANES];
         let mut sums = [[simd.splat(0.0); R]; O];
-        if block.columns.start > 0 {
+        if first > 0 {
             for o in 0..O {
                 for r in 0..R {
                     // SAFETY: `stored` has `O * R` vectors.
@@ -123,8 +268,8 @@ impl LinearTile<'_> {
                 }
             }
         }
-        let sums = dot_products::<S, O, R>(simd, w, x, columns, block.columns.clone(), sums);
-        if block.columns.end < columns {
+        let sums = dot_products::<S, W, O, R>(simd, w, x, tile.ahead, sums);
+        if end < self.columns {
             for o in 0..O {
                 for r in 0..R {
                     // SAFETY: `stored` has `O * R` vectors.
@@ -144,40 +289,60 @@ impl LinearTile<'_> {
     }
 }
 
-/// `sums[o][r] += w[o]·x[r]` over a part of the columns, whose start, and whose end unless it is the last, is a
-/// multiple of a cache line.
+/// What the registers hold the sums of: some outputs and rows of a block.
+struct RegisterTile<'a, W: Weight> {
+    block: &'a Block,
+    /// The block's columns of the first output; those of the next are `stride` further.
+    weights: &'a [W],
+    stride: usize,
+    ahead: W::Ahead,
+    output: usize,
+    row: usize,
+}
+
+/// Widens a part of a row of weights.
 #[inline(always)]
-fn dot_products<S: Simd, const O: usize, const R: usize>(
+fn widen<S: Simd>(simd: S, from: &[bf16], to: &mut [f32]) {
+    let (from_vectors, to_vectors) = (from.chunks_exact(S::LANES), to.chunks_exact_mut(S::LANES));
+    let rest = from_vectors.remainder();
+    for (from, to) in from_vectors.zip(to_vectors) {
+        // SAFETY: a chunk has as many elements as a vector has lanes.
+        simd.store(unsafe { simd.widen_at(from.as_ptr()) }, to);
+    }
+    if !rest.is_empty() {
+        simd.store(simd.widen_part(rest), &mut to[from.len() - rest.len()..]);
+    }
+}
+
+/// `sums[o][r] += w[o]·x[r]` for slices of one length.
+#[inline(always)]
+fn dot_products<S: Simd, W: Weight, const O: usize, const R: usize>(
     simd: S,
-    w: &[bf16],
-    x: &[f32],
-    columns: usize,
-    part: Range<usize>,
+    w: [&[W]; O],
+    x: [&[f32]; R],
+    ahead: W::Ahead,
     mut sums: [[S::V; R]; O],
 ) -> [[S::V; R]; O] {
-    assert!(w.len() == O * columns && x.len() == R * columns && part.start <= part.end && part.end <= columns);
-    let lines = part.start + part.len() / LINE * LINE;
-    let whole = part.start + part.len() / S::LANES * S::LANES;
-    for line in (part.start..lines).step_by(LINE) {
-        // Behind the end of its part, a stream goes on in the row of the next `O` outputs.
-        let ahead = if line + AHEAD < part.end { line + AHEAD } else { line + AHEAD - part.len() + O * columns };
-        for o in 0..O {
-            simd.prefetch(w.as_ptr().wrapping_add(o * columns + ahead));
-        }
-        for step in 0..LINE / S::LANES {
-            // SAFETY: a whole line of columns, and with it `LANES` from each step on, lies below `columns`.
-            sums = unsafe { multiply_add::<S, O, R>(simd, w, x, columns, line + step * S::LANES, sums) };
+    let columns = x[0].len();
+    assert!(w.iter().all(|w| w.len() == columns) && x.iter().all(|x| x.len() == columns), "columns");
+    let whole = columns / S::LANES * S::LANES;
+    let lines = columns / LINE * LINE;
+    for line in (0..lines).step_by(LINE) {
+        W::ask(simd, &w, line, ahead);
+        for column in (line..line + LINE).step_by(S::LANES) {
+            // SAFETY: a whole line from `line` on lies below `columns`, and with it a vector at each step.
+            sums = unsafe { multiply_add(simd, w, x, column, sums) };
         }
     }
     for column in (lines..whole).step_by(S::LANES) {
-        // SAFETY: `column + LANES` is at most `whole`, which is at most `columns`.
-        sums = unsafe { multiply_add::<S, O, R>(simd, w, x, columns, column, sums) };
+        // SAFETY: a vector from `column` on ends at `whole` or before, which is at most `columns`.
+        sums = unsafe { multiply_add(simd, w, x, column, sums) };
     }
-    if whole < part.end {
+    if whole < columns {
         for o in 0..O {
-            let w = simd.widen_part(&w[o * columns..][whole..part.end]);
+            let w = W::part(simd, &w[o][whole..]);
             for r in 0..R {
-                sums[o][r] = simd.mul_add(w, simd.load_part(&x[r * columns..][whole..part.end]), sums[o][r]);
+                sums[o][r] = simd.mul_add(w, simd.load_part(&x[r][whole..]), sums[o][r]);
             }
         }
     }
@@ -188,27 +353,25 @@ fn dot_products<S: Simd, const O: usize, const R: usize>(
 ///
 /// # Safety
 ///
-/// `column + LANES <= columns`, and `w` and `x` have `O` and `R` rows of that many columns.
+/// All slices have a whole vector at `column`.
 #[inline(always)]
-unsafe fn multiply_add<S: Simd, const O: usize, const R: usize>(
+unsafe fn multiply_add<S: Simd, W: Weight, const O: usize, const R: usize>(
     simd: S,
-    w: &[bf16],
-    x: &[f32],
-    columns: usize,
+    w: [&[W]; O],
+    x: [&[f32]; R],
     column: usize,
     mut sums: [[S::V; R]; O],
 ) -> [[S::V; R]; O] {
-    let mut x_vectors = [simd.splat(0.0); R];
-    for r in 0..R {
-        // SAFETY: row `r` has `columns` elements from `r * columns` on, of which `LANES` are left at `column`, by the
-        // caller's promise.
-        x_vectors[r] = unsafe { simd.load_at(x.as_ptr().add(r * columns + column)) };
-    }
+    let mut w_vectors = [simd.splat(0.0); O];
     for o in 0..O {
-        // SAFETY: likewise for row `o` of the weights.
-        let w = unsafe { simd.widen_at(w.as_ptr().add(o * columns + column)) };
-        for r in 0..R {
-            sums[o][r] = simd.mul_add(w, x_vectors[r], sums[o][r]);
+        // SAFETY: the caller's promise.
+        w_vectors[o] = unsafe { W::at(simd, w[o].as_ptr().add(column)) };
+    }
+    for r in 0..R {
+        // SAFETY: likewise.
+        let x = unsafe { simd.load_at(x[r].as_ptr().add(column)) };
+        for o in 0..O {
+            sums[o][r] = simd.mul_add(w_vectors[o], x, sums[o][r]);
         }
     }
     sums

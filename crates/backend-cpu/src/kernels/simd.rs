@@ -21,8 +21,10 @@ pub trait Simd: Copy + Sync {
     type V: Copy;
     /// Elements of a vector; divides 16.
     const LANES: usize;
-    /// How many rows of activations the registers hold in a product with four weights at a time.
+    /// How many rows of activations the registers hold the sums of in a product with four weights at a time.
     const TILE_ROWS: usize;
+    /// With two at a time where that is more, and else the same: from 1 to 8.
+    const FEW_ROWS: usize = Self::TILE_ROWS;
 
     /// Runs a kernel, compiled for this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
@@ -63,6 +65,8 @@ pub trait Simd: Copy + Sync {
     unsafe fn widen_at(self, from: *const bf16) -> Self::V;
     /// Asks for the cache line at any address, mapped or not.
     fn prefetch(self, at: *const bf16);
+    /// Asks for it in the second-level cache.
+    fn prefetch_far(self, at: *const bf16);
 
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;

@@ -41,6 +41,7 @@ impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 6;
+    const FEW_ROWS: usize = 8;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -105,6 +106,12 @@ impl Simd for Avx512 {
     fn prefetch(self, at: *const bf16) {
         // SAFETY: a prefetch reads nothing and faults nowhere.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far(self, at: *const bf16) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 
     arithmetic! {

@@ -80,6 +80,9 @@ impl Simd for Plain {
     fn prefetch(self, _at: *const bf16) {}
 
     #[inline(always)]
+    fn prefetch_far(self, _at: *const bf16) {}
+
+    #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         lanes(|i| a[i] + b[i])
     }
