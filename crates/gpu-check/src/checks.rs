@@ -71,7 +71,7 @@ pub fn golden(model: &str, tiny: bool) -> Result<Found> {
         let mut engine = load(model, longest, deterministic)?;
         for (index, case) in cases.iter().enumerate() {
             let observed = forced(&mut engine, case, index as u64)?;
-            let tolerance = case.bf16_tolerance();
+            let tolerance = case.bf16_tolerance(model);
             wrong.extend(case.check_forced(&observed, tolerance));
             let golden = case.prompt_logprobs.iter().copied().flatten().chain(case.greedy.logprobs.iter().copied());
             let off = observed.prompt_logprobs.iter().zip(golden).map(|(found, golden)| (found - golden).abs());

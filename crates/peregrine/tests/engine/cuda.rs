@@ -48,7 +48,7 @@ async fn check(setup: Setup, cases: &[Case], tokens: usize) {
     stop(&coordinator).await;
     let (mut wrong, mut worst) = (Vec::new(), 0.0f32);
     for (index, run) in &runs {
-        let (case, mut tolerance) = (&cases[*index], cases[*index].bf16_tolerance());
+        let (case, mut tolerance) = (&cases[*index], cases[*index].bf16_tolerance(setup.model));
         if setup.model == "falcon-demo" {
             tolerance.margin = DEMO_MARGIN;
         }
