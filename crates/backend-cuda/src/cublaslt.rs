@@ -152,5 +152,5 @@ impl Drop for CublasLt {
 }
 
 fn fault(device: &Device, error: CublasError) -> BackendError {
-    device.fault_text("a product of cuBLASLt", &format!("{:?}", error.0))
+    device.library_fault("a product of cuBLASLt", &format!("{:?}", error.0))
 }

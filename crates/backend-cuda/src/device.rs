@@ -111,6 +111,16 @@ impl Device {
         BackendError::Device { operation, message: format!("rank {rank}, device {ordinal} ({name}): {text}") }
     }
 
+    /// As [`Device::fault_text`], for what a library says: where the device had failed before, the library only says that
+    /// nothing works.
+    pub(crate) fn library_fault(&self, operation: &'static str, text: &str) -> BackendError {
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            CUresult::CUDA_SUCCESS | CUresult::CUDA_ERROR_NOT_READY => self.fault_text(operation, text),
+            error => self.fault_text(operation, &format!("{text}, after {}", describe(DriverError(error)))),
+        }
+    }
+
     /// Whether an error has been met.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.get()

@@ -21,9 +21,11 @@ pub struct RankBytes {
 
 /// Steps get this part of what weights and KV cache leave: the system, and what devices need besides, have the rest.
 const STEP_SHARE: u64 = 8;
-/// Rows of a step, where nobody says how many: as few have always been possible, and more make no product faster.
+/// Rows of a step, where nobody says how many: with fewer, products lose speed.
 const ROWS_LEAST: u64 = 512;
-const ROWS_MOST: u64 = 1 << 14;
+/// With more, none gains any, and who waits for a token waits longer. A whole prompt fits.
+const ROWS_MOST: u64 = 2048;
+const ROWS_MOST_OF_GPUS: u64 = 1 << 14;
 
 impl RankBytes {
     /// Of `world` ranks on a backend.
@@ -54,10 +56,10 @@ impl RankBytes {
         self.weights + self.kv_cache
     }
 
-    /// How many rows a step can have, where each rank has so many bytes and the KV cache so many tokens.
-    fn step_rows(self, rank_bytes: u64, kv_tokens: u32) -> u32 {
+    /// How many rows a step can have, up to `most`, where each rank has so many bytes and the KV cache so many tokens.
+    fn step_rows(self, rank_bytes: u64, kv_tokens: u32, most: u64) -> u32 {
         let room = rank_bytes.saturating_sub(self.lasting()) / STEP_SHARE;
-        let rows = (room / self.row.max(1)).min(ROWS_MOST).min(kv_tokens.into());
+        let rows = (room / self.row.max(1)).min(most).min(kv_tokens.into());
         rows.max(ROWS_LEAST) as u32
     }
 }
@@ -69,18 +71,18 @@ impl RankBytes {
 /// The ranks' lasting memory is more than the GPUs have, or their weights are more than the system has.
 pub fn step_rows(backend: &str, config: &FalconConfig, world: usize, kv_blocks: u32) -> Result<u32> {
     let needed = RankBytes::new(backend, config, world, kv_blocks);
-    let rank_bytes = if backend == "cuda" {
+    let (rank_bytes, most) = if backend == "cuda" {
         let gpus = discover()?;
         gpus.check_room(world, needed.lasting())?;
-        gpus.for_ranks(world)?.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0)
+        (gpus.for_ranks(world)?.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0), ROWS_MOST_OF_GPUS)
     } else {
         let (available, weights) = (available_bytes(), config.parameters() * size_of::<u16>() as u64);
         let (has, takes) = (gb(available), gb(weights));
         // A KV cache takes memory as it fills; weights take it now.
         ensure!(weights <= available, "the model's weights take {takes} GB, and {has} GB of memory are available");
-        available / world as u64
+        (available / world as u64, ROWS_MOST)
     };
-    Ok(needed.step_rows(rank_bytes, kv_blocks * BLOCK_TOKENS as u32))
+    Ok(needed.step_rows(rank_bytes, kv_blocks * BLOCK_TOKENS as u32, most))
 }
 
 /// Memory that this process may still take, with that of others and of its group that can be had back.
@@ -102,10 +104,14 @@ mod tests {
             // An eighth of what is left, in rows of two bytes.
             (1500 + 16 * 1000, 1 << 20, 1000),
             (1500 + 16 * 1000, 800, 800),
-            (u64::MAX, 1 << 20, ROWS_MOST as u32),
+            (u64::MAX, 1 << 20, 2048),
             (0, 1 << 20, ROWS_LEAST as u32),
         ] {
-            assert_eq!(needed.step_rows(rank_bytes, kv_tokens), rows, "{rank_bytes} bytes, {kv_tokens} tokens");
+            assert_eq!(
+                needed.step_rows(rank_bytes, kv_tokens, ROWS_MOST),
+                rows,
+                "{rank_bytes} bytes, {kv_tokens} tokens"
+            );
         }
     }
 

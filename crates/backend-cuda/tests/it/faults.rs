@@ -1,7 +1,7 @@
 //! What is said when the machine is not as it should be. These are faults of the stand-in: real GPUs have none to order.
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
-use backend::{Alone, Backend, Batch, Collective, Tensor, Threads};
+use backend::{Alone, Backend, Batch, Collective, Linear, Tensor, Threads};
 use backend_cuda::{Cuda, CudaOptions, discover};
 use std::time::Duration;
 
@@ -69,6 +69,37 @@ fn a_device_that_fails_is_named_with_its_rank_and_the_operation() {
     assert!(text.contains("launch 1: fine"), "{text}");
     let line = text.lines().find(|line| line.starts_with("launch 2")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("reading a tensor: rank 0, device 0") && line.contains("ECC"), "{line}");
+}
+
+/// Not a test of its own, but run by one, in a process: products of many rows, behind a launch that fails when it runs.
+#[test]
+fn products_behind_a_failure() {
+    if !is_child() {
+        return;
+    }
+    install();
+    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let (table, weight) = (backend.matrix(4, 8, &|_, _| {}), backend.matrix(8, 8, &|_, _| {}));
+    let (table, linear) = (table.expect("room"), Linear { weight: weight.expect("room"), bias: None });
+    let (mut x, mut y) = (backend.tensor(ROWS, 8).expect("room"), backend.tensor(ROWS, 8).expect("room"));
+    x.set_rows(ROWS);
+    y.set_rows(ROWS);
+    backend.embed(&table, 0, &Batch { tokens: vec![0; ROWS], ..Batch::default() }, &mut x).expect("it can be launched");
+    let error = (0..100_000).find_map(|_| backend.linear(&x, &linear, &mut y).err());
+    println!("{}", error.expect("the device has failed"));
+}
+
+/// Too many for our own kernel of products.
+const ROWS: usize = 65;
+
+#[test]
+fn a_library_on_a_device_that_has_failed_says_why() {
+    if on_device() {
+        return println!("not run: real GPUs do not fail to order");
+    }
+    let (text, _) = finish(in_a_process("faults::products_behind_a_failure", &[("CUDA_STANDIN_ECC", "0:2")]));
+    let line = text.lines().find(|line| line.contains("cuBLASLt")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("EXECUTION_FAILED, after ") && line.contains("ECC"), "{line}");
 }
 
 /// Not a test of its own, but run by one, in a process: one of two ranks does not come to the second step.
