@@ -538,8 +538,8 @@ impl Backend for Cuda {
     }
 
     fn attention_row_bytes(shape: &AttentionShape) -> usize {
-        let (tiles, width) = (cache::head_tiles(shape).len(), cache::head_width(shape.head_dim));
-        let (partials, tickets) = attention::scratch_bytes(1, shape.max_positions, tiles, width);
+        let tiles = cache::head_tiles(shape).len();
+        let (partials, tickets) = attention::scratch_bytes(1, shape.max_positions, tiles, shape.head_width);
         partials + tickets
     }
 

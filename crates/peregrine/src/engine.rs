@@ -121,13 +121,13 @@ impl EngineArgs {
             collective_limit: Duration::from_secs(self.collective_timeout.into()),
             rendezvous: launch.rendezvous,
         };
+        tracing::info!("steps of up to {step_rows_max} tokens");
         let coordinator = Coordinator::start(self.scheduling(world, step_rows_max), Workers::Processes(processes));
         let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
         Ok(Engine { coordinator, service })
     }
 
     fn scheduling(&self, world: usize, step_rows_max: u32) -> CoordinatorConfig {
-        tracing::info!("steps of up to {step_rows_max} tokens");
         // A sequence that decodes needs a row of every step.
         let sequences_max = self.max_batch_size.unwrap_or(self.max_concurrent_requests).min(step_rows_max);
         CoordinatorConfig {

@@ -11,7 +11,7 @@ use step::BLOCK_TOKENS;
 use sysinfo::System;
 
 /// Bytes that the fullest of some ranks needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct RankBytes {
     weights: u64,
     kv_cache: u64,

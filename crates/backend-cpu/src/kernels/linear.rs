@@ -6,7 +6,7 @@
 //! are widened on their way from memory; for many, once for all of them.
 
 use super::simd::{Kernel, Simd};
-use super::tiles::Tile;
+use super::tiles::{Tile, blocks};
 use half::bf16;
 use std::ops::Range;
 
@@ -33,6 +33,7 @@ pub struct LinearTile<'a> {
 /// Rows, outputs and columns of a block: its rows and weights stay in the second-level cache, what the registers work on in
 /// the first.
 const BLOCK_ROWS: usize = 96;
+/// Tasks take whole blocks of outputs.
 pub const BLOCK_OUTPUTS: usize = 64;
 const BLOCK_COLUMNS: usize = 1024;
 /// So few rows stay in the first-level cache whole.
@@ -93,10 +94,6 @@ impl Block {
     }
 }
 
-fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
-    range.clone().step_by(step).map(move |start| start..range.end.min(start + step))
-}
-
 /// Weights, as they are stored or as they were widened.
 trait Weight: Copy {
     /// Where what comes next is.
@@ -113,7 +110,7 @@ trait Weight: Copy {
     unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V;
     /// All elements of less than a vector, and 0 behind them.
     fn part<S: Simd>(simd: S, from: &[Self]) -> S::V;
-    /// Asks for some of it, when the weights at hand are at a line.
+    /// Asks for a part of what comes next, when the weights at hand are at a line.
     fn ask<S: Simd, const O: usize>(simd: S, weights: &[&[Self]; O], line: usize, ahead: Self::Ahead);
 }
 

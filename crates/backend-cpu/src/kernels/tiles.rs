@@ -32,6 +32,11 @@ impl Cuts<'_> {
     }
 }
 
+/// A range in parts of this many, the last one shorter.
+pub fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(step).map(move |start| start..range.end.min(start + step))
+}
+
 /// A rectangle of a row-major matrix, which only its holder can write.
 pub struct Tile<'a, T> {
     /// Of the matrix.

@@ -42,14 +42,18 @@ fn every_absence_is_an_error_of_its_own() {
     }
 }
 
+fn device() -> Cuda {
+    install();
+    Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device")
+}
+
 /// Not a test of its own, but run by one, in a process: launches until something fails.
 #[test]
 fn a_few_launches() {
     if !is_child() {
         return;
     }
-    install();
-    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let mut backend = device();
     let table = backend.matrix(4, 8, &|_, _| {}).expect("room");
     let mut x = backend.tensor(1, 8).expect("room");
     x.set_rows(1);
@@ -77,8 +81,7 @@ fn products_behind_a_failure() {
     if !is_child() {
         return;
     }
-    install();
-    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let mut backend = device();
     let (table, weight) = (backend.matrix(4, 8, &|_, _| {}), backend.matrix(8, 8, &|_, _| {}));
     let (table, linear) = (table.expect("room"), Linear { weight: weight.expect("room"), bias: None });
     let (mut x, mut y) = (backend.tensor(ROWS, 8).expect("room"), backend.tensor(ROWS, 8).expect("room"));

@@ -6,7 +6,7 @@ use super::transpose::transpose;
 use super::{Activations, Amx, GROUP_ROWS, PackedWeights, TILE_ROWS};
 use crate::kernels::gelu::gelu;
 use crate::kernels::simd::Avx512;
-use crate::kernels::tiles::Tile;
+use crate::kernels::tiles::{Tile, blocks};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -60,10 +60,6 @@ impl Block {
     fn sums_at(&self, four: usize, group: usize) -> usize {
         ((four - self.fours.start) * self.groups.len() + group - self.groups.start) * PANELS * SUMS
     }
-}
-
-fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
-    range.clone().step_by(step).map(move |start| start..range.end.min(start + step))
 }
 
 impl ProductTile<'_> {
