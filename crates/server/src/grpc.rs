@@ -92,7 +92,7 @@ async fn next_message(
         if !step.top.is_empty() {
             message.top_tokens.push(top_to_pb(step.top));
         }
-        next = running.try_next()?;
+        next = until(deadline, async { running.try_next() }).await??;
     }
     if ended {
         let finished = answer.take().and_then(Answer::into_finished).ok_or(Error::Incomplete)?;
@@ -112,9 +112,12 @@ async fn next_message(
 async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Status> {
     let passed = || Status::deadline_exceeded("the deadline has passed");
     match deadline {
-        // Whatever the future would say then is only how it was ended.
+        // Whatever the future says then is only how it was ended.
         Some(deadline) if deadline <= Instant::now() => Err(passed()),
-        Some(deadline) => timeout_at(deadline, future).await.map_err(|_| passed()),
+        Some(deadline) => match timeout_at(deadline, future).await {
+            Ok(output) if Instant::now() < deadline => Ok(output),
+            _ => Err(passed()),
+        },
         None => Ok(future.await),
     }
 }
