@@ -196,12 +196,15 @@ impl PeerMemory {
 
     fn map(&self, ticket: &[u32]) -> Result<(u64, Map), DriverError> {
         if ticket[0] == std::process::id() {
-            let context = CudaContext::new(ticket[1] as usize)?;
+            let ordinal = ticket[1] as usize;
+            let context = CudaContext::new(ordinal)?;
             self.device.context.bind_to_thread()?;
-            // SAFETY: both contexts are alive; the peer's is kept by the map.
-            match unsafe { sys::cuCtxEnablePeerAccess(context.cu_ctx(), 0) }.result() {
-                Err(DriverError(sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)) | Ok(()) => {}
-                Err(error) => return Err(error),
+            if ordinal != self.device.context.ordinal() {
+                // SAFETY: both contexts are alive; the peer's is kept by the map.
+                match unsafe { sys::cuCtxEnablePeerAccess(context.cu_ctx(), 0) }.result() {
+                    Err(DriverError(sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)) | Ok(()) => {}
+                    Err(error) => return Err(error),
+                }
             }
             let at = u64::from(ticket[2]) | u64::from(ticket[3]) << 32;
             return Ok((at, Map::SameProcess(context)));
@@ -288,8 +291,11 @@ impl PeerMemory {
     }
 }
 
-/// Whether `device` can access the memory of another.
+/// Whether `device` can access the memory of another, or is it.
 pub(crate) fn can_access(device: &Device, other: usize) -> bool {
+    if other == device.context.ordinal() {
+        return true;
+    }
     let Ok(peer) = result::device::get(other as i32) else { return false };
     let mut can = 0;
     // SAFETY: both are devices of the driver.

@@ -3,8 +3,8 @@
 use crate::parts::Found;
 use anyhow::{Context, Result, ensure};
 use backend::conformance::{self, MakeRank, Subject};
-use backend::{Alone, Threads};
-use backend_cuda::{Cuda, CudaOptions, discover};
+use backend::{Collective, Threads};
+use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, discover};
 use forward::{Capacity, Engine, Falcon};
 use goldens::{Case, Golden, Observed, model_dir};
 use model::Partition;
@@ -13,22 +13,22 @@ use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, St
 use weights::{CheckpointFiles, read_config};
 use worker::ShardSource;
 
-/// A check of the suite, and how many GPUs it takes.
-type Operation = (&'static str, fn(&Subject<Cuda>), usize);
+/// A check of the suite.
+type Operation = (&'static str, fn(&Subject<Cuda>));
 
 /// The suite that every backend must pass.
 pub const OPERATIONS: [Operation; 11] = [
-    ("embed", conformance::embed, 1),
-    ("layer_norm", conformance::layer_norm, 1),
-    ("linear", conformance::linear, 1),
-    ("gelu", conformance::gelu, 1),
-    ("attend", conformance::attend, 1),
-    ("select", conformance::select, 1),
-    ("all_reduce", conformance::all_reduce, 8),
-    ("use_logits", conformance::use_logits, 3),
-    ("fused_operations", conformance::fused_operations, 1),
-    ("select_norm_linear", conformance::select_norm_linear, 1),
-    ("bits_depend_on_nothing_else", conformance::bits_depend_on_nothing_else, 1),
+    ("embed", conformance::embed),
+    ("layer_norm", conformance::layer_norm),
+    ("linear", conformance::linear),
+    ("gelu", conformance::gelu),
+    ("attend", conformance::attend),
+    ("select", conformance::select),
+    ("all_reduce", conformance::all_reduce),
+    ("use_logits", conformance::use_logits),
+    ("fused_operations", conformance::fused_operations),
+    ("select_norm_linear", conformance::select_norm_linear),
+    ("bits_depend_on_nothing_else", conformance::bits_depend_on_nothing_else),
 ];
 
 /// Those of a tiny run.
@@ -38,19 +38,19 @@ pub const QUICK: [&str; 4] = ["embed", "layer_norm", "select", "use_logits"];
 const TOLERANCE: f32 = 4e-3;
 const WAIT_LIMIT: Duration = Duration::from_secs(300);
 
-/// Holds one operation against the reference. It panics where they differ.
+/// The ways in which a model's sums are made over ranks.
+const RANKS: [(usize, AllReduceChoice); 3] =
+    [(2, AllReduceChoice::Auto), (4, AllReduceChoice::TwoShot), (8, AllReduceChoice::OneShot)];
+
+/// Holds one operation against the reference. It panics where they differ. Ranks for which there is no GPU share one.
 pub fn conformance(name: &str) -> Result<Found> {
-    let operation = OPERATIONS.iter().find(|(known, ..)| *known == name);
-    let (_, check, needed) = operation.with_context(|| format!("{name}: there is no such operation"))?;
+    let operation = OPERATIONS.iter().find(|(known, _)| *known == name);
+    let (_, check) = operation.with_context(|| format!("{name}: there is no such operation"))?;
     let gpus = discover()?.all.len();
-    if gpus < *needed {
-        let checked = format!("not run: it takes {needed} GPUs, and this machine has {gpus}");
-        return Ok(Found { checked, ..Found::default() });
-    }
     // In one order of all sums, as some of the checks ask for the same bits.
     let options = CudaOptions { deterministic: true, wait_limit: WAIT_LIMIT, ..CudaOptions::new(0) };
-    let rank = move |(device, end): (usize, Threads)| {
-        let options = CudaOptions { device, ..options.clone() };
+    let rank = move |(rank, end): (usize, Threads)| {
+        let options = CudaOptions { device: rank % gpus, ..options.clone() };
         Box::new(move || Cuda::new(&options, Box::new(end)).expect("a device")) as MakeRank<Cuda>
     };
     let ranks = move |world| Threads::connect(world).into_iter().enumerate().map(&rank).collect();
@@ -61,18 +61,33 @@ pub fn conformance(name: &str) -> Result<Found> {
 /// Runs all cases of a model, or the shortest, on one rank: prompt and golden continuation as a prompt, as fast as the kernels
 /// are and in one order of all sums.
 pub fn golden(model: &str, tiny: bool) -> Result<Found> {
+    let options = |deterministic| CudaOptions { deterministic, wait_limit: WAIT_LIMIT, ..CudaOptions::new(0) };
+    held(model, tiny, &[(1, options(false)), (1, options(true))])
+}
+
+/// The same over several ranks. Those for which there is no GPU share one, where they meet in its memory.
+pub fn golden_over_ranks(model: &str, tiny: bool) -> Result<Found> {
+    let options = |all_reduce| CudaOptions { all_reduce, wait_limit: WAIT_LIMIT, ..CudaOptions::new(0) };
+    let ways = RANKS.map(|(world, all_reduce)| (world, options(all_reduce)));
+    let Found { checked, .. } = held(model, tiny, &ways)?;
+    let gpus = discover()?.all.len();
+    Ok(Found { checked: format!("2, 4 and 8 ranks over {gpus} GPU(s): {checked}"), ..Found::default() })
+}
+
+fn held(model: &str, tiny: bool, ways: &[(usize, CudaOptions)]) -> Result<Found> {
     let golden = Golden::of(model);
     let mut cases: Vec<&Case> = golden.cases.iter().collect();
     cases.sort_by_key(|case| case.forced_ids().len());
     cases.truncate(if tiny { 1 } else { usize::MAX });
     let (mut wrong, mut worst) = (Vec::new(), 0.0f32);
-    for deterministic in [false, true] {
-        let longest = cases.iter().map(|case| case.forced_ids().len()).max().unwrap_or(0);
-        let mut engine = load(model, longest, deterministic)?;
-        for (index, case) in cases.iter().enumerate() {
-            let observed = forced(&mut engine, case, index as u64)?;
-            let tolerance = case.bf16_tolerance(model);
-            wrong.extend(case.check_forced(&observed, tolerance));
+    for (world, options) in ways {
+        let run = |end| observe(model, &cases, end, options);
+        let found = std::thread::scope(|scope| {
+            let ranks: Vec<_> = Threads::connect(*world).into_iter().map(|end| scope.spawn(|| run(end))).collect();
+            ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect::<Result<Vec<_>>>()
+        })?;
+        for (case, observed) in found.iter().flat_map(|rank| cases.iter().zip(rank)) {
+            wrong.extend(case.check_forced(observed, case.bf16_tolerance(model)));
             let golden = case.prompt_logprobs.iter().copied().flatten().chain(case.greedy.logprobs.iter().copied());
             let off = observed.prompt_logprobs.iter().zip(golden).map(|(found, golden)| (found - golden).abs());
             worst = off.map(|off| off / case.bf16_compute.max_abs_logit_diff).fold(worst, f32::max);
@@ -83,14 +98,21 @@ pub fn golden(model: &str, tiny: bool) -> Result<Found> {
     Ok(Found { checked, ..Found::default() })
 }
 
-fn load(model: &str, longest: usize, deterministic: bool) -> Result<Engine<Cuda>> {
+/// What one rank says of the cases.
+fn observe(model: &str, cases: &[&Case], end: Threads, options: &CudaOptions) -> Result<Vec<Observed>> {
+    let longest = cases.iter().map(|case| case.forced_ids().len()).max().unwrap_or(0);
+    let mut engine = load(model, longest, end, options)?;
+    cases.iter().enumerate().map(|(index, case)| forced(&mut engine, case, index as u64)).collect()
+}
+
+fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Result<Engine<Cuda>> {
     let dir = model_dir(model);
     let config = read_config(&dir)?;
-    let partition = Partition::new(&config, 0, 1);
+    let partition = Partition::new(&config, end.rank(), end.world());
     let files = CheckpointFiles::open(&dir)?;
     let source = ShardSource(files.shard(&config, &partition)?);
-    let options = CudaOptions { deterministic, wait_limit: WAIT_LIMIT, ..CudaOptions::new(0) };
-    let cuda = Cuda::new(&options, Box::new(Alone))?;
+    let options = CudaOptions { device: end.rank() % discover()?.all.len(), ..options.clone() };
+    let cuda = Cuda::new(&options, Box::new(end))?;
     let kv_blocks = 2 * longest.div_ceil(BLOCK_TOKENS);
     let capacity = Capacity { kv_blocks, rows_max: longest.max(64), logits_rows_max: 32 };
     Ok(Engine::new(Falcon::load(cuda, &config, &partition, capacity, &source)?))

@@ -52,9 +52,10 @@ fn names(tiny: bool) -> Vec<String> {
     let models =
         goldens::MODELS.into_iter().filter(|model| goldens::has(model)).take(if tiny { 1 } else { usize::MAX });
     let mut names: Vec<String> = operations.map(|name| format!("conformance/{name}")).collect();
-    names.extend(models.map(|model| format!("goldens/{model}")));
-    names.extend(shapes.iter().map(|shape| format!("kernels/{shape}")));
-    names.extend(shapes.iter().map(|shape| format!("rank/{shape}")));
+    let models: Vec<&str> = models.collect();
+    for (kind, of) in [("goldens", &models), ("kernels", &shapes), ("rank", &shapes), ("ranks", &models)] {
+        names.extend(of.iter().map(|name| format!("{kind}/{name}")));
+    }
     names
 }
 
@@ -64,6 +65,7 @@ pub fn run(part: &str, tiny: bool) -> Result<String> {
         Some(("conformance", name)) => checks::conformance(name)?,
         Some(("goldens", model)) => checks::golden(model, tiny)?,
         Some(("kernels", shape)) => kernels::measure(shape)?,
+        Some(("ranks", model)) => checks::golden_over_ranks(model, tiny)?,
         Some(("rank", shape)) => ranks::measure(shape)?,
         _ => bail!("{part}: there is no such part"),
     };

@@ -37,6 +37,12 @@ impl Published {
         PUBLISHED.iter().find(|published| published.id == id)
     }
 
+    /// Its config.json.
+    #[must_use]
+    pub fn config_json(&self) -> &'static [u8] {
+        self.config
+    }
+
     /// Its shape.
     ///
     /// # Panics

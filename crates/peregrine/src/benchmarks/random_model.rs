@@ -4,6 +4,7 @@ use crate::demo;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use model::{FalconConfig, Part};
+use node::Published;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -38,6 +39,9 @@ enum Shape {
     /// 24 layers of 2,048 columns, 32 query heads, one KV head; 2.6 GB.
     #[value(name = "1.3b")]
     Small,
+    /// Falcon-7B; 13.8 GB.
+    #[value(name = "7b")]
+    Falcon7b,
     /// A few million parameters, for tests.
     #[value(name = "tiny", hide = true)]
     Tiny,
@@ -45,7 +49,11 @@ enum Shape {
 
 impl Shape {
     fn config(self) -> Value {
-        let mut config: Value = serde_json::from_str(include_str!("shape-1.3b.json")).expect("the config is valid");
+        let json = match self {
+            Self::Small | Self::Tiny => include_bytes!("shape-1.3b.json").as_slice(),
+            Self::Falcon7b => Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published").config_json(),
+        };
+        let mut config: Value = serde_json::from_slice(json).expect("the config is valid");
         if self == Self::Tiny {
             let fewer =
                 [("hidden_size", 256), ("num_hidden_layers", 2), ("num_attention_heads", 4), ("vocab_size", 4_096)];
