@@ -18,8 +18,8 @@
 // Bytes that must move over NVLink, into each rank, of rows · columns · 4 bytes of partial sums: (n − 1) times in one shot,
 // 2 · (n − 1) / n times in two. At 180B over 8 a row is 59.4 KB: 416 KB, 1.7 µs at 250 GB/s; waits are about 2 µs each.
 //
-// Grid: x = min(ceil(rows of the bucket · parts / 4), multiprocessors). Block: 128 threads. No dynamic
-// shared memory.
+// Grid: x = at most as many blocks as the ranks' flags are for (add_residual: as are wanted). Block: 4 to 16 warps; more where
+// rows are many, as it takes so many loads at a time to keep memory or links busy. No dynamic shared memory.
 #include "moments.h"
 #include "peers.h"
 
@@ -35,6 +35,10 @@ struct AllReduceArgs {            // 176 bytes
   int reserved;                   // 0
 };
 static_assert(sizeof(AllReduceArgs) == 176, "layout");
+
+// Each warp takes one item, and then every so many.
+GPU_DEV int first_item() { return blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); }
+GPU_DEV int warps() { return gridDim.x * (blockDim.x >> 5); }
 
 struct Part {
   int row, index, columns;   // `columns` of the part: 128 but for a row's last
@@ -80,11 +84,11 @@ GPU_DEV void finish(const AllReduceArgs& args, const Part& part, float4 sum) {
   if ((threadIdx.x & 31) == 0) args.moments[(long long)part.row * args.moment_stride + part.index] = moments;
 }
 
-extern "C" __global__ void __launch_bounds__(128) all_reduce_one_shot(GPU_CONST AllReduceArgs args) {
+extern "C" __global__ void __launch_bounds__(512) all_reduce_one_shot(GPU_CONST AllReduceArgs args) {
   unsigned epoch = *epoch_of(args.peers) + 1;
   meet(args.peers, 0, epoch);
   int items = item_count(args);
-  for (int item = blockIdx.x * 4 + (threadIdx.x >> 5); item < items; item += gridDim.x * 4) {
+  for (int item = first_item(); item < items; item += warps()) {
     Part part = part_of(args, item);
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (part.here) sum = sum_ranks(args, part);
@@ -93,20 +97,20 @@ extern "C" __global__ void __launch_bounds__(128) all_reduce_one_shot(GPU_CONST 
   if (threadIdx.x == 0) *epoch_of(args.peers) = epoch;
 }
 
-extern "C" __global__ void __launch_bounds__(128) all_reduce_two_shot(GPU_CONST AllReduceArgs args) {
+extern "C" __global__ void __launch_bounds__(512) all_reduce_two_shot(GPU_CONST AllReduceArgs args) {
   unsigned epoch = *epoch_of(args.peers) + 1;
-  int items = item_count(args), first = blockIdx.x * 4 + (threadIdx.x >> 5);
+  int items = item_count(args), first = first_item();
   meet(args.peers, 0, epoch);
   // The owner of a warp's items goes round the ranks, beginning at another one in each warp.
   int owner = first % args.peers.ranks;
-  for (int item = first; item < items; item += gridDim.x * 4) {
+  for (int item = first; item < items; item += warps()) {
     Part part = part_of(args, item);
     if (owner == args.peers.rank && part.here) *(float4*)(entry(args.partials, args.peers.rank) + part.at) = sum_ranks(args, part);
     owner = owner + 1 == args.peers.ranks ? 0 : owner + 1;
   }
   meet(args.peers, 1, epoch);
   owner = first % args.peers.ranks;
-  for (int item = first; item < items; item += gridDim.x * 4) {
+  for (int item = first; item < items; item += warps()) {
     Part part = part_of(args, item);
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (part.here) sum = load_shared_data((const float4*)(entry(args.partials, owner) + part.at));
@@ -116,9 +120,9 @@ extern "C" __global__ void __launch_bounds__(128) all_reduce_two_shot(GPU_CONST 
   if (threadIdx.x == 0) *epoch_of(args.peers) = epoch;
 }
 
-extern "C" __global__ void __launch_bounds__(128) add_residual(GPU_CONST AllReduceArgs args) {
+extern "C" __global__ void __launch_bounds__(512) add_residual(GPU_CONST AllReduceArgs args) {
   int items = item_count(args);
-  for (int item = blockIdx.x * 4 + (threadIdx.x >> 5); item < items; item += gridDim.x * 4) {
+  for (int item = first_item(); item < items; item += warps()) {
     Part part = part_of(args, item);
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (part.here) sum = *(const float4*)(args.partials[0] + part.at);

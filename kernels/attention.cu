@@ -65,15 +65,27 @@ template <int D, bool ROTATE> struct Attend {
   GPU_DEV void load_query() {
     if (ROTATE) {
       const float* heads = args.qkv + (long long)row * args.qkv_stride + tile.query_column;
-      for (int i = threadIdx.x; i < TILE_HEADS * D / 2; i += WARPS * 32) {
-        int head = i / (D / 2), j = i % (D / 2);
-        float2 v = make_float2(0.0f, 0.0f);
-        if (head < tile.queries) v = rotated<D>(heads + head * D, args.rotations, position, j);
-        *element<D>(query, head, j) = to_bf16(v.x);
-        *element<D>(query, head, j + D / 2) = to_bf16(v.y);
+      // All loads first: they take as long as one. A thread has the same columns of several heads.
+      constexpr int HEADS = TILE_HEADS * D / 2 / (WARPS * 32), STEP = TILE_HEADS / HEADS;
+      int first = threadIdx.x / (D / 2), j = threadIdx.x % (D / 2);
+      float2 v[HEADS];
+#pragma unroll
+      for (int i = 0; i < HEADS; i++) {
+        const float* head = heads + min(first + i * STEP, tile.queries - 1) * D + j;
+        v[i] = make_float2(head[0], head[D / 2]);
+      }
+      float2 by = args.rotations ? args.rotations[position * (D / 2) + j] : make_float2(1.0f, 0.0f);
+#pragma unroll
+      for (int i = 0; i < HEADS; i++) {
+        int head = first + i * STEP;
+        float2 r = args.rotations ? rotate(v[i], by) : v[i];
+        if (head >= tile.queries) r = make_float2(0.0f, 0.0f);
+        *element<D>(query, head, j) = to_bf16(r.x);
+        *element<D>(query, head, j + D / 2) = to_bf16(r.y);
       }
     } else {
       const bf16* heads = args.queries + (long long)row * args.y_stride + tile.first_query * D;
+#pragma unroll 2
       for (int i = threadIdx.x; i < TILE_HEADS * D / 8; i += WARPS * 32) {
         int head = i / (D / 8), piece = i % (D / 8);
         uint4 v = make_uint4(0, 0, 0, 0);
@@ -251,9 +263,18 @@ template <int D, bool ROTATE> struct Attend {
   // the factor that brings the split to the whole row's, and the sums of values are added in the order of the splits.
   GPU_DEV void combine_splits(int splits) {
     float2* parts = (float2*)shared;
-    for (int i = threadIdx.x; i < splits * TILE_HEADS; i += WARPS * 32) {
-      int split = i / TILE_HEADS, head = i % TILE_HEADS;
-      if (head < tile.queries) parts[i] = load_shared_data((const float2*)(partial(split) + TILE_HEADS * D + head * 2));
+    // Loads first, as they take as long as one.
+    constexpr int AHEAD = 4;
+    for (int first = warp; first < splits; first += AHEAD * WARPS) {
+      float2 part[AHEAD];
+#pragma unroll
+      for (int i = 0; i < AHEAD; i++) {
+        int split = min(first + i * WARPS, splits - 1);
+        part[i] = load_shared_data((const float2*)(partial(split) + TILE_HEADS * D + min(lane, tile.queries - 1) * 2));
+      }
+#pragma unroll
+      for (int i = 0; i < AHEAD; i++)
+        if (first + i * WARPS < splits) parts[(first + i * WARPS) * TILE_HEADS + lane] = part[i];
     }
     __syncthreads();
     if ((int)threadIdx.x < tile.queries) {
@@ -270,7 +291,7 @@ template <int D, bool ROTATE> struct Attend {
     for (int i = threadIdx.x * 4; i < tile.queries * D; i += WARPS * 32 * 4) {
       int head = i / D;
       float4 y = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
+#pragma unroll 16
       for (int split = 0; split < splits; split++)
         add_scaled(y, load_shared_data((const float4*)(partial(split) + i)), parts[split * TILE_HEADS + head].x);
       store(i, y, weight[head]);

@@ -46,12 +46,12 @@ template <int D> GPU_DEV bf16* key_of(const AttentionArgs& args, unsigned sequen
   return args.cache + (((long long)block * args.kv_heads + kv_head) * 2 * BLOCK_TOKENS + position % BLOCK_TOKENS) * D;
 }
 
+GPU_DEV float2 rotate(float2 v, float2 by) { return make_float2(v.x * by.x - v.y * by.y, v.y * by.x + v.x * by.y); }
+
 // Elements (i, i + D/2) of a head, rotated.
 template <int D> GPU_DEV float2 rotated(const float* head, const float2* rotations, int position, int i) {
-  float a = head[i], b = head[i + D / 2];
-  if (!rotations) return make_float2(a, b);
-  float2 by = rotations[position * (D / 2) + i];
-  return make_float2(a * by.x - b * by.y, b * by.x + a * by.y);
+  float2 v = make_float2(head[i], head[i + D / 2]);
+  return rotations ? rotate(v, rotations[position * (D / 2) + i]) : v;
 }
 
 // A tile of rows of D bf16 in pieces of 16 bytes, permuted so that 8 rows of a matrix lie in different banks.

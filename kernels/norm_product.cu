@@ -22,11 +22,11 @@ template <int ROWS> GPU_DEV void run_norm_product(const ProductArgs& args, unsig
   Product<ROWS, true>(args, shared).run(&came);
 }
 
-extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) norm_product_8(GPU_CONST ProductArgs args) {
+extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2) norm_product_8(GPU_CONST ProductArgs args) {
   GPU_SHARED(shared);
   run_norm_product<8>(args, shared);
 }
-extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) norm_product_16(GPU_CONST ProductArgs args) {
+extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2) norm_product_16(GPU_CONST ProductArgs args) {
   GPU_SHARED(shared);
   run_norm_product<16>(args, shared);
 }

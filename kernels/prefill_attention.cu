@@ -14,12 +14,13 @@
 // block reads (position + 1) · head_dim · 4: a prompt of 2,048 at 180B over 8 (29 heads, 4 rows a block) 134 MB a layer, about
 // 35 µs. Multiplications: 2 · rows · positions · heads · head_dim · 2 / 2 (causal): 15.6 GFLOP a layer, 50 µs at 312 TFLOP/s.
 //
-// Grid: x = items of the bucket, y = tiles. Block: 256 threads. Shared memory: 256 · head_dim + 512 · head_dim bytes.
+// Grid: x = tiles, y = items of the bucket: the longest items of all tiles come first. Block: 256 threads. Shared memory: 256 · head_dim + 512 · head_dim bytes.
 // An item is a sequence and an index: the host gives each prefilling sequence ceil(rows / 4) of them, the last first where it
 // can, since they are the longest; blocks that a tile of fewer heads does not need end at once.
 #include "attention.h"
 
 constexpr int PAIRS = 128, KEYS = 64, PREFILL_THREADS = 256;
+constexpr unsigned ONES = 0x3f803f80;  // Two of bf16.
 
 template <int D> struct Prefill {
   static constexpr int TILE_BYTES = KEYS * D * 2;
@@ -30,11 +31,13 @@ template <int D> struct Prefill {
   unsigned char *query, *tiles;  // [PAIRS][D]; [stage][keys, values][KEYS][D]
   unsigned table;
   int lane, warp, row0, rows, start;  // rows of the sequence that the block has; the position of its row 0
-  float sums[D / 8][4], largest[2], weight[2], slope[2];
-  int position[2];
+  // Of weighted values; of the weights, in each of eight equal columns: the tensor cores add them up, too.
+  float sums[D / 8][4], weight[4];
+  float largest[2], slope[2];
+  int position[2], least, most;  // Of this lane's pairs; of all pairs of the warp.
 
   GPU_DEV Prefill(const AttentionArgs& args, PrefillItem item, unsigned char* shared)
-      : args(args), tile(args.tiles[blockIdx.y]), sequence(args.sequences[item.sequence]), query(shared) {
+      : args(args), tile(args.tiles[blockIdx.x]), sequence(args.sequences[item.sequence]), query(shared) {
     tiles = shared + PAIRS * D * 2;
     table = item.sequence;
     lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -46,8 +49,12 @@ template <int D> struct Prefill {
       int pair = warp * 16 + (lane >> 2) + half * 8, head = pair % tile.queries;
       position[half] = start + min(pair / tile.queries, rows - 1);
       slope[half] = args.slopes ? args.slopes[tile.first_query + head] : 0.0f;
-      largest[half] = minus_infinity(), weight[half] = 0.0f;
+      largest[half] = minus_infinity();
     }
+    least = start + min(warp * 16 / tile.queries, rows - 1);
+    most = start + min((warp * 16 + 15) / tile.queries, rows - 1);
+#pragma unroll
+    for (int j = 0; j < 4; j++) weight[j] = 0.0f;
 #pragma unroll
     for (int n = 0; n < D / 8; n++)
 #pragma unroll
@@ -78,8 +85,32 @@ template <int D> struct Prefill {
 
   // Adds the tile of keys and values that begins at position `begin`.
   GPU_DEV void add(const unsigned char* keys, int begin) {
+    if (begin > most) return;
     const unsigned char* values = keys + TILE_BYTES;
     float scores[KEYS / 8][4];
+    multiply_keys(scores, keys);
+    float by = LOG2_E / sqrtf((float)D);
+    if (args.slopes) add_slopes(scores, begin, by), by = 1.0f;
+    if (begin + KEYS - 1 > least) mask(scores, begin);
+    unsigned weights[KEYS / 8][2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) weigh(weights, scores, half, by);
+#pragma unroll
+    for (int step = 0; step < KEYS / 16; step++) {
+      unsigned a[4] = {weights[2 * step][0], weights[2 * step][1], weights[2 * step + 1][0], weights[2 * step + 1][1]};
+#pragma unroll
+      for (int n = 0; n < D / 16; n++) {
+        unsigned b[4];
+        load_matrices_transposed(b, values + place<D>(step * 16 + (lane & 15), n * 2 + (lane >> 4)));
+        multiply_add(sums[2 * n], a, b[0], b[1]);
+        multiply_add(sums[2 * n + 1], a, b[2], b[3]);
+      }
+      multiply_add(weight, a, ONES, ONES);
+    }
+  }
+
+  // scores = q·Kᵀ.
+  GPU_DEV void multiply_keys(float (&scores)[KEYS / 8][4], const unsigned char* keys) {
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
@@ -96,68 +127,54 @@ template <int D> struct Prefill {
         multiply_add(scores[2 * n + 1], a, b[2], b[3]);
       }
     }
-    scale(scores, begin);
-#pragma unroll
-    for (int half = 0; half < 2; half++) weigh(scores, half);
-#pragma unroll
-    for (int step = 0; step < KEYS / 16; step++) {
-      unsigned a[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const float* pair = &scores[2 * step + (j >> 1)][(j & 1) * 2];
-        a[j] = pack_bf16(pair[0], pair[1]);
-      }
-#pragma unroll
-      for (int n = 0; n < D / 16; n++) {
-        unsigned b[4];
-        load_matrices_transposed(b, values + place<D>(step * 16 + (lane & 15), n * 2 + (lane >> 4)));
-        multiply_add(sums[2 * n], a, b[0], b[1]);
-        multiply_add(sums[2 * n + 1], a, b[2], b[3]);
-      }
-    }
   }
 
-  // Scales to base 2, adds the bias of positions, and takes out what is behind a pair's position.
-  GPU_DEV void scale(float (&scores)[KEYS / 8][4], int begin) {
-    float by = LOG2_E / sqrtf((float)D);
+  // The position of a score.
+  GPU_DEV int position_of(int begin, int n, int j) const { return begin + n * 8 + (lane & 3) * 2 + (j & 1); }
+
+  // Scales to base 2 and adds the bias of positions.
+  GPU_DEV void add_slopes(float (&scores)[KEYS / 8][4], int begin, float by) {
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        int p = begin + n * 8 + (lane & 3) * 2 + (j & 1);
-        float s = scores[n][j] * by + (args.slopes ? alibi<D>(slope[j >> 1], p) : 0.0f);
-        scores[n][j] = p <= position[j >> 1] ? s : minus_infinity();
-      }
+      for (int j = 0; j < 4; j++)
+        scores[n][j] = scores[n][j] * by + alibi<D>(slope[j >> 1], position_of(begin, n, j));
   }
 
-  // Scores of a pair become weights, against the new maximum; what was summed so far is scaled to it.
-  GPU_DEV void weigh(float (&scores)[KEYS / 8][4], int half) {
-    float top = largest[half];
+  // Takes out what is behind a pair's position.
+  GPU_DEV void mask(float (&scores)[KEYS / 8][4], int begin) {
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        if (position_of(begin, n, j) > position[j >> 1]) scores[n][j] = minus_infinity();
+  }
+
+  // Scores of a pair, times `by`, become weights as the tensor cores take them, against the new maximum; what was summed so
+  // far is scaled to it.
+  GPU_DEV void weigh(unsigned (&weights)[KEYS / 8][2], const float (&scores)[KEYS / 8][4], int half, float by) {
+    float top = minus_infinity();
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++) top = fmaxf(top, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
     top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
     top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
-    // The first tile has position 0, which every pair sees: `top` is finite.
-    float factor = exp2_fast(largest[half] - top), sum = 0.0f;
+    // The first tile has position 0, which every pair sees: the new maximum is finite.
+    top = fmaxf(largest[half], top * by);
+    float factor = exp2_fast(largest[half] - top);
     largest[half] = top;
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-      for (int j = half * 2; j < half * 2 + 2; j++) {
-        scores[n][j] = from_bf16(to_bf16(exp2_fast(scores[n][j] - top)));
-        sum += scores[n][j];
-      }
-    weight[half] = weight[half] * factor + sum;
+      weights[n][half] = pack_bf16(exp2_fast(fmaf(scores[n][half * 2], by, -top)),
+                                   exp2_fast(fmaf(scores[n][half * 2 + 1], by, -top)));
 #pragma unroll
     for (int n = 0; n < D / 8; n++) sums[n][half * 2] *= factor, sums[n][half * 2 + 1] *= factor;
+    weight[half * 2] *= factor, weight[half * 2 + 1] *= factor;
   }
 
   GPU_DEV void store() {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      float sum = weight[half];
-      sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-      sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+      float sum = weight[half * 2];
       int pair = warp * 16 + (lane >> 2) + half * 8, row = pair / tile.queries, head = pair % tile.queries;
       if (row >= rows) continue;
       bf16* to = args.y + (long long)(row0 + row) * args.y_stride + (tile.first_query + head) * D + (lane & 3) * 2;
@@ -173,21 +190,21 @@ template <int D> struct Prefill {
     load_tile(0);
     copy_async_commit();
     for (int index = 0; index <= last; index++) {
+      copy_async_wait<0>();
+      // All have done with the tile before: its place is free.
+      __syncthreads();
       if (index < last) load_tile(index + 1);
       copy_async_commit();
-      copy_async_wait<1>();
-      __syncthreads();
       add(keys(index), index * KEYS);
-      __syncthreads();
     }
     store();
   }
 };
 
 template <int D> GPU_DEV void prefill(const AttentionArgs& args, unsigned char* shared) {
-  if (blockIdx.x >= args.step->prefill_items) return;
-  PrefillItem item = args.items[blockIdx.x];
-  int rows_a_block = PAIRS / args.tiles[blockIdx.y].queries;
+  if (blockIdx.y >= args.step->prefill_items) return;
+  PrefillItem item = args.items[blockIdx.y];
+  int rows_a_block = PAIRS / args.tiles[blockIdx.x].queries;
   if ((int)item.index * rows_a_block >= (int)args.sequences[item.sequence].rows) return;
   Prefill<D>(args, item, shared).run();
 }

@@ -21,19 +21,19 @@ template <int ROWS> GPU_DEV void run_product(const ProductArgs& args, unsigned c
   Product<ROWS, false>(args, shared).run(&came);
 }
 
-extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) product_8(GPU_CONST ProductArgs args) {
+extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2) product_8(GPU_CONST ProductArgs args) {
   GPU_SHARED(shared);
   run_product<8>(args, shared);
 }
-extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) product_16(GPU_CONST ProductArgs args) {
+extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2) product_16(GPU_CONST ProductArgs args) {
   GPU_SHARED(shared);
   run_product<16>(args, shared);
 }
-extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) product_32(GPU_CONST ProductArgs args) {
+extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2) product_32(GPU_CONST ProductArgs args) {
   GPU_SHARED(shared);
   run_product<32>(args, shared);
 }
-extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) product_64(GPU_CONST ProductArgs args) {
+extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 2) product_64(GPU_CONST ProductArgs args) {
   GPU_SHARED(shared);
   run_product<64>(args, shared);
 }

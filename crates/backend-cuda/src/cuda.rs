@@ -456,10 +456,10 @@ impl Cuda {
         self.staging.reserve(step_bytes + masks + limits.positions * size_of::<u32>())?;
         self.gather.at_least(&self.arena, launch * size_of::<u32>())?;
         self.whole_rows.at_least(&self.arena, launch * vocab * size_of::<f32>())?;
-        // Two of the widest weights, by as many blocks as there can be.
+        // Two of the widest weights, by as many blocks as there can be: with a chunk for each of them.
         let tiles = 2 * self.tiles_max;
         for rows in [8, 16, 32, 64, limits.rows.max(limits.logits_rows)] {
-            let plan = Plan::new(&self.device, rows, tiles, self.device.multiprocessors, false);
+            let plan = Plan::new(&self.device, rows, tiles, 2 * self.device.multiprocessors, false);
             self.partials.at_least(&self.arena, plan.partials_bytes)?;
             self.tickets.at_least(&self.arena, plan.tickets_bytes)?;
         }

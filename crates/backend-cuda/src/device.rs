@@ -18,6 +18,10 @@ pub(crate) struct Device {
     pub(crate) multiprocessors: usize,
     /// Bytes of shared memory that a block may have if it asks for them.
     pub(crate) shared_bytes_max: usize,
+    /// Bytes of shared memory of a multiprocessor.
+    pub(crate) multiprocessor_shared_bytes: usize,
+    /// What of them the system takes for each block.
+    pub(crate) reserved_shared_bytes: usize,
     name: String,
     /// Something has failed or hangs: nothing is waited for any more, and no memory is given back.
     broken: Cell<bool>,
@@ -90,6 +94,10 @@ impl Device {
             stream: context.new_stream().map_err(fault)?,
             multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes_max: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            multiprocessor_shared_bytes: attribute(
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            )?,
+            reserved_shared_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK)?,
             name: context.name().map_err(fault)?,
             context,
             broken: Cell::new(false),

@@ -7,6 +7,9 @@ use crate::peers::PeerMemory;
 use crate::tensor::{CudaTensor, Form};
 use backend::{BackendError, Tensor};
 
+/// Blocks of a multiprocessor that add one rank's own partial sum.
+const RESIDUAL_BLOCKS: usize = 4;
+
 impl Cuda {
     /// `x += partial`, or `x = partial`, of this rank alone; and the moments of x.
     pub(crate) fn add_own(&self, partial: u64, x: &CudaTensor, accumulate: bool) -> Result<(), BackendError> {
@@ -21,7 +24,8 @@ impl Cuda {
             x: &x.f32(),
             moments: x.moments(),
             accumulate,
-            blocks_max: self.device.multiprocessors,
+            // All that can run at once: no rank waits for a block of another.
+            blocks_max: RESIDUAL_BLOCKS * self.device.multiprocessors,
         };
         self.kernels.all_reduce.launch(&self.device, Add::Residual, &sum, self.count(x.rows()))?;
         x.has_moments().set(true);

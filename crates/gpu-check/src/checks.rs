@@ -8,6 +8,7 @@ use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, discover};
 use forward::{Capacity, Engine, Falcon};
 use goldens::{Case, Golden, Observed, model_dir};
 use model::Partition;
+use std::sync::Barrier;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
 use weights::{CheckpointFiles, read_config};
@@ -67,7 +68,9 @@ pub fn golden(model: &str, tiny: bool) -> Result<Found> {
 
 /// The same over several ranks. Those for which there is no GPU share one, where they meet in its memory.
 pub fn golden_over_ranks(model: &str, tiny: bool) -> Result<Found> {
-    let options = |all_reduce| CudaOptions { all_reduce, wait_limit: WAIT_LIMIT, ..CudaOptions::new(0) };
+    // Without cuBLASLt, which loads code when it needs it: that waits for the device, on which another rank waits for this one.
+    let options =
+        |all_reduce| CudaOptions { all_reduce, deterministic: true, wait_limit: WAIT_LIMIT, ..CudaOptions::new(0) };
     let ways = RANKS.map(|(world, all_reduce)| (world, options(all_reduce)));
     let Found { checked, .. } = held(model, tiny, &ways)?;
     let gpus = discover()?.all.len();
@@ -81,7 +84,8 @@ fn held(model: &str, tiny: bool, ways: &[(usize, CudaOptions)]) -> Result<Found>
     cases.truncate(if tiny { 1 } else { usize::MAX });
     let (mut wrong, mut worst) = (Vec::new(), 0.0f32);
     for (world, options) in ways {
-        let run = |end| observe(model, &cases, end, options);
+        let loaded = Barrier::new(*world);
+        let run = |end| observe(model, &cases, end, options, &loaded);
         let found = std::thread::scope(|scope| {
             let ranks: Vec<_> = Threads::connect(*world).into_iter().map(|end| scope.spawn(|| run(end))).collect();
             ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect::<Result<Vec<_>>>()
@@ -98,10 +102,19 @@ fn held(model: &str, tiny: bool, ways: &[(usize, CudaOptions)]) -> Result<Found>
     Ok(Found { checked, ..Found::default() })
 }
 
-/// What one rank says of the cases.
-fn observe(model: &str, cases: &[&Case], end: Threads, options: &CudaOptions) -> Result<Vec<Observed>> {
+/// What one rank says of the cases, when all ranks have `loaded`: on a GPU that they share, one that loads would wait for
+/// those that compute, and they for it.
+fn observe(
+    model: &str,
+    cases: &[&Case],
+    end: Threads,
+    options: &CudaOptions,
+    loaded: &Barrier,
+) -> Result<Vec<Observed>> {
     let longest = cases.iter().map(|case| case.forced_ids().len()).max().unwrap_or(0);
-    let mut engine = load(model, longest, end, options)?;
+    let engine = load(model, longest, end, options);
+    loaded.wait();
+    let mut engine = engine?;
     cases.iter().enumerate().map(|(index, case)| forced(&mut engine, case, index as u64)).collect()
 }
 

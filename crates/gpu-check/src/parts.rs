@@ -82,6 +82,8 @@ pub fn run_all(tiny: bool, only: Option<&str>) -> Result<Vec<Part>> {
         let begun = Instant::now();
         let mut command = Command::new(&program);
         command.args(["--part", &name]).args(tiny.then_some("--tiny"));
+        // Ranks that share a GPU wait for each other there: no stream of one may stand in line behind another's.
+        command.env("CUDA_DEVICE_MAX_CONNECTIONS", "32");
         let outcome = run_process(&mut command);
         let seconds = begun.elapsed().as_secs_f64();
         let (found, failed) = match outcome {

@@ -5,9 +5,12 @@ use super::product::RowCount;
 use crate::device::{Device, Kernel};
 use crate::memory::View;
 use backend::BackendError;
+use std::ops::RangeInclusive;
 
 /// The most ranks that meet in kernels.
 pub(crate) const RANKS_MAX: usize = 8;
+/// Warps of a block, at least and at most.
+const WARPS: RangeInclusive<usize> = 4..=16;
 /// Words of a line of flags.
 pub(crate) const FLAG_LINE: usize = 32;
 
@@ -53,7 +56,7 @@ pub(crate) struct Sum<'a> {
     pub(crate) moments: Moments,
     /// `x += Σ`, else `x = Σ`.
     pub(crate) accumulate: bool,
-    /// Blocks at most: the least number of multiprocessors of all ranks.
+    /// Blocks at most: where ranks meet, the least number of multiprocessors of all ranks.
     pub(crate) blocks_max: usize,
 }
 
@@ -83,6 +86,10 @@ impl AllReduce {
             Add::TwoShot => &self.two_shot,
             Add::Residual => &self.residual,
         };
+        let items = rows.most * x.stride.div_ceil(MOMENT_COLUMNS);
+        // As many blocks as there may be, and then as many warps in each.
+        let warps = items.div_ceil(sum.blocks_max).clamp(*WARPS.start(), *WARPS.end());
+        let grid = [sum.blocks_max.min(items.div_ceil(warps)), 1, 1];
         let args = AllReduceArgs {
             partials: sum.partials,
             peers: sum.peers,
@@ -94,10 +101,8 @@ impl AllReduce {
             accumulate: i32::from(sum.accumulate),
             reserved: 0,
         };
-        let items = rows.most * x.stride.div_ceil(MOMENT_COLUMNS);
-        let grid = [sum.blocks_max.min(items.div_ceil(4)), 1, 1];
         // SAFETY: shapes and alignment were checked above; the partial sums and flags of peers are mapped for as long as
         // the connection lives, and have the size that all ranks agreed on.
-        unsafe { device.launch(kernel, grid, 128, 0, &args) }
+        unsafe { device.launch(kernel, grid, 32 * warps as u32, 0, &args) }
     }
 }

@@ -17,7 +17,7 @@ impl PrefillAttention {
 
     /// For the step's prefill items; `rotate_store.rs` comes before.
     pub(crate) fn launch(&self, device: &Device, attention: &Attention<'_>) -> Result<(), BackendError> {
-        let grid = [attention.step.prefill_items, attention.tile_count, 1];
+        let grid = [attention.tile_count, attention.step.prefill_items, 1];
         let shared_bytes = 768 * WIDTHS[attention.width];
         // SAFETY: `args` checks shapes and alignment; items were made from the step's own sequences.
         unsafe { device.launch(&self.0[attention.width], grid, 256, shared_bytes, &attention.args()) }

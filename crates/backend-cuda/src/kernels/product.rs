@@ -10,6 +10,7 @@ pub(crate) const ROWS: [usize; 4] = [8, 16, 32, 64];
 const TILE_N: usize = 64;
 const TILE_K: usize = 128;
 const THREADS: u32 = 128;
+const STAGES_MIN: usize = 2;
 const STAGES_MAX: usize = 7;
 /// Shared memory that the kernels have besides what they are given.
 const STATIC_SHARED_BYTES: usize = 128;
@@ -97,12 +98,13 @@ impl Plan {
         let instance = ROWS.iter().position(|&most| rows <= most).unwrap_or(ROWS.len() - 1);
         let most = ROWS[instance];
         let normalizers = if norm { most * 8 } else { 0 };
-        let stage_bytes = TILE_N * TILE_K * 2 + most * TILE_K * 2;
-        let room = device.shared_bytes_max - STATIC_SHARED_BYTES - normalizers;
+        let stage_bytes = stage_bytes(most);
+        let (resident, block_bytes) = resident_blocks(device);
+        let room = block_bytes - STATIC_SHARED_BYTES - normalizers;
         let stages = (room / stage_bytes).min(STAGES_MAX);
-        assert!(stages >= 2, "{room} bytes of shared memory are too few for a product");
+        assert!(stages >= STAGES_MIN, "{room} bytes of shared memory are too few for a product");
         // The same for any number of rows: the order of sums depends on it.
-        let blocks = device.multiprocessors.min(tiles * chunks);
+        let blocks = (resident * device.multiprocessors).min(tiles * chunks);
         let row_tiles = rows.div_ceil(most);
         Self {
             instance,
@@ -113,6 +115,23 @@ impl Plan {
             tickets_bytes: row_tiles * tiles * size_of::<u32>(),
         }
     }
+}
+
+fn stage_bytes(rows: usize) -> usize {
+    (TILE_N + rows) * TILE_K * size_of::<bf16>()
+}
+
+/// Blocks that a multiprocessor holds at a time, and shared memory of each. Two are faster than one: while one waits for
+/// weights or at a barrier, the other multiplies. They must have room for a pipeline with the most rows, as all instances
+/// have the same grid.
+fn resident_blocks(device: &Device) -> (usize, usize) {
+    let bytes = |blocks: usize| {
+        let share = device.multiprocessor_shared_bytes / blocks - device.reserved_shared_bytes;
+        share.min(device.shared_bytes_max)
+    };
+    let least = STATIC_SHARED_BYTES + STAGES_MIN * stage_bytes(ROWS[ROWS.len() - 1]);
+    let blocks = if bytes(2) >= least { 2 } else { 1 };
+    (blocks, bytes(blocks))
 }
 
 /// Tiles of outputs.

@@ -51,7 +51,9 @@ impl Shape {
     fn config(self) -> Value {
         let json = match self {
             Self::Small | Self::Tiny => include_bytes!("shape-1.3b.json").as_slice(),
-            Self::Falcon7b => Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published").config_json(),
+            Self::Falcon7b => {
+                Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published").config_json()
+            }
         };
         let mut config: Value = serde_json::from_slice(json).expect("the config is valid");
         if self == Self::Tiny {
