@@ -26,7 +26,7 @@ pub use batch::Batch;
 pub use budget::{Fit, Plan, RankPlan};
 pub use gpus::{Gpu, Link};
 pub use launches::{Kernels, Launch, Limit, launches};
-pub use nodes::{Backend, NODES, Node, Reserve, UnknownNode};
+pub use nodes::{Backend, NODES, Node, Reserve, UnknownNode, gpu_reserve_bytes};
 pub use prediction::{LaunchPrediction, Prediction, StepPrediction};
 pub use published::{PUBLISHED, Published};
 pub use timing::Timing;

@@ -100,10 +100,20 @@ impl Node {
             return vec![PROCESS, ACTIVATIONS_F32];
         }
         let nccl = if matches!(self.gpu.link, Link::NvLink { .. }) { NCCL_NVLINK } else { NCCL_PCIE };
-        let margin = Reserve { what: "margin", bytes: self.memory_bytes(backend, world) * MARGIN_PERCENT / 100 };
-        let parts = [Some(CONTEXT), (world > 1).then_some(nccl), Some(WORKSPACE), Some(ACTIVATIONS), Some(margin)];
-        parts.into_iter().flatten().collect()
+        gpu_reserves(self.memory_bytes(backend, world), world, nccl, Some(ACTIVATIONS))
     }
+}
+
+fn gpu_reserves(memory_bytes: u64, world: usize, nccl: Reserve, activations: Option<Reserve>) -> Vec<Reserve> {
+    let margin = Reserve { what: "margin", bytes: memory_bytes * MARGIN_PERCENT / 100 };
+    let parts = [Some(CONTEXT), (world > 1).then_some(nccl), Some(WORKSPACE), activations, Some(margin)];
+    parts.into_iter().flatten().collect()
+}
+
+/// Bytes of a GPU of `memory_bytes` that neither weights, the KV cache nor activations of one of `world` ranks can have.
+#[must_use]
+pub fn gpu_reserve_bytes(memory_bytes: u64, world: usize) -> u64 {
+    gpu_reserves(memory_bytes, world, NCCL_NVLINK, None).iter().map(|reserve| reserve.bytes).sum()
 }
 
 impl Backend {

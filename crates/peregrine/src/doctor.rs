@@ -1,6 +1,6 @@
 //! `peregrine doctor`: what a machine's GPUs are, and whether they can run a model. Nothing is loaded.
 
-use crate::room::RankBytes;
+use crate::room::{Wanted, room_of_gpus};
 use crate::units::gb;
 use anyhow::{Result, bail, ensure};
 use backend_cuda::{Gpus, NcclPlace, Neighbours, SYSFS, cpu_list, discover, find_nccl};
@@ -22,9 +22,9 @@ pub struct DoctorArgs {
     /// How many ranks, each with a GPU; as many as there are GPUs if not given.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=64))]
     tensor_parallel: Option<u32>,
-    /// Tokens for which each rank's KV cache must have room.
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..=1 << 30))]
-    kv_tokens: u32,
+    /// Tokens for which each rank's KV cache must have room; those of one sequence if not given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
+    kv_tokens: Option<u32>,
     /// GPUs must read each other's memory, and NCCL must be there.
     #[arg(long)]
     strict: bool,
@@ -72,9 +72,16 @@ fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> 
         bail!("--model {}: there is no such folder", dir.display());
     }
     let config = weights::read_config(dir)?;
-    let needed = RankBytes::new("cuda", &config, ranks, args.kv_tokens.div_ceil(BLOCK_TOKENS as u32)).lasting();
-    say("room", &format!("weights and KV cache take {} GB of each GPU", gb(needed)));
-    Ok(gpus.check_room(ranks, needed).err().map(|error| error.to_string()))
+    let wanted = Wanted { kv_tokens: args.kv_tokens, step_rows: None, kv_tokens_most: u64::MAX };
+    Ok(match room_of_gpus(gpus, &config, ranks, &wanted) {
+        Ok((room, bytes)) => {
+            let tokens = u64::from(room.kv_blocks) * BLOCK_TOKENS as u64;
+            let bytes = gb(bytes);
+            say("room", &format!("weights and a KV cache of {tokens} tokens take {bytes} GB of each GPU"));
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    })
 }
 
 /// What stands in the way of fast sums between GPUs.

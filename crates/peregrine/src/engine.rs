@@ -2,7 +2,7 @@
 
 use crate::backends::{BackendName, CudaArgs, Launch, isa};
 use crate::demo;
-use crate::room::step_rows;
+use crate::room::{Room, Wanted, find_room};
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
 use clap::builder::RangedI64ValueParser;
@@ -25,15 +25,17 @@ pub struct EngineArgs {
     /// Where the model runs.
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     backend: BackendName,
-    /// Tokens for which each rank's KV cache has room, over all requests.
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = value_parser!(u32).range(1..=1 << 30))]
-    kv_tokens: u32,
+    /// Tokens for which each rank's KV cache has room, over all requests; if not given, as many as memory allows on GPUs, and
+    /// 16,384 on processors.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
+    kv_tokens: Option<u32>,
     /// The most tokens that one step computes, over all requests; as many as memory allows if not given.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
     max_batch_tokens: Option<u32>,
-    /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1 << 20))]
-    max_concurrent_requests: u32,
+    /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again. If not
+    /// given, one for each 128 tokens of the KV cache, from 128 to 1,024.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_concurrent_requests: Option<u32>,
     /// The most requests that run at once, while others wait; as many as may be under way if not given.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_batch_size: Option<u32>,
@@ -73,6 +75,11 @@ pub struct EngineArgs {
     cuda: CudaArgs,
 }
 
+/// Requests that run or wait at once, where nobody says how many: one for so many tokens of the KV cache, within limits.
+const REQUEST_TOKENS: u32 = 128;
+const CONCURRENT_REQUESTS_LEAST: u32 = 128;
+const CONCURRENT_REQUESTS_MOST: u32 = 1024;
+
 /// A model whose workers have been started; they may still be loading.
 pub struct Engine {
     /// The workers.
@@ -100,15 +107,23 @@ impl EngineArgs {
         let config = weights::read_config(&model_dir)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
         let backend = self.backend.resolve(world)?;
-        let rows_with_room = step_rows(backend, &config, world, self.kv_blocks())
-            .with_context(|| format!("--model {}", model_dir.display()))?;
-        let step_rows_max = self.max_batch_tokens.unwrap_or(rows_with_room);
+        let requests_most = self.max_concurrent_requests.unwrap_or(CONCURRENT_REQUESTS_MOST);
+        let wanted = Wanted {
+            kv_tokens: self.kv_tokens,
+            step_rows: self.max_batch_tokens,
+            kv_tokens_most: u64::from(requests_most) * config.max_positions as u64,
+        };
+        let room =
+            find_room(backend, &config, world, &wanted).with_context(|| format!("--model {}", model_dir.display()))?;
+        let kv_tokens = room.kv_blocks * BLOCK_TOKENS as u32;
+        let usual = (kv_tokens / REQUEST_TOKENS).clamp(CONCURRENT_REQUESTS_LEAST, CONCURRENT_REQUESTS_MOST);
+        let max_concurrent_requests = self.max_concurrent_requests.unwrap_or(usual);
         let info = Info {
             model_id: model_id(&model_dir),
             backend: backend.to_owned(),
             tensor_parallel: world,
-            limits: self.limits(&config)?,
-            max_concurrent_requests: self.max_concurrent_requests as usize,
+            limits: self.limits(&config, kv_tokens as usize)?,
+            max_concurrent_requests: max_concurrent_requests as usize,
         };
         let program = std::env::current_exe().context("cannot tell where this program is, to start workers")?;
         let launch = Launch::new(&program.to_string_lossy(), backend, world, &self.cuda)?;
@@ -121,19 +136,20 @@ impl EngineArgs {
             collective_limit: Duration::from_secs(self.collective_timeout.into()),
             rendezvous: launch.rendezvous,
         };
-        tracing::info!("steps of up to {step_rows_max} tokens");
-        let coordinator = Coordinator::start(self.scheduling(world, step_rows_max), Workers::Processes(processes));
+        tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", room.step_rows);
+        let scheduling = self.scheduling(world, room, max_concurrent_requests);
+        let coordinator = Coordinator::start(scheduling, Workers::Processes(processes));
         let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
         Ok(Engine { coordinator, service })
     }
 
-    fn scheduling(&self, world: usize, step_rows_max: u32) -> CoordinatorConfig {
+    fn scheduling(&self, world: usize, room: Room, max_concurrent_requests: u32) -> CoordinatorConfig {
         // A sequence that decodes needs a row of every step.
-        let sequences_max = self.max_batch_size.unwrap_or(self.max_concurrent_requests).min(step_rows_max);
+        let sequences_max = self.max_batch_size.unwrap_or(max_concurrent_requests).min(room.step_rows);
         CoordinatorConfig {
             world,
-            kv_blocks: self.kv_blocks(),
-            step_rows_max: step_rows_max as usize,
+            kv_blocks: room.kv_blocks,
+            step_rows_max: room.step_rows as usize,
             sequences_max: sequences_max as usize,
             steps_in_flight_max: if self.no_step_ahead { 1 } else { 2 },
             prefix_cache: !self.no_prefix_cache,
@@ -143,8 +159,7 @@ impl EngineArgs {
         }
     }
 
-    fn limits(&self, config: &FalconConfig) -> Result<Limits> {
-        let room = self.kv_blocks() as usize * BLOCK_TOKENS;
+    fn limits(&self, config: &FalconConfig, room: usize) -> Result<Limits> {
         let total = self.max_total_tokens.unwrap_or_else(|| config.max_positions.min(room));
         let positions = config.max_positions;
         ensure!((2..=positions).contains(&total), "--max-total-tokens is {total}, expected 2 to {positions}");
@@ -152,10 +167,6 @@ impl EngineArgs {
         let input = self.max_input_length.unwrap_or(total - 1);
         ensure!((1..total).contains(&input), "--max-input-length is {input}, expected 1 to {}", total - 1);
         Ok(Limits { max_input_length: input, max_total_tokens: total, ..Limits::of_model(positions, config.vocab) })
-    }
-
-    fn kv_blocks(&self) -> u32 {
-        self.kv_tokens.div_ceil(BLOCK_TOKENS as u32)
     }
 
     fn threads(&self, world: usize) -> usize {

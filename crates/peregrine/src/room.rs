@@ -4,40 +4,66 @@ use crate::units::gb;
 use anyhow::{Result, ensure};
 use backend::{Alone, Backend, Reference};
 use backend_cpu::Cpu;
-use backend_cuda::{Cuda, discover};
+use backend_cuda::{Cuda, DiscoverError, Gpus, discover};
 use forward::row_bytes;
 use model::{FalconConfig, Partition};
+use node::gpu_reserve_bytes;
 use step::BLOCK_TOKENS;
 use sysinfo::System;
 
 /// Bytes that the fullest of some ranks needs.
 #[derive(Clone, Copy, Debug)]
-pub struct RankBytes {
+struct RankBytes {
     weights: u64,
-    kv_cache: u64,
+    /// For each block of the KV cache.
+    kv_block: u64,
     /// For each row of a step, at most.
     row: u64,
 }
 
-/// Steps get this part of what weights and KV cache leave: the system, and what devices need besides, have the rest.
+/// How much is asked for; as much as memory allows where nobody says.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Tokens in the KV cache.
+    pub kv_tokens: Option<u32>,
+    /// Rows of a step.
+    pub step_rows: Option<u32>,
+    /// Tokens beyond which no KV cache is of use.
+    pub kv_tokens_most: u64,
+}
+
+/// What the ranks make room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Blocks of the KV cache.
+    pub kv_blocks: u32,
+    /// Rows of a step, in which no more tokens than the KV cache holds can be.
+    pub step_rows: u32,
+}
+
+/// Steps get this part of what weights leave: the KV cache has the rest.
 const STEP_SHARE: u64 = 8;
 /// Rows of a step, where nobody says how many: with fewer, products lose speed.
 const ROWS_LEAST: u64 = 512;
 /// With more, none gains any, and who waits for a token waits longer. A whole prompt fits.
 const ROWS_MOST: u64 = 2048;
 const ROWS_MOST_OF_GPUS: u64 = 1 << 14;
+/// Tokens in the KV cache on processors, where nobody says how many. Memory is other programs', too.
+const KV_TOKENS_OF_PROCESSORS: u32 = 1 << 14;
+/// The most tokens that `--kv-tokens` takes.
+const KV_TOKENS_MOST: u64 = 1 << 30;
 
 impl RankBytes {
     /// Of `world` ranks on a backend.
-    pub fn new(backend: &str, config: &FalconConfig, world: usize, kv_blocks: u32) -> Self {
+    fn new(backend: &str, config: &FalconConfig, world: usize) -> Self {
         match backend {
-            "cuda" => Self::on::<Cuda>(config, world, kv_blocks),
-            "reference" => Self::on::<Reference<Alone>>(config, world, kv_blocks),
-            _ => Self::on::<Cpu<Alone>>(config, world, kv_blocks),
+            "cuda" => Self::on::<Cuda>(config, world),
+            "reference" => Self::on::<Reference<Alone>>(config, world),
+            _ => Self::on::<Cpu<Alone>>(config, world),
         }
     }
 
-    fn on<B: Backend>(config: &FalconConfig, world: usize, kv_blocks: u32) -> Self {
+    fn on<B: Backend>(config: &FalconConfig, world: usize) -> Self {
         let parts: Vec<Partition> = (0..world).map(|rank| Partition::new(config, rank, world)).collect();
         let most = |bytes: &dyn Fn(&Partition) -> u64| parts.iter().map(bytes).max().unwrap_or(0);
         let kv_elements = |part: &Partition| {
@@ -46,43 +72,83 @@ impl RankBytes {
         };
         Self {
             weights: most(&|part| part.weight_bytes(config, size_of::<u16>())),
-            kv_cache: most(&kv_elements) * u64::from(kv_blocks),
+            kv_block: most(&kv_elements),
             row: most(&|part| row_bytes::<B>(config, part) as u64),
         }
     }
 
-    /// Weights and KV cache; what else a rank needs comes on top.
-    pub fn lasting(self) -> u64 {
-        self.weights + self.kv_cache
+    /// Rows of a step, up to `most`, for which there is room in `bytes`.
+    fn step_rows(self, bytes: u64, most: u64) -> u64 {
+        (bytes / STEP_SHARE / self.row.max(1)).clamp(ROWS_LEAST, most)
     }
 
-    /// How many rows a step can have, up to `most`, where each rank has so many bytes and the KV cache so many tokens.
-    fn step_rows(self, rank_bytes: u64, kv_tokens: u32, most: u64) -> u32 {
-        let room = rank_bytes.saturating_sub(self.lasting()) / STEP_SHARE;
-        let rows = (room / self.row.max(1)).min(most).min(kv_tokens.into());
-        rows.max(ROWS_LEAST) as u32
+    /// Fills `bytes`, which are there for weights, KV cache and steps.
+    fn fill(self, bytes: u64, wanted: &Wanted) -> Room {
+        let beside_weights = bytes.saturating_sub(self.weights);
+        let given = wanted.kv_tokens.map(|tokens| u64::from(tokens).div_ceil(BLOCK_TOKENS as u64));
+        let beside_kv = beside_weights.saturating_sub(given.unwrap_or(0) * self.kv_block);
+        let rows = wanted.step_rows.map_or_else(|| self.step_rows(beside_kv, ROWS_MOST_OF_GPUS), u64::from);
+        let room = beside_weights.saturating_sub(rows * self.row) / self.kv_block.max(1);
+        let most = wanted.kv_tokens_most.min(KV_TOKENS_MOST).div_ceil(BLOCK_TOKENS as u64);
+        let kv_blocks = given.unwrap_or_else(|| room.min(most)) as u32;
+        Room { kv_blocks, step_rows: wanted.step_rows.unwrap_or_else(|| rows_within(rows, kv_blocks)) }
     }
 }
 
-/// The most rows of a step: as many as there is room for, in which no more tokens than the KV cache holds can be.
+/// No more rows than the KV cache has tokens.
+fn rows_within(rows: u64, kv_blocks: u32) -> u32 {
+    rows.min(u64::from(kv_blocks) * BLOCK_TOKENS as u64).max(ROWS_LEAST) as u32
+}
+
+/// What `world` ranks on this machine make room for.
 ///
 /// # Errors
 ///
-/// The ranks' lasting memory is more than the GPUs have, or their weights are more than the system has.
-pub fn step_rows(backend: &str, config: &FalconConfig, world: usize, kv_blocks: u32) -> Result<u32> {
-    let needed = RankBytes::new(backend, config, world, kv_blocks);
-    let (rank_bytes, most) = if backend == "cuda" {
-        let gpus = discover()?;
-        gpus.check_room(world, needed.lasting())?;
-        (gpus.for_ranks(world)?.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0), ROWS_MOST_OF_GPUS)
-    } else {
-        let (available, weights) = (available_bytes(), config.parameters() * size_of::<u16>() as u64);
-        let (has, takes) = (gb(available), gb(weights));
-        // A KV cache takes memory as it fills; weights take it now.
-        ensure!(weights <= available, "the model's weights take {takes} GB, and {has} GB of memory are available");
-        (available / world as u64, ROWS_MOST)
-    };
-    Ok(needed.step_rows(rank_bytes, kv_blocks * BLOCK_TOKENS as u32, most))
+/// Weights and KV cache are more than the GPUs have, or the weights are more than the system has.
+pub fn find_room(backend: &str, config: &FalconConfig, world: usize, wanted: &Wanted) -> Result<Room> {
+    if backend == "cuda" {
+        return Ok(room_of_gpus(&discover()?, config, world, wanted)?.0);
+    }
+    let needed = RankBytes::new(backend, config, world);
+    let (available, weights) = (available_bytes(), config.parameters() * size_of::<u16>() as u64);
+    let (has, takes) = (gb(available), gb(weights));
+    // A KV cache takes memory as it fills; weights take it now.
+    ensure!(weights <= available, "the model's weights take {takes} GB, and {has} GB of memory are available");
+    let kv_tokens = wanted.kv_tokens.unwrap_or(KV_TOKENS_OF_PROCESSORS);
+    let kv_blocks = kv_tokens.div_ceil(BLOCK_TOKENS as u32);
+    let left = (available / world as u64).saturating_sub(needed.weights + u64::from(kv_blocks) * needed.kv_block);
+    let rows = || rows_within(needed.step_rows(left, ROWS_MOST), kv_blocks);
+    Ok(Room { kv_blocks, step_rows: wanted.step_rows.unwrap_or_else(rows) })
+}
+
+/// As [`find_room`], of these GPUs; and bytes of weights and KV cache of the fullest.
+///
+/// # Errors
+///
+/// As [`find_room`].
+pub fn room_of_gpus(
+    gpus: &Gpus,
+    config: &FalconConfig,
+    world: usize,
+    wanted: &Wanted,
+) -> Result<(Room, u64), DiscoverError> {
+    let needed = RankBytes::new("cuda", config, world);
+    let memory = gpus.for_ranks(world)?.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0);
+    let reserve = gpu_reserve_bytes(memory, world);
+    let room = needed.fill(memory.saturating_sub(reserve), wanted);
+    let lasting = |blocks: u32| needed.weights + u64::from(blocks) * needed.kv_block;
+    gpus.check_room(
+        world,
+        match wanted.kv_tokens {
+            Some(_) => lasting(room.kv_blocks),
+            // One sequence at least is to fit, beside all else.
+            None => {
+                let sequence = lasting(config.max_positions.div_ceil(BLOCK_TOKENS) as u32);
+                sequence + u64::from(room.step_rows) * needed.row + reserve
+            }
+        },
+    )?;
+    Ok((room, lasting(room.kv_blocks)))
 }
 
 /// Memory that this process may still take, with that of others and of its group that can be had back.
@@ -97,22 +163,26 @@ fn available_bytes() -> u64 {
 mod tests {
     use super::*;
 
+    const NEEDED: RankBytes = RankBytes { weights: 1000, kv_block: 160, row: 2 };
+
+    fn fill(bytes: u64, kv_tokens: Option<u32>, step_rows: Option<u32>) -> (u32, u32) {
+        let room = NEEDED.fill(bytes, &Wanted { kv_tokens, step_rows, kv_tokens_most: 1 << 20 });
+        (room.kv_blocks, room.step_rows)
+    }
+
     #[test]
-    fn steps_are_as_large_as_memory_allows() {
-        let needed = RankBytes { weights: 1000, kv_cache: 500, row: 2 };
-        for (rank_bytes, kv_tokens, rows) in [
-            // An eighth of what is left, in rows of two bytes.
-            (1500 + 16 * 1000, 1 << 20, 1000),
-            (1500 + 16 * 1000, 800, 800),
-            (u64::MAX, 1 << 20, 2048),
-            (0, 1 << 20, ROWS_LEAST as u32),
-        ] {
-            assert_eq!(
-                needed.step_rows(rank_bytes, kv_tokens, ROWS_MOST),
-                rows,
-                "{rank_bytes} bytes, {kv_tokens} tokens"
-            );
-        }
+    fn steps_and_cache_are_as_large_as_memory_allows() {
+        // An eighth of what weights and a given cache leave, in rows of two bytes.
+        assert_eq!(fill(1000 + 160 * 1000 + 16 * 1000, Some(16_000), None), (1000, 1000));
+        // Given: neither is changed.
+        assert_eq!(fill(0, Some(800), Some(3)), (50, 3));
+        // Not given: steps an eighth, the cache what they leave.
+        assert_eq!(fill(1000 + 16_000, None, None), (14_000 / 160, 1000));
+        assert_eq!(fill(1000 + 16_000, None, Some(10)), ((16_000 - 20) / 160, 10));
+        // Never more than is of use, and no more rows than the cache has tokens.
+        assert_eq!(fill(1 << 40, None, None), ((1 << 20) / 16, ROWS_MOST_OF_GPUS as u32));
+        assert_eq!(fill(1 << 40, Some(800), None), (50, 800));
+        assert_eq!(fill(0, None, None), (0, ROWS_LEAST as u32));
     }
 
     #[test]
