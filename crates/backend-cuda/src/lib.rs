@@ -3,7 +3,7 @@
 //!
 //! * [`discover`]: which GPUs there are, and why they will not do.
 //! * [`Neighbours`]: which processors are next to a GPU; a rank binds itself to them.
-//! * [`find_nccl`]: where NCCL is, and how workers find it.
+//! * [`Libraries`]: where NCCL and cuBLASLt are, and how workers find them.
 //! * [`Cuda`]: the backend. `kernels` has a file for each source in `kernels/` at the repository's root, whose PTX is
 //!   built into the program; `cublaslt` multiplies many rows; `peers` and `nccl` are the ways of sums between ranks, of which
 //!   `collective` chooses one.
@@ -45,6 +45,6 @@ pub use affinity::{Neighbours, SYSFS, cpu_list};
 pub use cache::CudaKvCache;
 pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaOutputs};
 pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};
-pub use libraries::{LIBRARY_PATH, NcclPlace, find_nccl};
+pub use libraries::{CUBLASLT, LIBRARY_PATH, Libraries, Library, NCCL, Place};
 pub use measure::PlainRead;
 pub use tensor::{CudaMatrix, CudaTensor, CudaVector};

@@ -1,73 +1,113 @@
-//! Where NCCL is. Packages carry `libnccl.so.2` alone, and it is opened as `libnccl.so`: so a folder with a link of that name
-//! must be in a worker's library path.
+//! Where NCCL and cuBLASLt are. Packages carry them under numbered names alone, as in `libnccl.so.2`, and they are opened as
+//! `libnccl.so`: so a folder with links of such names must be in a worker's library path.
 
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// The name under which it is opened, and the one that packages have.
-const OPENED: &str = "libnccl.so";
-const PACKAGED: &str = "libnccl.so.2";
-
 /// The variable that holds a worker's library path. It is read when a program starts: set it for the worker, not in it.
 pub const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
-/// Where NCCL is, and how workers find it.
+/// A library that workers open.
 #[derive(Debug)]
-pub enum NcclPlace {
-    /// Workers find it as they are.
-    Found,
-    /// This folder must be in front of the workers' [`LIBRARY_PATH`]. It is removed when this is dropped.
-    Linked {
-        /// The folder.
-        folder: TempDir,
-        /// What its link points at.
-        library: PathBuf,
-    },
-    /// It was looked for in vain.
-    Missing {
-        /// Where.
-        searched: Vec<PathBuf>,
-    },
+pub struct Library {
+    /// As people call it.
+    pub name: &'static str,
+    /// The name under which it is opened.
+    opened: &'static str,
+    /// Those that packages have, the first that is found.
+    pub packaged: &'static [&'static str],
+    /// Its folder in Python's packages.
+    python: &'static [&'static str],
+    is_present: fn() -> bool,
 }
 
-impl NcclPlace {
+/// NCCL.
+pub const NCCL: Library = Library {
+    name: "NCCL",
+    opened: "libnccl.so",
+    packaged: &["libnccl.so.2"],
+    python: &["nvidia/nccl/lib"],
+    is_present: crate::nccl::is_present,
+};
+
+/// cuBLASLt, of CUDA 12 or 13: what is used of it is the same.
+pub const CUBLASLT: Library = Library {
+    name: "cuBLASLt",
+    opened: "libcublasLt.so",
+    packaged: &["libcublasLt.so.12", "libcublasLt.so.13"],
+    python: &["nvidia/cublas/lib", "nvidia/cu13/lib"],
+    is_present: crate::cublaslt::is_present,
+};
+
+/// Where a library is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Workers find it as they are.
+    Found,
+    /// Workers find it if [`Libraries::library_path`] is theirs.
+    Linked(PathBuf),
+    /// It was looked for in vain, in these folders.
+    Missing(Vec<PathBuf>),
+}
+
+/// Where libraries are, and how workers find them.
+#[derive(Debug)]
+pub struct Libraries {
+    /// With the links, removed when this is dropped.
+    links: TempDir,
+    /// Each with its place.
+    pub places: Vec<(&'static Library, Place)>,
+}
+
+impl Libraries {
+    /// Looks for `wanted`: as the loader does, then in the library path, where distributions, CUDA's toolkit and containers
+    /// of the driver have them, and where Python packages do.
+    ///
+    /// # Errors
+    ///
+    /// The system's, where the folder with the links cannot be made.
+    pub fn find(wanted: &[&'static Library]) -> io::Result<Self> {
+        let mut libraries = Self { links: TempDir::with_prefix("peregrine-libraries-")?, places: Vec::new() };
+        for library in wanted {
+            let place =
+                if (library.is_present)() { Place::Found } else { libraries.link(library, search_path(library))? };
+            libraries.places.push((library, place));
+        }
+        Ok(libraries)
+    }
+
+    fn link(&self, library: &Library, searched: Vec<PathBuf>) -> io::Result<Place> {
+        let paths = searched.iter().flat_map(|folder| library.packaged.iter().map(|name| folder.join(name)));
+        let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(Place::Missing(searched)) };
+        symlink(&path, self.links.path().join(library.opened))?;
+        Ok(Place::Linked(path))
+    }
+
     /// The value of [`LIBRARY_PATH`] that workers need; `None` where theirs will do, or nothing helps.
     #[must_use]
     pub fn library_path(&self) -> Option<String> {
-        let Self::Linked { folder, .. } = self else { return None };
-        let folder = folder.path().display();
-        Some(match std::env::var(LIBRARY_PATH) {
-            Ok(path) if !path.is_empty() => format!("{folder}:{path}"),
-            _ => folder.to_string(),
+        self.places.iter().any(|(_, place)| matches!(place, Place::Linked(_))).then(|| {
+            let links = self.links.path().display();
+            match std::env::var(LIBRARY_PATH) {
+                Ok(path) if !path.is_empty() => format!("{links}:{path}"),
+                _ => links.to_string(),
+            }
+        })
+    }
+
+    /// What to say of those that are missing.
+    pub fn missing(&self) -> impl Iterator<Item = (&'static Library, String)> {
+        self.places.iter().filter_map(|(library, place)| {
+            let Place::Missing(searched) = place else { return None };
+            let folders: Vec<String> = searched.iter().map(|folder| folder.display().to_string()).collect();
+            Some((*library, format!("{} is in none of {}", library.packaged.join(" or "), folders.join(", "))))
         })
     }
 }
 
-/// Looks for NCCL: as the loader does, then in the library path, where distributions, CUDA's toolkit and containers of the
-/// driver have it, and where Python packages do.
-///
-/// # Errors
-///
-/// The system's, where the folder with the link cannot be made.
-pub fn find_nccl() -> io::Result<NcclPlace> {
-    if crate::nccl::is_present() {
-        return Ok(NcclPlace::Found);
-    }
-    link(search_path())
-}
-
-fn link(searched: Vec<PathBuf>) -> io::Result<NcclPlace> {
-    let Some(library) = searched.iter().map(|folder| folder.join(PACKAGED)).find(|path| path.is_file()) else {
-        return Ok(NcclPlace::Missing { searched });
-    };
-    let folder = TempDir::with_prefix("peregrine-nccl-")?;
-    symlink(&library, folder.path().join(OPENED))?;
-    Ok(NcclPlace::Linked { folder, library })
-}
-
-fn search_path() -> Vec<PathBuf> {
+fn search_path(library: &Library) -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name);
     let mut folders: Vec<PathBuf> =
         variable(LIBRARY_PATH).map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
@@ -85,12 +125,12 @@ fn search_path() -> Vec<PathBuf> {
     let home = |name| variable(name).map(PathBuf::from);
     let environments = [home("VIRTUAL_ENV"), home("CONDA_PREFIX"), home("HOME").map(|home| home.join(".local"))];
     let prefixes = environments.into_iter().flatten().chain(["/usr/local".into(), "/usr".into()]);
-    folders.extend(prefixes.flat_map(|prefix: PathBuf| python_folders(&prefix.join("lib"))));
+    folders.extend(prefixes.flat_map(|prefix: PathBuf| python_folders(library, &prefix.join("lib"))));
     folders
 }
 
-/// NCCL's folder in the packages of every Python below `lib`.
-fn python_folders(lib: &Path) -> Vec<PathBuf> {
+/// The library's folders in the packages of every Python below `lib`.
+fn python_folders(library: &Library, lib: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(lib) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.path());
     let mut pythons: Vec<PathBuf> = names
@@ -98,7 +138,9 @@ fn python_folders(lib: &Path) -> Vec<PathBuf> {
         .collect();
     pythons.sort();
     let packages = ["site-packages", "dist-packages"];
-    pythons.iter().flat_map(|python| packages.map(|name| python.join(name).join("nvidia/nccl/lib"))).collect()
+    let below = |python: &PathBuf| packages.map(|name| python.join(name));
+    let packages = pythons.iter().flat_map(below);
+    packages.flat_map(|packages| library.python.iter().map(move |folder| packages.join(folder))).collect()
 }
 
 #[cfg(test)]
@@ -106,25 +148,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packaged_library_gets_a_link_in_a_folder_of_its_own() {
+    fn a_packaged_library_gets_a_link() {
         let machine = TempDir::new().unwrap();
-        let site = machine.path().join("lib/python3.12/site-packages/nvidia/nccl/lib");
-        std::fs::create_dir_all(&site).unwrap();
-        std::fs::write(site.join(PACKAGED), "").unwrap();
-        let place = link(python_folders(&machine.path().join("lib"))).unwrap();
-        let path = place.library_path().unwrap();
-        let NcclPlace::Linked { folder, library } = &place else { panic!("{place:?}") };
-        assert_eq!(std::fs::read_link(folder.path().join(OPENED)).unwrap(), *library);
-        assert!(path.starts_with(&*folder.path().to_string_lossy()), "{path}");
-        let folder = folder.path().to_owned();
-        drop(place);
-        assert!(!folder.exists());
+        for (library, folder, file) in [
+            (&NCCL, "nvidia/nccl/lib", "libnccl.so.2"),
+            (&CUBLASLT, "nvidia/cublas/lib", "libcublasLt.so.12"),
+            (&CUBLASLT, "nvidia/cu13/lib", "libcublasLt.so.13"),
+        ] {
+            let lib = machine.path().join(file).join("lib");
+            let site = lib.join("python3.12/site-packages").join(folder);
+            std::fs::create_dir_all(&site).unwrap();
+            std::fs::write(site.join(file), "").unwrap();
+            let mut libraries = Libraries::find(&[]).unwrap();
+            let place = libraries.link(library, python_folders(library, &lib)).unwrap();
+            assert_eq!(place, Place::Linked(site.join(file)));
+            libraries.places.push((library, place));
+            let links = libraries.links.path().to_owned();
+            assert_eq!(std::fs::read_link(links.join(library.opened)).unwrap(), site.join(file));
+            let path = libraries.library_path().unwrap();
+            assert!(path.starts_with(&*links.to_string_lossy()), "{path}");
+            drop(libraries);
+            assert!(!links.exists());
+        }
     }
 
     #[test]
     fn a_missing_library_is_told_with_where_it_was_looked_for() {
-        let place = link(vec!["/nowhere".into()]).unwrap();
-        assert!(place.library_path().is_none());
-        assert!(matches!(place, NcclPlace::Missing { searched } if searched == [PathBuf::from("/nowhere")]));
+        let mut libraries = Libraries::find(&[]).unwrap();
+        let place = libraries.link(&CUBLASLT, vec!["/nowhere".into()]).unwrap();
+        libraries.places.push((&CUBLASLT, place));
+        assert!(libraries.library_path().is_none());
+        let told: Vec<String> = libraries.missing().map(|(_, told)| told).collect();
+        assert_eq!(told, ["libcublasLt.so.12 or libcublasLt.so.13 is in none of /nowhere"]);
     }
 }

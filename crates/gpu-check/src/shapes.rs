@@ -45,7 +45,7 @@ impl Shape {
         let whole = Published::find(id).context("the model is not published")?.config();
         Ok(Self {
             config: one_rank(&whole, *world),
-            batches: vec![1, 8, 64],
+            batches: vec![1, 8, 64, 256],
             prompt: 2047,
             context: 2047,
             rank_context: 256,

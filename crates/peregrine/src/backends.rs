@@ -5,8 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 use backend::{Alone, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
 use backend_cuda::{
-    AllReduceChoice, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, NcclPlace, Neighbours, SYSFS, cpu_list, discover,
-    find_nccl,
+    AllReduceChoice, CUBLASLT, Cuda, CudaOptions, DiscoverError, LIBRARY_PATH, Libraries, NCCL, Neighbours, SYSFS,
+    cpu_list, discover,
 };
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -182,17 +182,16 @@ impl Launch {
             address = memory.path();
             keep.push(Box::new(memory));
         }
-        if backend == "cuda" && world > 1 {
-            let nccl = find_nccl().context("looking for NCCL")?;
-            if let NcclPlace::Missing { searched } = &nccl {
-                let folders: Vec<_> = searched.iter().map(|folder| folder.display().to_string()).collect();
-                let wanted = cuda.all_reduce == AllReduce::Nccl;
-                ensure!(!wanted, "--all-reduce nccl: libnccl.so.2 is in none of {}", folders.join(", "));
+        if backend == "cuda" {
+            let wanted: &[_] = if world > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };
+            let libraries = Libraries::find(wanted).context("looking for NVIDIA's libraries")?;
+            for (library, told) in libraries.missing() {
+                ensure!(library.name != NCCL.name || cuda.all_reduce != AllReduce::Nccl, "--all-reduce nccl: {told}");
             }
-            if let Some(path) = nccl.library_path() {
+            if let Some(path) = libraries.library_path() {
                 command.splice(0..0, ["env".to_owned(), format!("{LIBRARY_PATH}={path}")]);
             }
-            keep.push(Box::new(nccl));
+            keep.push(Box::new(libraries));
         }
         Ok(Self { worker_command: command, rendezvous: Rendezvous { address, keep: Box::new(keep) } })
     }

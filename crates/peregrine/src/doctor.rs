@@ -3,7 +3,7 @@
 use crate::room::{Wanted, room_of_gpus};
 use crate::units::gb;
 use anyhow::{Result, bail, ensure};
-use backend_cuda::{Gpus, NcclPlace, Neighbours, SYSFS, cpu_list, discover, find_nccl};
+use backend_cuda::{CUBLASLT, Gpus, LIBRARY_PATH, Libraries, NCCL, Neighbours, Place, SYSFS, cpu_list, discover};
 use clap::{Args, value_parser};
 use std::path::PathBuf;
 use step::BLOCK_TOKENS;
@@ -25,7 +25,7 @@ pub struct DoctorArgs {
     /// Tokens for which each rank's KV cache must have room; those of one sequence if not given.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: Option<u32>,
-    /// GPUs must read each other's memory, and NCCL must be there.
+    /// GPUs must read each other's memory, and cuBLASLt and NCCL must be there.
     #[arg(long)]
     strict: bool,
     /// Where Linux describes the machine.
@@ -53,10 +53,11 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         Ok(_) => {
             say("ranks", &format!("{ranks} of {} GPUs", gpus.all.len()));
             problems.extend(room(args, &gpus, ranks)?);
-            let between = if ranks > 1 { between_gpus(&gpus, ranks)? } else { Vec::new() };
+            let mut slower = if ranks > 1 { between_gpus(&gpus, ranks)? } else { Vec::new() };
+            slower.extend(libraries(ranks)?);
             match args.strict {
-                true => problems.extend(between),
-                false => between.iter().for_each(|told| say("slower", told)),
+                true => problems.extend(slower),
+                false => slower.iter().for_each(|told| say("slower", told)),
             }
         }
     }
@@ -84,20 +85,26 @@ fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> 
     })
 }
 
+/// Says where the libraries of `ranks` ranks are, and what is missing.
+fn libraries(ranks: usize) -> Result<Vec<String>> {
+    let wanted: &[_] = if ranks > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };
+    let libraries = Libraries::find(wanted)?;
+    for (library, place) in &libraries.places {
+        match place {
+            Place::Found => say(library.name, "where the loader finds it"),
+            Place::Linked(path) => say(library.name, &path.display().to_string()),
+            Place::Missing(_) => {}
+        }
+    }
+    Ok(libraries.missing().map(|(_, told)| format!("{told}; add its folder to {LIBRARY_PATH}")).collect())
+}
+
 /// What stands in the way of fast sums between GPUs.
 fn between_gpus(gpus: &Gpus, ranks: usize) -> Result<Vec<String>> {
     let mut told = Vec::new();
     match gpus.check_peer_access(ranks) {
         Ok(()) => say("peers", "every GPU reaches the memory of every other"),
         Err(error) => told.push(error.to_string()),
-    }
-    match find_nccl()? {
-        NcclPlace::Found => say("NCCL", "where the loader finds it"),
-        NcclPlace::Linked { library, .. } => say("NCCL", &library.display().to_string()),
-        NcclPlace::Missing { searched } => {
-            let folders: Vec<_> = searched.iter().map(|folder: &PathBuf| folder.display().to_string()).collect();
-            told.push(format!("libnccl.so.2 is in none of {}; add its folder to LD_LIBRARY_PATH", folders.join(", ")));
-        }
     }
     Ok(told)
 }
@@ -108,5 +115,5 @@ fn place(neighbours: &Neighbours) -> String {
 }
 
 fn say(label: &str, text: &str) {
-    println!("{label:<8}{text}");
+    println!("{label:<10}{text}");
 }
