@@ -5,6 +5,7 @@ use crate::ranks::RankRow;
 use crate::shapes::{SHAPES, TINY};
 use crate::{checks, kernels, ranks};
 use anyhow::{Context, Result, bail, ensure};
+use backend_cuda::{CUBLASLT, LIBRARY_PATH, Libraries};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -76,14 +77,14 @@ pub fn run(part: &str, tiny: bool) -> Result<String> {
 pub fn run_all(tiny: bool, only: Option<&str>) -> Result<Vec<Part>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let chosen = names(tiny).into_iter().filter(|name| only.is_none_or(|only| name.starts_with(only)));
+    let libraries = Libraries::find(&[&CUBLASLT])?;
     let mut parts = Vec::new();
     for name in chosen {
         eprint!("{name} ... ");
         let begun = Instant::now();
         let mut command = Command::new(&program);
         command.args(["--part", &name]).args(tiny.then_some("--tiny"));
-        // Ranks that share a GPU wait for each other there: no stream of one may stand in line behind another's.
-        command.env("CUDA_DEVICE_MAX_CONNECTIONS", "32");
+        command.envs(libraries.library_path().map(|path| (LIBRARY_PATH, path)));
         let outcome = run_process(&mut command);
         let seconds = begun.elapsed().as_secs_f64();
         let (found, failed) = match outcome {

@@ -3,21 +3,26 @@
 use crate::gpus::{Gpu, Link, PCIE_GBPS, PCIE_LATENCY_US};
 use serde::Serialize;
 
-/// Of the plain read, what products of few rows are to reach. No kernel is known to have been shown to do so on an A100.
+/// Of the plain read, what products of few rows reach beside what each takes for any size.
 pub const PLAIN_READ_PERCENT: f64 = 98.0;
+/// What products of few rows take for any size: ③ 6.4 to 7.6 µs on an H100, ①, which normalizes, 9.8 to 12.4.
+pub(crate) const PRODUCT_US: f64 = 7.0;
+pub(crate) const NORM_PRODUCT_US: f64 = 10.0;
 /// Of the plain read, what cuBLAS reaches with large matrices.
 pub(crate) const LIBRARY_READ_PERCENT: f64 = 98.0;
-/// Of the tensor cores' peak, what products reach.
-pub(crate) const PRODUCT_TENSOR_PERCENT: f64 = 82.0;
 /// How memory and tensor cores overlap: (mᵖ + tᵖ)^(1/p).
 pub(crate) const OVERLAP_POWER: f64 = 2.2;
 pub(crate) const LAUNCH_US: f64 = 1.5;
 pub(crate) const LIBRARY_LAUNCH_US: f64 = 8.0;
-pub(crate) const ATTENTION_US: f64 = 8.0;
+pub(crate) const ATTENTION_US: f64 = 6.0;
 /// Of the plain read, what attention of single rows reaches.
 pub(crate) const ATTENTION_READ_PERCENT: f64 = 66.0;
-/// Of the tensor cores' peak, what attention of many rows reaches.
+/// Of the tensor cores' peak, what attention of many rows reaches at most.
 pub(crate) const PREFILL_ATTENTION_PERCENT: f64 = 45.0;
+/// GFLOP/s of own attention for each multiprocessor and GHz, which instructions bound: an H100 came to 149 to 168 TFLOP/s with
+/// a prompt of 2,047, and to 46 to 52 with 256 sequences as long, at 1.83 GHz.
+pub(crate) const PREFILL_ATTENTION_GFLOPS: f64 = 640.0;
+pub(crate) const ATTENTION_GFLOPS: f64 = 200.0;
 pub(crate) const LINK_WAITS_US: f64 = 4.0;
 pub(crate) const CHOICE_ROW_US: f64 = 18.0;
 pub(crate) const STOCK_ATTENTION_US: f64 = 12.0;
@@ -33,29 +38,40 @@ pub struct Assumption {
     pub source: &'static str,
 }
 
-const A100_TABLE: &str = "fitted to the bf16 table of ai-dynamo/aiconfigurator, a100_sxm, trtllm 1.0.0";
+const H100_RUN: &str = "what an H100 took (docs/gpu.md); by multiprocessors and clock for other GPUs";
+pub(crate) const A100_TABLE: &str = "fitted to the bf16 table of ai-dynamo/aiconfigurator, a100_sxm, trtllm 1.0.0";
+
+/// TFLOP/s of own attention that comes to `gflops` for each multiprocessor and GHz.
+pub(crate) fn own_attention_tflops(gpu: &Gpu, gflops: f64) -> f64 {
+    (gflops * gpu.multiprocessor_ghz / 1e3).min(gpu.tensor_tflops * PREFILL_ATTENTION_PERCENT / 100.0)
+}
 
 /// All that a prediction for `gpu` rests on.
 #[must_use]
 pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
-    let Gpu { name, spec_gbps, plain_read_gbps, tensor_tflops, .. } = gpu;
+    let Gpu { name, spec_gbps, plain_read_gbps, tensor_tflops, tensor_percent, .. } = gpu;
     let mut all = vec![
         (format!("{name} memory: {spec_gbps} GB/s"), "the vendor's specification; floors are at this rate"),
         (format!("plain read: {plain_read_gbps} GB/s"), gpu.plain_read_source),
         (
-            format!("own products: {PLAIN_READ_PERCENT} % of the plain read"),
-            "what the kernels were designed for; no GPU has run them",
+            format!(
+                "own products: {PLAIN_READ_PERCENT} % of the plain read, {PRODUCT_US} µs each, {NORM_PRODUCT_US} with norms"
+            ),
+            H100_RUN,
         ),
         (format!("tensor cores: {tensor_tflops} TFLOP/s in bf16"), "the vendor's specification"),
-        (format!("products: {PRODUCT_TENSOR_PERCENT} % of the tensor cores"), A100_TABLE),
+        (format!("products: {tensor_percent} % of the tensor cores"), gpu.tensor_percent_source),
         (format!("memory and tensor cores overlap as a {OVERLAP_POWER}-norm"), A100_TABLE),
         (format!("cuBLAS: {LIBRARY_READ_PERCENT} % of the plain read, {LIBRARY_LAUNCH_US} µs a product"), A100_TABLE),
         (format!("a launch within a graph: {LAUNCH_US} µs"), "a guess"),
         (
-            format!("attention of single rows: {ATTENTION_US} µs, and {ATTENTION_READ_PERCENT} % of the plain read"),
-            "a guess, and vLLM's flash attention on an A100: 12.5 µs at batch 1, 1.1 TB/s at batch 128",
+            format!(
+                "attention of single rows: {ATTENTION_US} µs, {ATTENTION_READ_PERCENT} % of the plain read, and {:.0} TFLOP/s",
+                own_attention_tflops(gpu, ATTENTION_GFLOPS)
+            ),
+            H100_RUN,
         ),
-        (format!("attention of prompts: {PREFILL_ATTENTION_PERCENT} % of the tensor cores"), "a guess"),
+        (format!("attention of prompts: {:.0} TFLOP/s", own_attention_tflops(gpu, PREFILL_ATTENTION_GFLOPS)), H100_RUN),
     ];
     all.push(match &gpu.link {
         Link::NvLink { source, .. } => ("all-reduces: measured ones, for as many bytes".to_owned(), *source),
@@ -68,8 +84,11 @@ pub fn assumptions(gpu: &Gpu) -> Vec<Assumption> {
         (format!("logits between ranks: {} GB/s, {LINK_WAITS_US} µs of waits", gpu.link.gbps()), "a guess"),
         (format!("choice of tokens: {CHOICE_ROW_US} µs"), "a guess: six passes over a row of logits in the L2 cache"),
         (
-            format!("stock kernels: {STOCK_ATTENTION_US} µs attention, {STOCK_GLUE_US} µs glue a layer"),
-            "vLLM's flash attention on an A100, and a guess",
+            format!(
+                "stock kernels: {STOCK_ATTENTION_US} µs attention, {STOCK_GLUE_US} µs glue a layer, attention of prompts at \
+                 {PREFILL_ATTENTION_PERCENT} % of the tensor cores"
+            ),
+            "vLLM's flash attention on an A100, and guesses",
         ),
         ("nothing between steps, and no clock lowered for power or heat".to_owned(), "a guess"),
     ]);

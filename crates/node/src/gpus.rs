@@ -1,5 +1,7 @@
 //! Kinds of GPUs: memory, and published speeds.
 
+use crate::assumptions::A100_TABLE;
+
 /// A kind of GPU, with how those of one node are connected.
 pub struct Gpu {
     /// Its name, with the size under which it is sold.
@@ -16,6 +18,12 @@ pub struct Gpu {
     pub plain_read_source: &'static str,
     /// Dense bf16 products with sums in f32, by the vendor's specification, in TFLOP/s.
     pub tensor_tflops: f64,
+    /// Of that, what products of many rows reach.
+    pub tensor_percent: f64,
+    /// Where that is from.
+    pub tensor_percent_source: &'static str,
+    /// Multiprocessors, times their clock under load in GHz.
+    pub multiprocessor_ghz: f64,
     /// How the GPUs of a node are connected.
     pub link: Link,
 }
@@ -39,6 +47,9 @@ pub enum Link {
 pub(crate) const PCIE_LATENCY_US: f64 = 40.0;
 /// For PCI Express: into one GPU, where all send at once. A guess below the 12.5 GB/s of half a Gen4 x16.
 pub(crate) const PCIE_GBPS: f64 = 10.0;
+
+/// What an H100 came to in products of 2,047 rows: 63 to 77 %. Its clock falls under such load.
+const H100_PERCENT: (f64, &str) = (72.0, "what an H100 took (docs/gpu.md)");
 
 const GPU_STREAM: &str = "te42kyfo/gpu-benches, gpu-stream";
 
@@ -89,6 +100,9 @@ pub(crate) const A10G: Gpu = Gpu {
     plain_read_gbps: 585.0,
     plain_read_source: "not measured: 600 GB/s by the 679/696 that gpu-benches measured on an A40, of the same family",
     tensor_tflops: 70.0,
+    tensor_percent: 82.0,
+    tensor_percent_source: A100_TABLE,
+    multiprocessor_ghz: 80.0 * 1.71,
     link: Link::Pcie,
 };
 pub(crate) const A100_40: Gpu = Gpu {
@@ -98,6 +112,9 @@ pub(crate) const A100_40: Gpu = Gpu {
     plain_read_gbps: 1490.0,
     plain_read_source: GPU_STREAM,
     tensor_tflops: 312.0,
+    tensor_percent: 82.0,
+    tensor_percent_source: A100_TABLE,
+    multiprocessor_ghz: 108.0 * 1.41,
     link: NVLINK_A100,
 };
 pub(crate) const L40S: Gpu = Gpu {
@@ -107,6 +124,9 @@ pub(crate) const L40S: Gpu = Gpu {
     plain_read_gbps: 844.0,
     plain_read_source: "te42kyfo/gpu-benches, gpu-stream, on an L40, which has the same memory",
     tensor_tflops: 362.0,
+    tensor_percent: 82.0,
+    tensor_percent_source: A100_TABLE,
+    multiprocessor_ghz: 142.0 * 2.52,
     link: Link::Pcie,
 };
 pub(crate) const A100_80: Gpu = Gpu {
@@ -117,15 +137,21 @@ pub(crate) const A100_80: Gpu = Gpu {
     plain_read_gbps: 1732.0,
     plain_read_source: "te42kyfo/gpu-benches, gpu-l2-cache, the largest set; gpu-stream comes to 1,769",
     tensor_tflops: 312.0,
+    tensor_percent: 82.0,
+    tensor_percent_source: A100_TABLE,
+    multiprocessor_ghz: 108.0 * 1.41,
     link: NVLINK_A100,
 };
 pub(crate) const H100: Gpu = Gpu {
     name: "H100-80GB",
     usable_mib: 81_000, // 79.11
     spec_gbps: 3350.0,
-    plain_read_gbps: 3000.0,
-    plain_read_source: "a plain copy, read and write",
+    plain_read_gbps: 3043.0,
+    plain_read_source: "measured by scripts/gpu-check",
     tensor_tflops: 989.0,
+    tensor_percent: H100_PERCENT.0,
+    tensor_percent_source: H100_PERCENT.1,
+    multiprocessor_ghz: 132.0 * 1.83,
     link: NVLINK_H100,
 };
 pub(crate) const H200: Gpu = Gpu {
@@ -135,6 +161,9 @@ pub(crate) const H200: Gpu = Gpu {
     plain_read_gbps: 4300.0,
     plain_read_source: "a plain copy, read and write; gpu-stream reads at 3,888",
     tensor_tflops: 989.0,
+    tensor_percent: H100_PERCENT.0,
+    tensor_percent_source: H100_PERCENT.1,
+    multiprocessor_ghz: 132.0 * 1.83,
     link: NVLINK_H100,
 };
 

@@ -2,9 +2,9 @@
 
 use crate::Batch;
 use crate::assumptions::{
-    ATTENTION_US, LAUNCH_US, LIBRARY_LAUNCH_US, STOCK_ATTENTION_US, STOCK_CHOICE_US, STOCK_GLUE_US,
+    ATTENTION_US, CHOICE_ROW_US, LAUNCH_US, LIBRARY_LAUNCH_US, LINK_WAITS_US, NORM_PRODUCT_US, PRODUCT_US,
+    STOCK_ATTENTION_US, STOCK_CHOICE_US, STOCK_GLUE_US,
 };
-use crate::assumptions::{CHOICE_ROW_US, LINK_WAITS_US};
 use model::{FalconConfig, LayerNorms, Part, Partition, Role, ShardTensor, shard};
 
 /// Whose kernels run.
@@ -138,7 +138,7 @@ impl Shape {
         Launch {
             bytes: elements * BF16 + moved,
             flops: 2 * rows * elements,
-            ..launch(name, times, Limit::Product, LAUNCH_US)
+            ..launch(name, times, Limit::Product, PRODUCT_US)
         }
     }
 
@@ -194,7 +194,8 @@ impl Shape {
         let stream = rows * self.hidden;
         let prologue = rows <= NORM_PRODUCT_ROWS_MAX;
         let norm_weights = self.norms * self.hidden * 2 * F32;
-        let (first, norm) = if prologue { ("① norm_product", 0) } else { ("① product", layers) };
+        let (first, fixed_us, norm) =
+            if prologue { ("① norm_product", NORM_PRODUCT_US, 0) } else { ("① product", PRODUCT_US, layers) };
         let up_outputs = rows * (self.qkv.outputs * F32 + self.up.outputs * BF16);
         // Without a norm of its own, the product reads x and what the norms multiply with.
         let inputs = if prologue { stream * F32 + norm_weights } else { self.norms * stream * BF16 };
@@ -203,7 +204,7 @@ impl Shape {
         let mut launches = self.embedding(rows);
         launches.extend([
             self.memory("① norm", norm, stream * (F32 + self.norms * BF16) + norm_weights),
-            self.product(first, layers, rows, &[self.qkv, self.up], inputs + up_outputs),
+            Launch { fixed_us, ..self.product(first, layers, rows, &[self.qkv, self.up], inputs + up_outputs) },
         ]);
         launches.extend(self.attentions(batch));
         launches.push(self.product("③ product", layers, rows, &[self.dense, self.down], down_moved));
@@ -273,7 +274,7 @@ impl Shape {
         let rows_bytes = rows * self.vocab * F32;
         let others = u64::from(self.world > 1);
         vec![
-            self.product("logits", times, rows, &[self.head], moved),
+            Launch { fixed_us: NORM_PRODUCT_US, ..self.product("logits", times, rows, &[self.head], moved) },
             Launch {
                 link_bytes: rows_bytes / self.world * (self.world - 1),
                 ..launch("gather_logits", others * times, Limit::Gather, LAUNCH_US + LINK_WAITS_US)

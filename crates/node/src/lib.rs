@@ -7,7 +7,7 @@
 //! * [`Timing`] turns that into seconds, under [`assumptions()`], each with its source.
 //! * [`Prediction`] is what `peregrine plan --predict` prints of it.
 //!
-//! **Invariant:** every time here is a floor or a prediction. Nothing of it was measured on these machines.
+//! **Invariant:** every time here is a floor or a prediction, and says what it rests on.
 
 #![forbid(unsafe_code)]
 

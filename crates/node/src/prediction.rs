@@ -65,7 +65,7 @@ pub struct LaunchPrediction {
     pub predicted_us: f64,
 }
 
-const NOTE: &str = "computed, never measured: this program has run on no such GPU";
+const NOTE: &str = "computed, not measured on this node; what has been measured is in docs/gpu.md";
 
 impl Prediction {
     /// For a model over `world` GPUs of `node`, whose KV cache has room for `kv_tokens` tokens.

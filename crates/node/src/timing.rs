@@ -2,8 +2,8 @@
 
 use crate::Batch;
 use crate::assumptions::{
-    ATTENTION_READ_PERCENT, LIBRARY_READ_PERCENT, OVERLAP_POWER, PLAIN_READ_PERCENT, PREFILL_ATTENTION_PERCENT,
-    PRODUCT_TENSOR_PERCENT,
+    ATTENTION_GFLOPS, ATTENTION_READ_PERCENT, LIBRARY_READ_PERCENT, OVERLAP_POWER, PLAIN_READ_PERCENT,
+    PREFILL_ATTENTION_GFLOPS, PREFILL_ATTENTION_PERCENT, own_attention_tflops,
 };
 use crate::gpus::Gpu;
 use crate::launches::{Kernels, Launch, Limit, Shape};
@@ -82,11 +82,15 @@ impl Timing {
     pub fn launch_seconds(&self, launch: &Launch) -> f64 {
         let read = |percent: f64| launch.bytes as f64 / (self.gpu.plain_read_gbps * 1e9 * percent / 100.0);
         let tensor = |percent: f64| launch.flops as f64 / (self.gpu.tensor_tflops * 1e12 * percent / 100.0);
+        let attention = |gflops: f64| match self.kernels {
+            Kernels::Own => launch.flops as f64 / (own_attention_tflops(self.gpu, gflops) * 1e12),
+            Kernels::Stock => tensor(PREFILL_ATTENTION_PERCENT),
+        };
         let link = &self.gpu.link;
         let variable = match launch.limit {
-            Limit::Product => overlapped(read(self.read_percent), tensor(PRODUCT_TENSOR_PERCENT)),
-            Limit::Attention => read(ATTENTION_READ_PERCENT).max(tensor(PREFILL_ATTENTION_PERCENT)),
-            Limit::PrefillAttention => read(ATTENTION_READ_PERCENT).max(tensor(PREFILL_ATTENTION_PERCENT)),
+            Limit::Product => overlapped(read(self.read_percent), tensor(self.gpu.tensor_percent)),
+            Limit::Attention => read(ATTENTION_READ_PERCENT).max(attention(ATTENTION_GFLOPS)),
+            Limit::PrefillAttention => read(ATTENTION_READ_PERCENT).max(attention(PREFILL_ATTENTION_GFLOPS)),
             Limit::Memory => read(100.0),
             Limit::AllReduce => link.all_reduce_seconds(self.world, launch.link_bytes),
             Limit::Gather => launch.link_bytes as f64 / (link.gbps() * 1e9),

@@ -53,8 +53,7 @@ pub struct Simulation {
     assumptions: Vec<Assumption>,
 }
 
-const NOTE: &str =
-    "a simulation: the real scheduler, and a clock that is computed; this program has run on no such GPU";
+const NOTE: &str = "a simulation: the real scheduler, and a clock that is computed; not measured on this node";
 
 #[derive(Debug, Serialize)]
 struct ThroughputRow {

@@ -66,7 +66,8 @@ fn falcon_180b_in_time() {
     let prediction = Prediction::new(&Model::open(id).unwrap().config, node, 8, plan.kv_tokens);
     let one = &prediction.decode[0];
     assert!(one.size == 1 && (21.85..21.95).contains(&one.floor_ms), "{one:?}");
-    assert!(one.predicted_ms <= 28.5 && one.predicted_ms < one.predicted_at_lower_ms, "{one:?}");
+    // With what each product takes for any size, as an H100 showed it. Without, it would be 27.9.
+    assert!((28.5..29.0).contains(&one.predicted_ms) && one.predicted_ms < one.predicted_at_lower_ms, "{one:?}");
     assert!((31.0..32.5).contains(&one.stock_ms), "{one:?}");
     // What all launches move is what the rank has, less the embedding table: the output projection is read instead.
     let moved: u64 = prediction.launches.iter().map(|launch| launch.times * launch.bytes).sum();
