@@ -531,6 +531,9 @@ impl Backend for Cuda {
     type Outputs = CudaOutputs;
 
     const KV_ELEMENT_BYTES: usize = size_of::<bf16>();
+
+    /// Each time, the output projection is read.
+    const LOGITS_ROWS_MAX: usize = 256;
     const HIDDEN_MULTIPLE: usize = PAD;
 
     fn head_width(head_dim: usize) -> usize {

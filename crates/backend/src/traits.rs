@@ -175,6 +175,10 @@ pub trait Backend: Sized {
     /// Bytes of one element of the KV cache.
     const KV_ELEMENT_BYTES: usize = size_of::<f32>();
 
+    /// Rows of logits that a step computes at a time: enough to keep a product busy, few enough to stay small beside
+    /// weights.
+    const LOGITS_ROWS_MAX: usize = 32;
+
     /// Columns of embeddings, of norms and of what they are applied to must be multiples of this.
     const HIDDEN_MULTIPLE: usize = 1;
 

@@ -3,7 +3,7 @@
 use crate::parts::Found;
 use anyhow::{Context, Result, ensure};
 use backend::conformance::{self, MakeRank, Subject};
-use backend::{Collective, Threads};
+use backend::{Backend, Collective, Threads};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, discover};
 use forward::{Capacity, Engine, Falcon};
 use goldens::{Case, Golden, Observed, model_dir};
@@ -120,7 +120,7 @@ fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Res
     let options = CudaOptions { device: end.rank(), ..options.clone() };
     let cuda = Cuda::new(&options, Box::new(end))?;
     let kv_blocks = 2 * longest.div_ceil(BLOCK_TOKENS);
-    let capacity = Capacity { kv_blocks, rows_max: longest.max(64), logits_rows_max: 32 };
+    let capacity = Capacity { kv_blocks, rows_max: longest.max(64), logits_rows_max: Cuda::LOGITS_ROWS_MAX };
     Ok(Engine::new(Falcon::load(cuda, &config, &partition, capacity, &source)?))
 }
 

@@ -195,7 +195,7 @@ impl<'a> Bench<'a> {
         let sum = median(cuda, times, |cuda, _| cuda.all_reduce_add(&mut at.partial, &mut at.x))?;
         let mut rows = vec![("①", first), ("②", attention), ("③", second), ("④", sum)];
         if self.work.samples == self.work.rows {
-            let wanted: Vec<usize> = (0..self.work.samples.min(LOGITS_ROWS_MAX) as usize).collect();
+            let wanted: Vec<usize> = (0..(self.work.samples as usize).min(Cuda::LOGITS_ROWS_MAX)).collect();
             let head = self.head;
             let logits = median(cuda, self.shape.launches, |cuda, _| {
                 let product = NormLinear { norm: &layers[0].norms[0], linear: head, gelu: false, y: &mut at.logits };
@@ -225,9 +225,6 @@ impl<'a> Bench<'a> {
         }
     }
 }
-
-/// Rows of logits that a step takes at a time.
-pub const LOGITS_ROWS_MAX: u64 = 32;
 
 fn attention(config: &FalconConfig) -> AttentionShape {
     let theta = match config.positions {
@@ -287,7 +284,7 @@ fn activations(cuda: &mut Cuda, config: &FalconConfig, rows: usize) -> Result<Ac
         tensor.set_rows(rows);
         Ok::<_, BackendError>(tensor)
     };
-    let few = rows.min(LOGITS_ROWS_MAX as usize);
+    let few = rows.min(Cuda::LOGITS_ROWS_MAX);
     let mut at = Activations {
         x: tensor(rows, config.hidden)?,
         normed: tensor(rows, config.hidden)?,

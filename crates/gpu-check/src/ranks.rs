@@ -1,11 +1,11 @@
 //! A whole rank with random weights: milliseconds of a step.
 
-use crate::kernels::{LOGITS_ROWS_MAX, plain_read};
+use crate::kernels::plain_read;
 use crate::parts::Found;
 use crate::random::RandomWeights;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
-use backend::Alone;
+use backend::{Alone, Backend};
 use backend_cuda::{Cuda, CudaOptions, discover};
 use forward::{Capacity, Engine, Falcon};
 use model::Partition;
@@ -60,7 +60,7 @@ pub fn measure(name: &str) -> Result<Found> {
     drop(cuda);
     let cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
     let rows_max = (shape.prompt as usize).max(64);
-    let capacity = Capacity { kv_blocks, rows_max, logits_rows_max: LOGITS_ROWS_MAX as usize };
+    let capacity = Capacity { kv_blocks, rows_max, logits_rows_max: Cuda::LOGITS_ROWS_MAX };
     let begun = Instant::now();
     let falcon = Falcon::load(cuda, config, &partition, capacity, &RandomWeights(fastrand::u64(..)))?;
     let loaded = begun.elapsed().as_secs_f64();

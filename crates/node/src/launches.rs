@@ -59,7 +59,7 @@ const F32: u64 = 4;
 /// From more rows on, the norms are not in the prologue of their product.
 const NORM_PRODUCT_ROWS_MAX: u64 = 16;
 /// Rows of logits that a step takes at a time.
-const LOGITS_ROWS_MAX: u64 = 32;
+const LOGITS_ROWS_MAX: u64 = 256;
 /// From more rows on, cuBLASLt multiplies.
 const OWN_PRODUCT_ROWS_MAX: u64 = 64;
 

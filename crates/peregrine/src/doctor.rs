@@ -78,7 +78,7 @@ fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> 
         Ok((room, bytes)) => {
             let tokens = u64::from(room.kv_blocks) * BLOCK_TOKENS as u64;
             let bytes = gb(bytes);
-            say("room", &format!("weights and a KV cache of {tokens} tokens take {bytes} GB of each GPU"));
+            say("room", &format!("weights, logits and a KV cache of {tokens} tokens take {bytes} GB of each GPU"));
             None
         }
         Err(error) => Some(error.to_string()),

@@ -14,7 +14,8 @@ use sysinfo::System;
 /// Bytes that the fullest of some ranks needs.
 #[derive(Clone, Copy, Debug)]
 struct RankBytes {
-    weights: u64,
+    /// Weights, and rows of logits: those of a rank, whole ones, their scores, and counts of tokens.
+    fixed: u64,
     /// For each block of the KV cache.
     kv_block: u64,
     /// For each row of a step, at most.
@@ -41,7 +42,7 @@ pub struct Room {
     pub step_rows: u32,
 }
 
-/// Steps get this part of what weights leave: the KV cache has the rest.
+/// Steps get this part of what weights and logits leave: the KV cache has the rest.
 const STEP_SHARE: u64 = 8;
 /// Rows of a step, where nobody says how many: with fewer, products lose speed.
 const ROWS_LEAST: u64 = 512;
@@ -70,8 +71,9 @@ impl RankBytes {
             let elements = part.kv_bytes_per_token(config, 1) / config.head_dim * B::head_width(config.head_dim);
             (elements * B::KV_ELEMENT_BYTES * BLOCK_TOKENS) as u64
         };
+        let logits = 4 * B::LOGITS_ROWS_MAX * config.vocab * size_of::<f32>();
         Self {
-            weights: most(&|part| part.weight_bytes(config, size_of::<u16>())),
+            fixed: most(&|part| part.weight_bytes(config, size_of::<u16>())) + logits as u64,
             kv_block: most(&kv_elements),
             row: most(&|part| row_bytes::<B>(config, part) as u64),
         }
@@ -84,11 +86,11 @@ impl RankBytes {
 
     /// Fills `bytes`, which are there for weights, KV cache and steps.
     fn fill(self, bytes: u64, wanted: &Wanted) -> Room {
-        let beside_weights = bytes.saturating_sub(self.weights);
+        let beside_fixed = bytes.saturating_sub(self.fixed);
         let given = wanted.kv_tokens.map(|tokens| u64::from(tokens).div_ceil(BLOCK_TOKENS as u64));
-        let beside_kv = beside_weights.saturating_sub(given.unwrap_or(0) * self.kv_block);
+        let beside_kv = beside_fixed.saturating_sub(given.unwrap_or(0) * self.kv_block);
         let rows = wanted.step_rows.map_or_else(|| self.step_rows(beside_kv, ROWS_MOST_OF_GPUS), u64::from);
-        let room = beside_weights.saturating_sub(rows * self.row) / self.kv_block.max(1);
+        let room = beside_fixed.saturating_sub(rows * self.row) / self.kv_block.max(1);
         let most = wanted.kv_tokens_most.min(KV_TOKENS_MOST).div_ceil(BLOCK_TOKENS as u64);
         let kv_blocks = given.unwrap_or_else(|| room.min(most)) as u32;
         Room { kv_blocks, step_rows: wanted.step_rows.unwrap_or_else(|| rows_within(rows, kv_blocks)) }
@@ -116,12 +118,12 @@ pub fn find_room(backend: &str, config: &FalconConfig, world: usize, wanted: &Wa
     ensure!(weights <= available, "the model's weights take {takes} GB, and {has} GB of memory are available");
     let kv_tokens = wanted.kv_tokens.unwrap_or(KV_TOKENS_OF_PROCESSORS);
     let kv_blocks = kv_tokens.div_ceil(BLOCK_TOKENS as u32);
-    let left = (available / world as u64).saturating_sub(needed.weights + u64::from(kv_blocks) * needed.kv_block);
+    let left = (available / world as u64).saturating_sub(needed.fixed + u64::from(kv_blocks) * needed.kv_block);
     let rows = || rows_within(needed.step_rows(left, ROWS_MOST), kv_blocks);
     Ok(Room { kv_blocks, step_rows: wanted.step_rows.unwrap_or_else(rows) })
 }
 
-/// As [`find_room`], of these GPUs; and bytes of weights and KV cache of the fullest.
+/// As [`find_room`], of these GPUs; and bytes of weights, logits and KV cache of the fullest.
 ///
 /// # Errors
 ///
@@ -136,7 +138,7 @@ pub fn room_of_gpus(
     let memory = gpus.for_ranks(world)?.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0);
     let reserve = gpu_reserve_bytes(memory, world);
     let room = needed.fill(memory.saturating_sub(reserve), wanted);
-    let lasting = |blocks: u32| needed.weights + u64::from(blocks) * needed.kv_block;
+    let lasting = |blocks: u32| needed.fixed + u64::from(blocks) * needed.kv_block;
     gpus.check_room(
         world,
         match wanted.kv_tokens {
@@ -163,7 +165,7 @@ fn available_bytes() -> u64 {
 mod tests {
     use super::*;
 
-    const NEEDED: RankBytes = RankBytes { weights: 1000, kv_block: 160, row: 2 };
+    const NEEDED: RankBytes = RankBytes { fixed: 1000, kv_block: 160, row: 2 };
 
     fn fill(bytes: u64, kv_tokens: Option<u32>, step_rows: Option<u32>) -> (u32, u32) {
         let room = NEEDED.fill(bytes, &Wanted { kv_tokens, step_rows, kv_tokens_most: 1 << 20 });

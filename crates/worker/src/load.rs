@@ -77,9 +77,6 @@ pub enum LoadError {
     },
 }
 
-/// Logits rows that are held at a time: enough to keep a product busy, few enough to stay small beside the weights.
-const LOGITS_ROWS_MAX: usize = 32;
-
 /// How far ahead of the load the system is asked to read: enough for any disk, little beside a shard.
 const READ_AHEAD_ELEMENTS: usize = 32 << 20;
 
@@ -96,7 +93,7 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     // A second load of the same rank does not happen; if it did, its progress would merely not be seen.
     let _ = progress.set(reader.progress());
     let capacity =
-        Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: LOGITS_ROWS_MAX };
+        Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: B::LOGITS_ROWS_MAX };
     let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader))?;
     let kv_elements = partition.kv_bytes_per_token(&config, 1) / config.head_dim * B::head_width(config.head_dim);
     let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * kv_elements * B::KV_ELEMENT_BYTES;

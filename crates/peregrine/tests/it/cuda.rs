@@ -138,7 +138,7 @@ async fn lost_peers_sum_by_nccl() {
 async fn a_model_without_room_is_refused() {
     // In the order in which they find out.
     let parts = ["error: rank ", "rank 0: out of memory", "rank 1: out of memory"];
-    check_refused(&[("CUDA_STANDIN_MEMORY_MB", "16")], &[], &parts).await;
+    check_refused(&[("CUDA_STANDIN_MEMORY_MB", "48")], &[], &parts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
