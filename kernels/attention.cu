@@ -49,14 +49,22 @@ template <int D, bool ROTATE> struct Attend {
 
   // Starts the copies: keys in one group, values in the next.
   GPU_DEV void load() {
-    int end = ROTATE ? position : position + 1;
+    // The warp copies so many positions at a time; its first lies at the beginning of a block.
+    constexpr int AT_ONCE = 32 / (D / 8), BLOCKS = WARP_POSITIONS / BLOCK_TOKENS;
+    int end = ROTATE ? position : position + 1, first = lane / (D / 8), piece = lane % (D / 8);
+    const bf16* blocks[BLOCKS];
+#pragma unroll
+    for (int i = 0; i < BLOCKS; i++) {
+      int p = begin + i * BLOCK_TOKENS;
+      blocks[i] = (p < end ? key_of<D>(args, sequence, tile.kv_head, p) : args.cache) + piece * 8;
+    }
+#pragma unroll
     for (int which = 0; which < 2; which++) {
 #pragma unroll
-      for (int i = 0; i < WARP_POSITIONS * D / 8 / 32; i++) {
-        int at = (i * 32 + lane) / (D / 8), piece = lane % (D / 8), p = begin + at;
-        const bf16* from = args.cache;
-        if (p < end) from = key_of<D>(args, sequence, tile.kv_head, p) + which * BLOCK_TOKENS * D + piece * 8;
-        copy_async((which ? values : keys) + place<D>(at, piece), from, p < end);
+      for (int i = 0; i < WARP_POSITIONS / AT_ONCE; i++) {
+        int at = i * AT_ONCE + first;
+        const bf16* from = blocks[i * AT_ONCE / BLOCK_TOKENS] + (which * BLOCK_TOKENS + at % BLOCK_TOKENS) * D;
+        copy_async((which ? values : keys) + place<D>(at, piece), from, begin + at < end);
       }
       copy_async_commit();
     }
