@@ -138,6 +138,8 @@ const STAGING_BYTES: usize = 64 << 10;
 const ROWS_MAX: usize = 1 << 14;
 /// From more rows on, cuBLASLt multiplies.
 const OWN_PRODUCT_ROWS_MAX: usize = 64;
+/// Rows of one launch of an own product. No step that is recorded has more.
+const PRODUCT_ROWS_MAX: usize = 512;
 
 impl Cuda {
     /// Opens the device. `host` connects the ranks' processes, for what they tell each other beside their sums.
@@ -227,8 +229,26 @@ impl Cuda {
         RowCount { at: self.counts.at() + (rows * size_of::<u32>()) as u64, most: rows }
     }
 
-    /// One product or two, or one sum over the inputs of both.
+    /// One product or two, or one sum over the inputs of both. Of more rows than scratch is made for, some after the others.
     fn product(
+        &mut self,
+        parts: &[(Weight, View<bf16>, Output)],
+        concatenated: bool,
+        rows: RowCount,
+    ) -> Result<(), BackendError> {
+        if rows.most <= PRODUCT_ROWS_MAX {
+            return self.product_at_once(parts, concatenated, rows);
+        }
+        for first in (0..rows.most).step_by(PRODUCT_ROWS_MAX) {
+            let here = |(weight, x, y): &(Weight, View<bf16>, Output)| (*weight, x.from(first), y.from(first));
+            let parts: Vec<_> = parts.iter().map(here).collect();
+            let rows = self.exactly((rows.most - first).min(PRODUCT_ROWS_MAX));
+            self.product_at_once(&parts, concatenated, rows)?;
+        }
+        Ok(())
+    }
+
+    fn product_at_once(
         &mut self,
         parts: &[(Weight, View<bf16>, Output)],
         concatenated: bool,
@@ -434,9 +454,7 @@ impl Cuda {
             return kernels.attention.launch(device, &attention, true);
         }
         kernels.rotate_store.launch(device, &attention)?;
-        if step.decodes {
-            kernels.attention.launch(device, &attention, false)?;
-        }
+        kernels.attention.launch(device, &attention, false)?;
         if step.prefill_items > 0 {
             kernels.prefill_attention.launch(device, &attention)?;
         }
@@ -458,7 +476,7 @@ impl Cuda {
         self.whole_rows.at_least(&self.arena, launch * vocab * size_of::<f32>())?;
         // Two of the widest weights, by as many blocks as there can be: with a chunk for each of them.
         let tiles = 2 * self.tiles_max;
-        for rows in [8, 16, 32, 64, limits.rows.max(limits.logits_rows)] {
+        for rows in [8, 16, 32, 64, PRODUCT_ROWS_MAX.min(limits.rows.max(limits.logits_rows))] {
             let plan = Plan::new(&self.device, rows, tiles, 2 * self.device.multiprocessors, false);
             self.partials.at_least(&self.arena, plan.partials_bytes)?;
             self.tickets.at_least(&self.arena, plan.tickets_bytes)?;
@@ -538,12 +556,6 @@ impl Backend for Cuda {
 
     fn head_width(head_dim: usize) -> usize {
         cache::head_width(head_dim)
-    }
-
-    fn attention_row_bytes(shape: &AttentionShape) -> usize {
-        let tiles = cache::head_tiles(shape).len();
-        let (partials, tickets) = attention::scratch_bytes(1, shape.max_positions, tiles, shape.head_width);
-        partials + tickets
     }
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CudaMatrix, BackendError> {

@@ -150,6 +150,11 @@ impl<T> View<T> {
         self.at + (row * self.stride * size_of::<T>()) as u64
     }
 
+    /// The rows from `first` on.
+    pub(crate) fn from(&self, first: usize) -> Self {
+        Self { at: self.row(first), rows: self.rows - first, ..*self }
+    }
+
     /// Asserts what kernels need: an address that is a multiple of 16 bytes, and a stride of 16 bytes or of `multiple`
     /// elements.
     pub(crate) fn check(&self, what: &str, multiple: usize) {

@@ -111,8 +111,8 @@ pub(crate) struct StepAt {
     pub(crate) positions: usize,
     /// Whether every sequence has one row.
     pub(crate) single_rows: bool,
-    /// Whether there are rows for which the decode kernel attends.
-    pub(crate) decodes: bool,
+    /// The first row for which the decode kernel attends, and one more than the last.
+    pub(crate) decode_rows: [usize; 2],
     /// The largest block of any table.
     pub(crate) block_max: u32,
 }
@@ -181,7 +181,8 @@ impl Step {
         let table_stride = positions.div_ceil(BLOCK_TOKENS);
         let (sequences, samples, chunks) = (rows, rows, rows.div_ceil(chunk_rows));
         let room = Room { rows, sequences, samples, chunks, table_stride, ..Room::default() };
-        let at = StepAt { rows, positions, single_rows: true, decodes: true, ..self.place(&room, history, true) };
+        let at =
+            StepAt { rows, positions, single_rows: true, decode_rows: [0, rows], ..self.place(&room, history, true) };
         Bucket { at, room, chunk_rows }
     }
 
@@ -277,7 +278,7 @@ impl Step {
             prefill_items: items.len(),
             positions: batch.seqs.iter().map(|seq| seq.start + seq.rows.len()).max().unwrap_or(0),
             single_rows: batch.seqs.iter().all(|seq| seq.rows.len() == 1),
-            decodes: step_rows.iter().any(|row| row.prefill == 0),
+            decode_rows: decode_rows(&step_rows),
             block_max: batch.blocks.iter().copied().max().unwrap_or(0),
             ..self.place(&room, history, slots)
         })
@@ -331,6 +332,14 @@ impl Step {
         });
         items.collect()
     }
+}
+
+fn decode_rows(rows: &[StepRow]) -> [usize; 2] {
+    let decodes = |row: &StepRow| row.prefill == 0;
+    rows.iter().position(decodes).map_or([0, 0], |first| {
+        let last = rows.iter().rposition(decodes).expect("there is a first");
+        [first, last + 1]
+    })
 }
 
 /// What the inputs of a step are.

@@ -189,12 +189,6 @@ pub trait Backend: Sized {
         head_dim
     }
 
-    /// Bytes that attention of this shape needs for each row of a step, beside the tensors.
-    #[must_use]
-    fn attention_row_bytes(_: &AttentionShape) -> usize {
-        0
-    }
-
     // Loading.
 
     /// A weight of `rows` × `columns` (either may be 0), read through `read`.

@@ -122,7 +122,7 @@ const ELEMENT_BYTES: usize = 8;
 pub fn row_bytes<B: Backend>(config: &FalconConfig, partition: &Partition) -> usize {
     let attention = attention_shape::<B>(config, partition);
     let elements: usize = wide_columns(config, partition, &attention).iter().sum();
-    elements * ELEMENT_BYTES + B::attention_row_bytes(&attention)
+    elements * ELEMENT_BYTES
 }
 
 /// Columns of the tensors that have a row for each row of a step: those of [`Workspace`], in their order.

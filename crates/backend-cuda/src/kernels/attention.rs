@@ -1,6 +1,5 @@
 //! `attention.cu`: attention of one row of a sequence at a time, with or without rotation.
 
-use super::product::RowCount;
 use crate::device::{Device, Kernel};
 use crate::memory::{Buffer, View};
 use crate::step_inputs::StepAt;
@@ -13,6 +12,10 @@ pub(crate) const WIDTHS: [usize; 3] = [16, 32, 64];
 pub(crate) const TILE_HEADS: usize = 32;
 /// Positions of a block.
 pub(crate) const SPLIT: usize = 128;
+/// Rows of a launch, for which there is scratch. No step that is recorded has more.
+const ROWS_MAX: usize = 256;
+/// Bytes of a row of a step's inputs.
+const STEP_ROW_BYTES: usize = 16;
 
 /// Up to 32 query heads of one KV head.
 #[repr(C)]
@@ -104,9 +107,24 @@ impl Attention<'_> {
     }
 }
 
+impl AttentionArgs {
+    /// Of the rows from `row` on.
+    fn from(self, row: usize) -> Self {
+        let moved = |at: u64, row_bytes: usize| if at == 0 { 0 } else { at + (row * row_bytes) as u64 };
+        let y_bytes = self.y_stride as usize * size_of::<bf16>();
+        Self {
+            rows: moved(self.rows, STEP_ROW_BYTES),
+            qkv: moved(self.qkv, self.qkv_stride as usize * size_of::<f32>()),
+            queries: moved(self.queries, y_bytes),
+            y: moved(self.y, y_bytes),
+            ..self
+        }
+    }
+}
+
 /// Bytes of partial results and of tickets for `rows` rows of up to `positions` positions.
 pub(crate) fn scratch_bytes(rows: usize, positions: usize, tiles: usize, width: usize) -> (usize, usize) {
-    let splits = positions.div_ceil(SPLIT);
+    let (rows, splits) = (rows.min(ROWS_MAX), positions.div_ceil(SPLIT));
     (rows * tiles * splits * TILE_HEADS * (width + 2) * size_of::<f32>(), rows * tiles * size_of::<u32>())
 }
 
@@ -123,19 +141,22 @@ impl AttentionKernels {
         Ok(Self { rotate_attend: [a, b, c], attend: [d, e, f] })
     }
 
-    /// Attention of a step. With `rotate`, each sequence has one row, and queries and keys are rotated and keys and values
+    /// Attention of the rows of a step that decode, some after the others where they are many. With `rotate`, each sequence has one row, and queries and keys are rotated and keys and values
     /// stored here; without, `rotate_store.rs` comes before.
     pub(crate) fn launch(&self, device: &Device, attention: &Attention<'_>, rotate: bool) -> Result<(), BackendError> {
         let width = WIDTHS[attention.width];
         let step = attention.step;
-        let rows = RowCount { at: step.inputs, most: step.rows };
         assert!(step.positions <= 256 * width, "{} positions, at most {} are possible", step.positions, 256 * width);
-        let (partials, tickets) = scratch_bytes(rows.most, step.positions, attention.tile_count, width);
+        let (partials, tickets) = scratch_bytes(step.rows, step.positions, attention.tile_count, width);
         assert!(attention.partials.bytes() >= partials && attention.tickets.bytes() >= tickets, "attention's scratch");
         let kernels = if rotate { &self.rotate_attend } else { &self.attend };
-        let grid = [step.positions.div_ceil(SPLIT), attention.tile_count, rows.most];
-        // SAFETY: `args` checks shapes and alignment, and scratch was checked above; block tables were checked against the
-        // cache's blocks when the step was uploaded.
-        unsafe { device.launch(&kernels[attention.width], grid, 128, 576 * width + 1024, &attention.args()) }
+        let (args, [first, end]) = (attention.args(), step.decode_rows);
+        for row in (first..end).step_by(ROWS_MAX) {
+            let grid = [step.positions.div_ceil(SPLIT), attention.tile_count, ROWS_MAX.min(end - row)];
+            // SAFETY: `args` checks shapes and alignment, and scratch was checked above; block tables were checked against
+            // the cache's blocks when the step was uploaded.
+            unsafe { device.launch(&kernels[attention.width], grid, 128, 576 * width + 1024, &args.from(row)) }?;
+        }
+        Ok(())
     }
 }

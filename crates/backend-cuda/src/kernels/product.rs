@@ -59,6 +59,16 @@ pub(crate) enum Output {
     GeluBf16(View<bf16>),
 }
 
+impl Output {
+    /// The rows from `first` on.
+    pub(crate) fn from(&self, first: usize) -> Self {
+        match self {
+            Self::F32(view) => Self::F32(view.from(first)),
+            Self::GeluBf16(view) => Self::GeluBf16(view.from(first)),
+        }
+    }
+}
+
 /// How many rows are in use, which the device reads, and how many there may be.
 #[derive(Clone, Copy)]
 pub(crate) struct RowCount {

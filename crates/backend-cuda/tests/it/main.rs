@@ -5,6 +5,7 @@ mod conformance;
 mod faults;
 mod goldens;
 mod measure;
+mod pieces;
 mod processes;
 mod standin;
 mod steps;
