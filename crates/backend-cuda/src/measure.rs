@@ -88,7 +88,22 @@ impl PlainRead {
     ///
     /// The device's.
     pub fn run(&mut self, cuda: &mut Cuda) -> Result<(), BackendError> {
-        self.kernel.launch(&cuda.device, &self.memory, &self.sums)
+        self.kernel.launch(&cuda.device, &self.memory, 0..self.bytes(), &self.sums)
+    }
+
+    /// Reads `bytes` bytes once, rounded down to 256: the `index`th of as many pieces as there are, by turns.
+    ///
+    /// # Errors
+    ///
+    /// The device's.
+    ///
+    /// # Panics
+    ///
+    /// There are fewer bytes.
+    pub fn run_piece(&mut self, cuda: &mut Cuda, bytes: usize, index: usize) -> Result<(), BackendError> {
+        let bytes = bytes / 256 * 256;
+        let start = index % (self.bytes() / bytes) * bytes;
+        self.kernel.launch(&cuda.device, &self.memory, start..start + bytes, &self.sums)
     }
 
     /// The fold, by exclusive or, of all that the last run read.

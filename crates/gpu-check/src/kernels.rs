@@ -62,7 +62,7 @@ struct Activations {
 pub fn measure(name: &str) -> Result<Found> {
     let shape = Shape::named(name)?;
     let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
-    let plain_read_gbps = plain_read(&mut cuda, &shape)?;
+    let (plain_read_gbps, memory) = plain_read(&mut cuda, &shape)?;
     let layers = layers(&mut cuda, &shape)?;
     let head = linear(&mut cuda, shape.config.vocab, shape.config.hidden)?;
     let mut rows = Vec::new();
@@ -71,12 +71,41 @@ pub fn measure(name: &str) -> Result<Found> {
         let mut bench = Bench::new(&mut cuda, &shape, &layers, &head, count, decode)?;
         rows.extend(bench.rows(&mut cuda, plain_read_gbps)?);
     }
+    rows.extend(reads(&mut cuda, &shape, &rows, memory, plain_read_gbps)?);
     let checked = format!("plain read {plain_read_gbps:.0} GB/s");
     Ok(Found { checked, plain_read_gbps: Some(plain_read_gbps), kernels: rows, ..Found::default() })
 }
 
-/// GB/s of a plain read, and whether it read what is there.
-pub fn plain_read(cuda: &mut Cuda, shape: &Shape) -> Result<f64> {
+/// Plain reads of as many bytes as products of one row move: what is missing to the rate of a long one is a launch's beginning
+/// and end.
+fn reads(
+    cuda: &mut Cuda,
+    shape: &Shape,
+    rows: &[KernelRow],
+    mut memory: PlainRead,
+    plain_read_gbps: f64,
+) -> Result<Vec<KernelRow>> {
+    let products = rows.iter().filter(|row| row.rows == 1 && ["①", "③"].contains(&&*row.launch));
+    products
+        .map(|product| {
+            let bytes = (product.bytes as usize).min(memory.bytes());
+            let time = median(cuda, shape.launches, |cuda, index| memory.run_piece(cuda, bytes, index))?;
+            let gbps = bytes as f64 / time.as_secs_f64() / 1e9;
+            Ok(KernelRow {
+                launch: format!("read as {}", product.launch),
+                rows: 1,
+                us: time.as_secs_f64() * 1e6,
+                bytes: bytes as u64,
+                gbps,
+                percent_of_plain_read: gbps / plain_read_gbps * 100.0,
+                tflops: 0.0,
+            })
+        })
+        .collect()
+}
+
+/// GB/s of a plain read, whether it read what is there, and the memory.
+pub fn plain_read(cuda: &mut Cuda, shape: &Shape) -> Result<(f64, PlainRead)> {
     let mut memory = PlainRead::new(cuda, shape.plain_read_bytes)?;
     let words: Vec<u32> = random::values(100_003).into_iter().map(f32::to_bits).collect();
     memory.fill(cuda, &words)?;
@@ -87,7 +116,7 @@ pub fn plain_read(cuda: &mut Cuda, shape: &Shape) -> Result<f64> {
     // An even number of folds of the same words is nothing.
     let expected = if whole % 2 == 1 { fold(&words) } else { 0 } ^ fold(&words[..rest]);
     ensure!(memory.fold(cuda)? == expected, "the plain read did not read what is there");
-    Ok(memory.bytes() as f64 / time.as_secs_f64() / 1e9)
+    Ok((memory.bytes() as f64 / time.as_secs_f64() / 1e9, memory))
 }
 
 /// The median time of one of `launches` launches, after some that are not timed.

@@ -56,7 +56,7 @@ pub fn measure(name: &str) -> Result<Found> {
         return Ok(Found { checked: format!("not run: {error}"), ..Found::default() });
     }
     let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
-    let plain_read_gbps = plain_read(&mut cuda, &shape)?;
+    let (plain_read_gbps, _) = plain_read(&mut cuda, &shape)?;
     drop(cuda);
     let cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
     let rows_max = (shape.prompt as usize).max(64);

@@ -3,6 +3,7 @@
 use crate::device::{Device, Kernel};
 use crate::memory::Buffer;
 use backend::BackendError;
+use std::ops::Range;
 
 const THREADS: usize = 256;
 const WORD_BYTES: usize = 16;
@@ -34,11 +35,19 @@ impl PlainReadKernel {
         Self::blocks(device) * THREADS * size_of::<u32>()
     }
 
-    /// Reads all of `from`, and leaves the folds of what each thread has read in `sums`.
-    pub(crate) fn launch(&self, device: &Device, from: &Buffer, sums: &Buffer) -> Result<(), BackendError> {
-        assert!(from.bytes().is_multiple_of(WORD_BYTES), "{} bytes to read", from.bytes());
+    /// Reads these bytes of `from`, and leaves the folds of what each thread has read in `sums`.
+    pub(crate) fn launch(
+        &self,
+        device: &Device,
+        from: &Buffer,
+        bytes: Range<usize>,
+        sums: &Buffer,
+    ) -> Result<(), BackendError> {
+        let whole = bytes.start.is_multiple_of(WORD_BYTES) && bytes.len().is_multiple_of(WORD_BYTES);
+        assert!(whole && bytes.end <= from.bytes(), "bytes {bytes:?} of {}", from.bytes());
         assert!(sums.bytes() >= Self::sums_bytes(device), "room for the sums");
-        let args = PlainReadArgs { from: from.at(), sums: sums.at(), count: (from.bytes() / WORD_BYTES) as i64 };
+        let at = from.at() + bytes.start as u64;
+        let args = PlainReadArgs { from: at, sums: sums.at(), count: (bytes.len() / WORD_BYTES) as i64 };
         // SAFETY: sizes were checked above, and buffers begin at multiples of 256. Who calls keeps both as long as the stream.
         unsafe { device.launch(&self.0, [Self::blocks(device), 1, 1], THREADS as u32, 0, &args) }
     }
