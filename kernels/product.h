@@ -49,7 +49,7 @@ struct ProductArgs {        // 200 bytes
   int moment_stride;
   int concatenated;         // 0: two products over the same inputs. 1: one sum over the inputs of both parts; bias, y,
                             // outputs and store are those of part 0.
-  int stages;               // Of the pipeline, 2 or more.
+  int stages;               // Of the pipeline, 2 to 6.
 };
 static_assert(sizeof(ProductPart) == 72 && sizeof(ProductArgs) == 200, "layout");
 
@@ -257,8 +257,7 @@ template <int ROWS, bool NORM> struct Product {
       case 3: copy_async_wait<1>(); break;
       case 4: copy_async_wait<2>(); break;
       case 5: copy_async_wait<3>(); break;
-      case 6: copy_async_wait<4>(); break;
-      default: copy_async_wait<5>(); break;
+      default: copy_async_wait<4>(); break;
     }
   }
 

@@ -11,7 +11,7 @@ const TILE_N: usize = 64;
 const TILE_K: usize = 128;
 const THREADS: u32 = 128;
 const STAGES_MIN: usize = 2;
-const STAGES_MAX: usize = 7;
+const STAGES_MAX: usize = 6;
 /// Shared memory that the kernels have besides what they are given.
 const STATIC_SHARED_BYTES: usize = 128;
 
