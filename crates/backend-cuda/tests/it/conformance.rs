@@ -9,8 +9,9 @@ use std::time::Duration;
 /// Inputs of products are rounded to bf16, by up to 2^-9 of each; so are keys, queries, weights of attention and results.
 const TOLERANCE: f32 = 4e-3;
 
-/// When the stand-in makes asynchronous copies, and in which order it runs warps, beside late and one after the other.
-const MODES: [(&str, &str); 3] = [("early", "0"), ("late", "1"), ("early", "2")];
+/// When the stand-in makes asynchronous copies, in which order it runs warps, and on which GPU, on whose shared memory stages
+/// and grids depend: beside late copies, one warp after the other, on an A100.
+const MODES: [(&str, &str, &str); 3] = [("early", "0", "A10G"), ("late", "1", "H100"), ("early", "2", "A100")];
 
 #[test]
 fn in_every_mode() {
@@ -19,8 +20,8 @@ fn in_every_mode() {
     }
     // Kernels have several threads; sums on the host have no kernels.
     let tests = ["conformance::", "--test-threads", "1", "--skip", "host::"];
-    for (copies, seed) in MODES {
-        let variables = [("CUDA_STANDIN_COPIES", copies), ("CUDA_STANDIN_SEED", seed)];
+    for (copies, seed, model) in MODES {
+        let variables = [("CUDA_STANDIN_COPIES", copies), ("CUDA_STANDIN_SEED", seed), ("CUDA_STANDIN_MODEL", model)];
         let (text, succeeded) = standin::finish(standin::tests_in_a_process(&tests, &variables));
         assert!(succeeded && text.contains("test result: ok"), "{variables:?}:\n{text}");
     }
