@@ -43,7 +43,7 @@ const RANKS: [(usize, AllReduceChoice); 3] =
     [(2, AllReduceChoice::Auto), (4, AllReduceChoice::TwoShot), (8, AllReduceChoice::OneShot)];
 
 /// Holds one operation against the reference. It panics where they differ. Ranks for which there is no GPU share one: that does
-/// for single operations, but not for models, whose ranks do more than wait for each other.
+/// for single operations, but not for models: blocks that wait for other ranks leave theirs no room.
 pub fn conformance(name: &str) -> Result<Found> {
     let operation = OPERATIONS.iter().find(|(known, _)| *known == name);
     let (_, check) = operation.with_context(|| format!("{name}: there is no such operation"))?;
