@@ -14,7 +14,8 @@
 // block reads (position + 1) · head_dim · 4: a prompt of 2,048 at 180B over 8 (29 heads, 4 rows a block) 134 MB a layer, about
 // 35 µs. Multiplications: 2 · rows · positions · heads · head_dim · 2 / 2 (causal): 15.6 GFLOP a layer, 50 µs at 312 TFLOP/s.
 //
-// Grid: x = tiles, y = items of the bucket: the longest items of all tiles come first. Block: 256 threads. Shared memory: 256 · head_dim + 512 · head_dim bytes.
+// Grid: x = tiles, y = items of the bucket: the longest items of all tiles come first. Block: 256 threads. Shared memory:
+// 256 · head_dim + 512 · head_dim bytes.
 // An item is a sequence and an index: the host gives each prefilling sequence ceil(rows / 4) of them, the last first where it
 // can, since they are the longest; blocks that a tile of fewer heads does not need end at once.
 #include "attention.h"

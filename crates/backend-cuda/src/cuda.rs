@@ -12,7 +12,7 @@ use crate::kernels::Kernels;
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::norm::Moments;
 use crate::kernels::norm_product::{self, NormedPart};
-use crate::kernels::product::{Output, Plan, ProductScratch, RowCount, Weight, chunks, tiles};
+use crate::kernels::product::{self, Output, Plan, ProductScratch, RowCount, Weight, chunks, tiles};
 use crate::memory::{Arena, Buffer, Scratch, Staging, View};
 use crate::sampling::{Pending, SampleRoom, Sampling};
 use crate::step_inputs::{Step, StepAt};
@@ -477,7 +477,7 @@ impl Cuda {
         // Two of the widest weights, by as many blocks as there can be: with a chunk for each of them.
         let tiles = 2 * self.tiles_max;
         for rows in [8, 16, 32, 64, PRODUCT_ROWS_MAX.min(limits.rows.max(limits.logits_rows))] {
-            let plan = Plan::new(&self.device, rows, tiles, 2 * self.device.multiprocessors, false);
+            let plan = Plan::new(&self.device, rows, tiles, product::blocks_max(&self.device), false);
             self.partials.at_least(&self.arena, plan.partials_bytes)?;
             self.tickets.at_least(&self.arena, plan.tickets_bytes)?;
         }

@@ -55,8 +55,8 @@ pub enum Place {
 /// Where libraries are, and how workers find them.
 #[derive(Debug)]
 pub struct Libraries {
-    /// With the links, removed when this is dropped.
-    links: TempDir,
+    /// The folder with the links, if there are any; removed when this is dropped.
+    links: Option<TempDir>,
     /// Each with its place.
     pub places: Vec<(&'static Library, Place)>,
 }
@@ -69,7 +69,7 @@ impl Libraries {
     ///
     /// The system's, where the folder with the links cannot be made.
     pub fn find(wanted: &[&'static Library]) -> io::Result<Self> {
-        let mut libraries = Self { links: TempDir::with_prefix("peregrine-libraries-")?, places: Vec::new() };
+        let mut libraries = Self { links: None, places: Vec::new() };
         for library in wanted {
             let place =
                 if (library.is_present)() { Place::Found } else { libraries.link(library, search_path(library))? };
@@ -78,18 +78,22 @@ impl Libraries {
         Ok(libraries)
     }
 
-    fn link(&self, library: &Library, searched: Vec<PathBuf>) -> io::Result<Place> {
+    fn link(&mut self, library: &Library, searched: Vec<PathBuf>) -> io::Result<Place> {
         let paths = searched.iter().flat_map(|folder| library.packaged.iter().map(|name| folder.join(name)));
         let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(Place::Missing(searched)) };
-        symlink(&path, self.links.path().join(library.opened))?;
+        let links = match &mut self.links {
+            Some(links) => links,
+            none => none.insert(TempDir::with_prefix("peregrine-libraries-")?),
+        };
+        symlink(&path, links.path().join(library.opened))?;
         Ok(Place::Linked(path))
     }
 
     /// The value of [`LIBRARY_PATH`] that workers need; `None` where theirs will do, or nothing helps.
     #[must_use]
     pub fn library_path(&self) -> Option<String> {
-        self.places.iter().any(|(_, place)| matches!(place, Place::Linked(_))).then(|| {
-            let links = self.links.path().display();
+        self.links.as_ref().map(|links| {
+            let links = links.path().display();
             match std::env::var(LIBRARY_PATH) {
                 Ok(path) if !path.is_empty() => format!("{links}:{path}"),
                 _ => links.to_string(),
@@ -163,7 +167,7 @@ mod tests {
             let place = libraries.link(library, python_folders(library, &lib)).unwrap();
             assert_eq!(place, Place::Linked(site.join(file)));
             libraries.places.push((library, place));
-            let links = libraries.links.path().to_owned();
+            let links = libraries.links.as_ref().unwrap().path().to_owned();
             assert_eq!(std::fs::read_link(links.join(library.opened)).unwrap(), site.join(file));
             let path = libraries.library_path().unwrap();
             assert!(path.starts_with(&*links.to_string_lossy()), "{path}");

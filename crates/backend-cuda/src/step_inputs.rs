@@ -23,7 +23,7 @@ pub(crate) struct StepInputs {
 /// One token that runs.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct StepRow {
+pub(crate) struct StepRow {
     slot: u32,
     position: u32,
     sequence: u32,

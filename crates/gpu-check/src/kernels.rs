@@ -33,6 +33,23 @@ pub struct KernelRow {
     pub tflops: f64,
 }
 
+impl KernelRow {
+    /// A time beside the bytes that must move and the operations.
+    fn new(launch: String, rows: u64, time: Duration, (bytes, flops): (u64, u64), plain_read_gbps: f64) -> Self {
+        let seconds = time.as_secs_f64();
+        let gbps = bytes as f64 / seconds / 1e9;
+        Self {
+            launch,
+            rows,
+            us: seconds * 1e6,
+            bytes,
+            gbps,
+            percent_of_plain_read: gbps / plain_read_gbps * 100.0,
+            tflops: flops as f64 / seconds / 1e12,
+        }
+    }
+}
+
 /// Times are medians of so many.
 const REPEATS: usize = 5;
 
@@ -90,16 +107,8 @@ fn reads(
         .map(|product| {
             let bytes = (product.bytes as usize).min(memory.bytes());
             let time = median(cuda, shape.launches, |cuda, index| memory.run_piece(cuda, bytes, index))?;
-            let gbps = bytes as f64 / time.as_secs_f64() / 1e9;
-            Ok(KernelRow {
-                launch: format!("read as {}", product.launch),
-                rows: 1,
-                us: time.as_secs_f64() * 1e6,
-                bytes: bytes as u64,
-                gbps,
-                percent_of_plain_read: gbps / plain_read_gbps * 100.0,
-                tflops: 0.0,
-            })
+            let launch = format!("read as {}", product.launch);
+            Ok(KernelRow::new(launch, product.rows, time, (bytes as u64, 0), plain_read_gbps))
         })
         .collect()
 }
@@ -237,21 +246,12 @@ impl<'a> Bench<'a> {
 
     /// A time beside what must move.
     fn row(&self, launch: &str, time: Duration, plain_read_gbps: f64) -> KernelRow {
-        let (config, seconds) = (&self.shape.config, time.as_secs_f64());
+        let config = &self.shape.config;
         let all = launches(config, &Partition::new(config, 0, 1), Kernels::Own, &self.work);
         // The embedding's sum is not a layer's.
         let of = all.iter().skip_while(|launch| !launch.name.starts_with('①')).filter(|it| it.name.starts_with(launch));
-        let (bytes, flops) = of.fold((0, 0), |(bytes, flops), it| (bytes + it.bytes, flops + it.flops));
-        let gbps = bytes as f64 / seconds / 1e9;
-        KernelRow {
-            launch: launch.to_owned(),
-            rows: self.work.rows,
-            us: seconds * 1e6,
-            bytes,
-            gbps,
-            percent_of_plain_read: gbps / plain_read_gbps * 100.0,
-            tflops: flops as f64 / seconds / 1e12,
-        }
+        let work = of.fold((0, 0), |(bytes, flops), it| (bytes + it.bytes, flops + it.flops));
+        KernelRow::new(launch.to_owned(), self.work.rows, time, work, plain_read_gbps)
     }
 }
 

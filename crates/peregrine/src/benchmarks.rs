@@ -13,11 +13,20 @@ use bench::serve::ServeArgs;
 use bench::soak::SoakArgs;
 use clap::{Args, Subcommand};
 use coordinator::{Coordinator, Status};
+use node::Published;
 use std::ops::Range;
 use std::process::ExitCode;
 
 /// Ids of ordinary words in every Falcon tokenizer.
 const ORDINARY_TOKENS: Range<u32> = 1_000..1_500;
+
+/// The config.json of the shape 1.3b.
+const SMALL_CONFIG: &[u8] = include_bytes!("benchmarks/shape-1.3b.json");
+
+/// The shape 7b.
+fn falcon_7b() -> &'static Published {
+    Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published")
+}
 
 /// Arguments of `peregrine bench`.
 #[derive(Args, Debug)]

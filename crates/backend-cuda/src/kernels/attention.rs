@@ -2,7 +2,7 @@
 
 use crate::device::{Device, Kernel};
 use crate::memory::{Buffer, View};
-use crate::step_inputs::StepAt;
+use crate::step_inputs::{StepAt, StepRow};
 use backend::BackendError;
 use half::bf16;
 
@@ -14,8 +14,6 @@ pub(crate) const TILE_HEADS: usize = 32;
 pub(crate) const SPLIT: usize = 128;
 /// Rows of a launch, for which there is scratch. No step that is recorded has more.
 const ROWS_MAX: usize = 256;
-/// Bytes of a row of a step's inputs.
-const STEP_ROW_BYTES: usize = 16;
 
 /// Up to 32 query heads of one KV head.
 #[repr(C)]
@@ -110,10 +108,10 @@ impl Attention<'_> {
 impl AttentionArgs {
     /// Of the rows from `row` on.
     fn from(self, row: usize) -> Self {
-        let moved = |at: u64, row_bytes: usize| if at == 0 { 0 } else { at + (row * row_bytes) as u64 };
+        let moved = |at: u64, row_bytes: usize| at + (row * row_bytes) as u64;
         let y_bytes = self.y_stride as usize * size_of::<bf16>();
         Self {
-            rows: moved(self.rows, STEP_ROW_BYTES),
+            rows: moved(self.rows, size_of::<StepRow>()),
             qkv: moved(self.qkv, self.qkv_stride as usize * size_of::<f32>()),
             queries: moved(self.queries, y_bytes),
             y: moved(self.y, y_bytes),

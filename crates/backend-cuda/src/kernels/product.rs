@@ -109,12 +109,12 @@ impl Plan {
         let most = ROWS[instance];
         let normalizers = if norm { most * 8 } else { 0 };
         let stage_bytes = stage_bytes(most);
-        let (resident, block_bytes) = resident_blocks(device);
+        let (_, block_bytes) = resident_blocks(device);
         let room = block_bytes - STATIC_SHARED_BYTES - normalizers;
         let stages = (room / stage_bytes).min(STAGES_MAX);
         assert!(stages >= STAGES_MIN, "{room} bytes of shared memory are too few for a product");
         // The same for any number of rows: the order of sums depends on it.
-        let blocks = (resident * device.multiprocessors).min(tiles * chunks);
+        let blocks = blocks_max(device).min(tiles * chunks);
         let row_tiles = rows.div_ceil(most);
         Self {
             instance,
@@ -142,6 +142,11 @@ fn resident_blocks(device: &Device) -> (usize, usize) {
     let least = STATIC_SHARED_BYTES + STAGES_MIN * stage_bytes(ROWS[ROWS.len() - 1]);
     let blocks = if bytes(2) >= least { 2 } else { 1 };
     (blocks, bytes(blocks))
+}
+
+/// Blocks of a launch at most.
+pub(crate) fn blocks_max(device: &Device) -> usize {
+    resident_blocks(device).0 * device.multiprocessors
 }
 
 /// Tiles of outputs.

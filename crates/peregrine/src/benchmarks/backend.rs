@@ -1,5 +1,6 @@
 //! `peregrine bench backend`: the processor backend beside the limits of the processor.
 
+use super::{SMALL_CONFIG, falcon_7b};
 use crate::backends::{self, cpu_options};
 use anyhow::{Context, Result};
 use backend::{Alone, Collective};
@@ -7,7 +8,6 @@ use backend_cpu::{Cpu, Isa, SharedMemory, probe};
 use bench::backend::{Place, Probes, Report, Row, Subject, measure};
 use clap::{Args, ValueEnum, value_parser};
 use model::FalconConfig;
-use node::Published;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ enum Shape {
 impl Shape {
     fn config(self) -> FalconConfig {
         match self {
-            Self::Small => FalconConfig::from_json(include_bytes!("shape-1.3b.json")).expect("the config is valid"),
-            Self::Falcon7b => Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published").config(),
+            Self::Small => FalconConfig::from_json(SMALL_CONFIG).expect("the config is valid"),
+            Self::Falcon7b => falcon_7b().config(),
         }
     }
 

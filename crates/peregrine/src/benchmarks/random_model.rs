@@ -1,10 +1,10 @@
 //! `peregrine bench make-model`: a model of random weights, as a folder that every command takes.
 
+use super::{SMALL_CONFIG, falcon_7b};
 use crate::demo;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use model::{FalconConfig, Part};
-use node::Published;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -50,10 +50,8 @@ enum Shape {
 impl Shape {
     fn config(self) -> Value {
         let json = match self {
-            Self::Small | Self::Tiny => include_bytes!("shape-1.3b.json").as_slice(),
-            Self::Falcon7b => {
-                Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published").config_json()
-            }
+            Self::Small | Self::Tiny => SMALL_CONFIG,
+            Self::Falcon7b => falcon_7b().config_json(),
         };
         let mut config: Value = serde_json::from_slice(json).expect("the config is valid");
         if self == Self::Tiny {
