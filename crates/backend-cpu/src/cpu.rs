@@ -11,8 +11,8 @@ use crate::products::{Factor, INPUTS, Sum};
 use crate::team::Team;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
-    ReadWeights, Tensor, use_row,
+    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, MappedWeight, Norm,
+    NormLinear, ReadWeights, Tensor, use_row,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::thread::available_parallelism;
@@ -83,6 +83,10 @@ impl<C: Collective> Backend for Cpu<C> {
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
         self.team.matrix(rows, columns, read)
+    }
+
+    fn mapped_matrix(&mut self, weight: &MappedWeight) -> Result<Option<CpuMatrix>, BackendError> {
+        self.team.mapped_matrix(weight)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, BackendError> {

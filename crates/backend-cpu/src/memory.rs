@@ -1,10 +1,13 @@
 //! Activations and weights.
 
 use crate::kernels::amx::PackedWeights;
+use crate::kernels::linear::{Piece, Rows};
 use crate::kernels::memory::Buffer;
-use backend::{BackendError, Tensor};
+use backend::{BackendError, MappedTensor, MappedWeight, Tensor};
 use bytemuck::Pod;
 use half::bf16;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Activations.
 pub struct CpuTensor {
@@ -66,17 +69,58 @@ pub struct CpuMatrix {
 /// The form in which the instruction set wants it.
 pub(crate) enum Weight {
     /// Row-major.
-    Rows(Buffer<bf16>),
+    Rows(RowMajor),
     /// Packed for the matrix unit.
     Tiles(PackedWeights),
+}
+
+/// Rows that lie somewhere.
+pub(crate) struct RowMajor {
+    pub(crate) memory: Memory,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// Where.
+pub(crate) enum Memory {
+    /// In memory of their own.
+    Own(Buffer<bf16>),
+    /// In a file.
+    Mapped(Arc<dyn MappedTensor>),
+}
+
+impl RowMajor {
+    /// Rows of `columns` elements in memory of their own, one behind the other.
+    pub(crate) fn own(values: Buffer<bf16>, columns: usize) -> Self {
+        Self { memory: Memory::Own(values), pieces: vec![Piece { first_row: 0, start: 0, stride: columns }] }
+    }
+
+    /// A part of a mapped tensor.
+    pub(crate) fn mapped(weight: &MappedWeight) -> Self {
+        let stride = weight.columns_total;
+        let piece = |first_row: &mut usize, rows: &Range<usize>| {
+            let piece = Piece { first_row: *first_row, start: rows.start * stride + weight.columns.start, stride };
+            *first_row += rows.len();
+            Some(piece)
+        };
+        let pieces = weight.rows.iter().filter(|rows| !rows.is_empty()).scan(0, piece).collect();
+        Self { memory: Memory::Mapped(Arc::clone(&weight.tensor)), pieces }
+    }
+
+    pub(crate) fn rows(&self, columns: usize) -> Rows<'_> {
+        let elements = match &self.memory {
+            Memory::Own(values) => values,
+            Memory::Mapped(tensor) => tensor.elements(),
+        };
+        Rows { elements, pieces: &self.pieces, columns }
+    }
 }
 
 impl CpuMatrix {
     /// Widens the elements of a row.
     pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) {
         match &self.weight {
-            Weight::Rows(values) => {
-                let values = &values[row * self.columns..][..self.columns];
+            Weight::Rows(rows) => {
+                let values = rows.rows(self.columns).row(row);
                 out.iter_mut().zip(values).for_each(|(out, w)| *out = w.to_f32());
             }
             Weight::Tiles(weights) => weights.read_row(row, out),

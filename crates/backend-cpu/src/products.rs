@@ -3,14 +3,14 @@
 use crate::kernels::amx::{
     Amx, Input, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
 };
-use crate::kernels::linear::{BLOCK_OUTPUTS, LinearTile};
+use crate::kernels::linear::{BLOCK_OUTPUTS, LinearTile, Rows};
 use crate::kernels::memory::Buffer;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::{CutMatrix, Cuts};
-use crate::memory::{Weight, buffer};
+use crate::memory::{RowMajor, Weight, buffer};
 use crate::team::{Scratch, Team};
 use crate::{CpuMatrix, CpuTensor, Isa};
-use backend::{BackendError, ReadWeights, Tensor};
+use backend::{BackendError, MappedWeight, ReadWeights, Tensor};
 use half::bf16;
 
 /// Weights that a task reads, at least.
@@ -53,9 +53,27 @@ impl Team {
     pub fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
         let weight = match self.isa {
             Isa::Amx => Weight::Tiles(self.read_tiles(rows, columns, read)?),
-            Isa::Plain | Isa::Avx2 | Isa::Avx512 => Weight::Rows(self.read_rows(rows * columns, read)?),
+            Isa::Plain | Isa::Avx2 | Isa::Avx512 => {
+                Weight::Rows(RowMajor::own(self.read_rows(rows * columns, read)?, columns))
+            }
         };
         Ok(CpuMatrix { weight, rows, columns })
+    }
+
+    /// A weight that stays where its file is mapped; `None` where the instruction set wants it in another form.
+    pub fn mapped_matrix(&mut self, weight: &MappedWeight) -> Result<Option<CpuMatrix>, BackendError> {
+        if self.isa == Isa::Amx {
+            return Ok(None);
+        }
+        let (rows, columns) = (weight.rows(), weight.columns.len());
+        let rows_of_task = READ_WEIGHTS.div_ceil(columns.max(1));
+        let mut fetched: Vec<_> = (0..rows.div_ceil(rows_of_task)).map(|_| Ok(())).collect();
+        self.pool.for_each_plain_tile(&mut fetched, 1, Cuts::Every(1), Cuts::Every(1), |mut tile| {
+            let task = tile.row_part;
+            tile.row(task)[0] = weight.fetch(task * rows_of_task..rows.min((task + 1) * rows_of_task));
+        });
+        fetched.into_iter().collect::<Result<(), _>>()?;
+        Ok(Some(CpuMatrix { weight: Weight::Rows(RowMajor::mapped(weight)), rows, columns }))
     }
 
     fn read_rows(&mut self, len: usize, read: &ReadWeights<'_>) -> Result<Buffer<bf16>, BackendError> {
@@ -95,7 +113,7 @@ impl Team {
         let weight = factor.weight;
         assert_eq!((x.rows(), x.columns()), (y.rows(), weight.columns), "the input's shape");
         match &weight.weight {
-            Weight::Rows(values) => self.product_of_rows(x, values, factor, y, add),
+            Weight::Rows(rows) => self.product_of_rows(x, rows.rows(weight.columns), factor, y, add),
             Weight::Tiles(_) => {
                 self.pack(0, x, &Input::Plain(x.used()));
                 self.sums(&mut [Sum { terms: vec![(0, factor)], gelu: false, y }], add);
@@ -106,7 +124,7 @@ impl Team {
     fn product_of_rows(
         &mut self,
         x: &CpuTensor,
-        values: &[bf16],
+        rows: Rows<'_>,
         Factor { weight, bias }: Factor<'_>,
         y: &mut CpuTensor,
         add: bool,
@@ -114,10 +132,10 @@ impl Team {
         assert_eq!(y.columns(), weight.rows, "the output's columns");
         let (isa, threads, columns) = (self.isa, self.pool.threads(), y.columns());
         let outputs = outputs_of_task(threads, weight.rows, weight.columns, TASKS_PER_THREAD);
-        let (rows, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(BLOCK_OUTPUTS)));
-        self.pool.for_each_tile(y.used_mut(), columns, rows, outputs, &mut self.scratch, |scratch, tile| {
-            let (x, columns, Scratch { sums, widened, .. }) = (x.used(), weight.columns, scratch);
-            dispatch(isa, LinearTile { weight: values, bias, x, columns, add, sums, widened, y: tile });
+        let (all, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(BLOCK_OUTPUTS)));
+        self.pool.for_each_tile(y.used_mut(), columns, all, outputs, &mut self.scratch, |scratch, tile| {
+            let (x, Scratch { sums, widened, .. }) = (x.used(), scratch);
+            dispatch(isa, LinearTile { weight: rows, bias, x, add, sums, widened, y: tile });
         });
     }
 

@@ -1,10 +1,12 @@
 //! The CPU backend against the reference, with every instruction set and several threads.
 
 use backend::conformance::{MakeRank, Subject, same_bits};
-use backend::{Backend, Linear, Tensor, Threads, conformance_suite};
+use backend::{Backend, BackendError, Linear, MappedTensor, MappedWeight, Tensor, Threads, conformance_suite};
 use backend_cpu::{Cpu, CpuOptions, Isa};
 use half::bf16;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Ranks with `threads` threads each. A processor without `isa` is tested with the best that it has.
 fn cpu(isa: Isa, threads: usize) -> Subject<Cpu<Threads>> {
@@ -40,12 +42,31 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+fn value(i: usize) -> f32 {
+    ((i * 7919) % 1009) as f32 / 1009.0 - 0.5
+}
+
+/// Some rows, always the same for the same numbers, by a weight of `outputs` × `columns`.
+fn product(
+    backend: &mut Cpu<Threads>,
+    linear: &Linear<Cpu<Threads>>,
+    (outputs, columns): (usize, usize),
+    rows: Range<usize>,
+) -> Vec<f32> {
+    let mut x = backend.tensor(rows.len(), columns).expect("room for a tensor");
+    let mut y = backend.tensor(rows.len(), outputs).expect("room for a tensor");
+    let values: Vec<f32> = (rows.start * columns..rows.end * columns).map(|i| value(3 * i + 1)).collect();
+    backend.write(&mut x, &values).expect("write");
+    y.set_rows(rows.len());
+    backend.linear(&x, linear, &mut y).expect("linear");
+    backend.read(&y).expect("read")
+}
+
 /// Long rows, and more of them than any block has: each is what it is alone.
 #[test]
 fn a_row_of_a_large_product_does_not_depend_on_the_others() {
     const COLUMNS: usize = 2100;
     const OUTPUTS: usize = 100;
-    let value = |i: usize| ((i * 7919) % 1009) as f32 / 1009.0 - 0.5;
     for isa in Isa::ALL.into_iter().filter(|isa| isa.supported()) {
         let mut backend = cpu(isa, 2).alone();
         let read = |range: Range<usize>, to: &mut [bf16]| {
@@ -53,15 +74,7 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
         };
         let weight = backend.matrix(OUTPUTS, COLUMNS, &read).expect("room for a weight");
         let linear = Linear { weight, bias: None };
-        let mut product = |rows: Range<usize>| {
-            let mut x = backend.tensor(rows.len(), COLUMNS).expect("room for a tensor");
-            let mut y = backend.tensor(rows.len(), OUTPUTS).expect("room for a tensor");
-            let values: Vec<f32> = (rows.start * COLUMNS..rows.end * COLUMNS).map(|i| value(3 * i + 1)).collect();
-            backend.write(&mut x, &values).expect("write");
-            y.set_rows(rows.len());
-            backend.linear(&x, &linear, &mut y).expect("linear");
-            backend.read(&y).expect("read")
-        };
+        let mut product = |rows| product(&mut backend, &linear, (OUTPUTS, COLUMNS), rows);
         let all = product(0..300);
         // Every number of rows up to four groups, and some rows from within.
         let batches = (1..=64).map(|rows| 300 - rows..300);
@@ -69,6 +82,83 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
             let expected = &all[rows.start * OUTPUTS..rows.end * OUTPUTS];
             assert!(product(rows.clone()) == expected, "{isa}: rows {rows:?}");
         }
+    }
+}
+
+/// A tensor of a file that counts how often each element has been fetched.
+struct Counted {
+    elements: Vec<bf16>,
+    fetched: Vec<AtomicU32>,
+}
+
+impl MappedTensor for Counted {
+    fn elements(&self) -> &[bf16] {
+        &self.elements
+    }
+
+    fn fetch(&self, elements: Range<usize>) -> Result<(), BackendError> {
+        self.fetched[elements].iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_mapped_weight_is_fetched_once_and_gives_the_bits_of_its_copy() {
+    const ROWS: usize = 200;
+    const COLUMNS: usize = 1500;
+    // Whole rows in pieces and out of order, some of all columns, and nothing: as ranks have them.
+    let parts = [(vec![70..163, 3..10, 199..200], 0..COLUMNS), (vec![0..ROWS], 3..1290), (vec![7..7], 0..COLUMNS)];
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.supported()) {
+        let mut backend = cpu(isa, 2).alone();
+        for (rows, columns) in parts.clone() {
+            let elements: Vec<bf16> = (0..ROWS * COLUMNS).map(|i| bf16::from_f32(value(i))).collect();
+            let places = rows.iter().cloned().flatten().flat_map(|row| columns.clone().map(move |c| row * COLUMNS + c));
+            let copy: Vec<bf16> = places.clone().map(|place| elements[place]).collect();
+            let tensor =
+                Arc::new(Counted { elements, fetched: (0..ROWS * COLUMNS).map(|_| AtomicU32::new(0)).collect() });
+            let whole = Arc::clone(&tensor);
+            let part =
+                MappedWeight { tensor: whole, columns_total: COLUMNS, rows: rows.clone(), columns: columns.clone() };
+            let Some(weight) = backend.mapped_matrix(&part).expect("it can be read") else {
+                assert_eq!(isa, Isa::Amx, "only the matrix unit needs weights in another form");
+                continue;
+            };
+            places.for_each(|place| assert_eq!(tensor.fetched[place].swap(0, Ordering::Relaxed), 1, "{isa}: {place}"));
+            assert!(
+                tensor.fetched.iter().all(|count| count.load(Ordering::Relaxed) == 0),
+                "{isa}: others were fetched"
+            );
+            let shape = (part.rows(), columns.len());
+            let copied = backend.matrix(shape.0, shape.1, &|range, to| to.copy_from_slice(&copy[range]));
+            let [mapped, copied] = [weight, copied.expect("room")].map(|weight| Linear { weight, bias: None });
+            for x_rows in [1, 3, 7, 20, 130] {
+                let [mapped, copied] = [&mapped, &copied].map(|linear| product(&mut backend, linear, shape, 0..x_rows));
+                assert!(mapped == copied, "{isa}: {x_rows} rows by {rows:?} of {columns:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mapped_weight_that_cannot_be_read_is_an_error() {
+    struct Unreadable;
+    impl MappedTensor for Unreadable {
+        fn elements(&self) -> &[bf16] {
+            unreachable!("it is fetched first")
+        }
+
+        fn fetch(&self, elements: Range<usize>) -> Result<(), BackendError> {
+            let bad = elements.contains(&5000);
+            let error =
+                || BackendError::Device { operation: "reading", message: "model.safetensors: no disk".to_owned() };
+            if bad { Err(error()) } else { Ok(()) }
+        }
+    }
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.supported() && *isa != Isa::Amx) {
+        let part =
+            MappedWeight { tensor: Arc::new(Unreadable), columns_total: 100, rows: vec![0..100], columns: 0..50 };
+        let error = cpu(isa, 2).alone().mapped_matrix(&part).err().expect("it cannot be read").to_string();
+        assert_eq!(error, "reading: model.safetensors: no disk");
     }
 }
 

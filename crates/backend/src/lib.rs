@@ -2,6 +2,7 @@
 //!
 //! * [`Backend`]: the operations on one rank's device, each with its formula. The fused ones have a default that is
 //!   made of the plain ones.
+//! * [`MappedWeight`]: a weight that a backend can use where its file is mapped, without a copy.
 //! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`Alone`] is a world of one,
 //!   [`Threads`] a world within a process.
 //! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,
@@ -16,6 +17,7 @@ mod batch;
 mod collective;
 pub mod conformance;
 mod logits;
+mod mapped;
 pub mod positions;
 mod reference;
 mod threads;
@@ -24,6 +26,7 @@ mod traits;
 pub use batch::{Batch, BatchSeq};
 pub use collective::{Alone, Collective, CollectiveError};
 pub use logits::{LogitsOutput, LogitsUse, use_logits, use_row};
+pub use mapped::{MappedTensor, MappedWeight};
 pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
 pub use sampling::SampleRow;
 pub use threads::Threads;

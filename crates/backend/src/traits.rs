@@ -1,6 +1,6 @@
 //! The operations that a device offers to the forward pass.
 
-use crate::{Batch, CollectiveError, LogitsOutput, LogitsUse};
+use crate::{Batch, CollectiveError, LogitsOutput, LogitsUse, MappedWeight};
 use half::bf16;
 use std::ops::Range;
 
@@ -193,6 +193,13 @@ pub trait Backend: Sized {
 
     /// A weight of `rows` × `columns` (either may be 0), read through `read`.
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<Self::Matrix, BackendError>;
+
+    /// A weight that is used where its file is mapped, once that has been read into memory; `None` from a backend that wants
+    /// weights in its own memory, by [`Backend::matrix`].
+    fn mapped_matrix(&mut self, weight: &MappedWeight) -> Result<Option<Self::Matrix>, BackendError> {
+        let _ = weight;
+        Ok(None)
+    }
 
     /// A vector.
     fn vector(&mut self, values: &[f32]) -> Result<Self::Vector, BackendError>;

@@ -2,7 +2,7 @@
 
 use crate::falcon::{Body, Falcon, Layer, Workspace};
 use crate::heads::Heads;
-use backend::{AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, Positions, StepLimits};
+use backend::{AttentionShape, Backend, BackendError, KvGroup, Linear, MappedWeight, Norm, Positions, StepLimits};
 use half::bf16;
 use model::{FalconConfig, LayerNorms, Part, Partition, Role, ShardTensor, TensorId, cut_range};
 use std::collections::HashMap;
@@ -16,6 +16,12 @@ pub trait WeightSource: Sync {
 
     /// Reads the rank's whole part of a small tensor in full precision.
     fn read_f32(&self, tensor: &ShardTensor, out: &mut [f32]);
+
+    /// A tensor where its file is mapped, for a backend that can use it there; `None` if it is to be read.
+    fn mapped(&self, tensor: &ShardTensor) -> Option<MappedWeight> {
+        let _ = tensor;
+        None
+    }
 
     /// The tensor has been read and is not needed again.
     fn release(&self, tensor: &ShardTensor);
@@ -182,26 +188,38 @@ impl<B: Backend> Loader<'_, B> {
 
     fn linear(&mut self, layer: Option<usize>, role: Role) -> Result<Linear<B>, BackendError> {
         let id = TensorId { layer, role, part: Part::Weight };
-        let weight = match self.shard.get(&id) {
-            Some(tensor) => {
-                let (heads, rows, columns) = (self.heads, tensor.local_rows(), tensor.local_columns());
-                let read = |elements: Range<usize>, out: &mut [bf16]| self.source.read(tensor, elements, out);
-                let read_rows = |elements, out: &mut [bf16]| heads.read_rows(columns, elements, out, read);
-                let read_columns = |elements, out: &mut [bf16]| heads.read_columns(columns, elements, out, read);
-                let weight = match role {
-                    Role::QueryKeyValue => self.backend.matrix(heads.wide(rows), columns, &read_rows)?,
-                    Role::Dense => self.backend.matrix(rows, heads.wide(columns), &read_columns)?,
-                    _ => self.backend.matrix(rows, columns, &read)?,
-                };
-                self.source.release(tensor);
-                weight
-            }
+        let weight = match self.shard.get(&id).cloned() {
+            Some(tensor) => match self.mapped_matrix(&tensor)? {
+                Some(weight) => weight,
+                None => self.read_matrix(&tensor)?,
+            },
             None => {
                 let (rows, columns) = self.shape_without_elements(role);
                 self.backend.matrix(rows, columns, &|_, _| {})?
             }
         };
         Ok(Linear { weight, bias: self.vector(TensorId { layer, role, part: Part::Bias })? })
+    }
+
+    /// A weight that is used where its file is mapped; `None` if that cannot be.
+    fn mapped_matrix(&mut self, tensor: &ShardTensor) -> Result<Option<B::Matrix>, BackendError> {
+        let as_stored = self.heads.width == self.heads.head_dim;
+        let mapped = as_stored.then(|| self.source.mapped(tensor)).flatten();
+        mapped.map_or(Ok(None), |weight| self.backend.mapped_matrix(&weight))
+    }
+
+    fn read_matrix(&mut self, tensor: &ShardTensor) -> Result<B::Matrix, BackendError> {
+        let (heads, rows, columns) = (self.heads, tensor.local_rows(), tensor.local_columns());
+        let read = |elements: Range<usize>, out: &mut [bf16]| self.source.read(tensor, elements, out);
+        let read_rows = |elements, out: &mut [bf16]| heads.read_rows(columns, elements, out, read);
+        let read_columns = |elements, out: &mut [bf16]| heads.read_columns(columns, elements, out, read);
+        let weight = match tensor.id.role {
+            Role::QueryKeyValue => self.backend.matrix(heads.wide(rows), columns, &read_rows)?,
+            Role::Dense => self.backend.matrix(rows, heads.wide(columns), &read_columns)?,
+            _ => self.backend.matrix(rows, columns, &read)?,
+        };
+        self.source.release(tensor);
+        Ok(weight)
     }
 
     /// The shape of a product of which this rank owns nothing: it has no outputs, or no inputs.

@@ -7,6 +7,7 @@ use model::{Checkpoint, CheckpointError, FalconConfig, Partition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Reads `config.json` of the model directory `dir`.
 ///
@@ -21,7 +22,7 @@ pub fn read_config(dir: &Path) -> Result<FalconConfig, WeightsError> {
 /// The safetensors files of a model directory, mapped into memory, with the place of each of their tensors.
 pub struct CheckpointFiles {
     dir: PathBuf,
-    files: Vec<(PathBuf, MappedFile)>,
+    files: Vec<(PathBuf, Arc<MappedFile>)>,
     tensors: BTreeMap<String, Located>,
 }
 
@@ -72,12 +73,16 @@ impl CheckpointFiles {
         Ok(ShardReader::new(self, tensors, |id| &self.tensors[checkpoint.name(id)]))
     }
 
-    pub(crate) fn file(&self, located: &Located) -> &MappedFile {
+    pub(crate) fn file(&self, located: &Located) -> &Arc<MappedFile> {
         &self.files[located.file].1
     }
 
+    pub(crate) fn path_of(&self, located: &Located) -> &Path {
+        &self.files[located.file].0
+    }
+
     fn path(&self, tensor: &str) -> PathBuf {
-        self.files[self.tensors[tensor].file].0.clone()
+        self.path_of(&self.tensors[tensor]).to_owned()
     }
 
     fn add_indexed(&mut self, index_path: &Path) -> Result<(), WeightsError> {
@@ -109,7 +114,7 @@ impl CheckpointFiles {
             }
             self.tensors.insert(tensor, Located { file, stored });
         }
-        self.files.push((path, map));
+        self.files.push((path, Arc::new(map)));
         Ok(())
     }
 }

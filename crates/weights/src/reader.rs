@@ -2,6 +2,7 @@
 
 use crate::files::Located;
 use crate::header::Dtype;
+use crate::mapped::Mapped;
 use crate::{CheckpointFiles, Progress};
 use half::{bf16, f16};
 use model::{ShardTensor, TensorId};
@@ -71,6 +72,27 @@ impl<'a> ShardReader<'a> {
             Dtype::F16 => convert(bytes, out, |pair| f16::from_le_bytes(pair).to_f32()),
             Dtype::F32 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
         });
+    }
+
+    /// The whole tensor that `tensor` is a part of, to be used where its file is mapped. `None` if it is not stored as BF16 at
+    /// an even address, or if reading it there again and again would be slower than from other memory, since the page cache has
+    /// the file in small pages.
+    ///
+    /// # Panics
+    ///
+    /// If `tensor` is not one of [`tensors`](Self::tensors).
+    #[must_use]
+    pub fn mapped(&self, tensor: &ShardTensor) -> Option<Mapped> {
+        let located = self.located(tensor);
+        let mapped = Mapped {
+            file: Arc::clone(self.files.file(located)),
+            path: self.files.path_of(located).to_owned(),
+            place: located.stored.place.clone(),
+            progress: self.progress(),
+        };
+        let is_bf16 = located.stored.dtype == Dtype::Bf16;
+        let usable = is_bf16 && bytemuck::try_cast_slice::<u8, bf16>(mapped.bytes()).is_ok();
+        (usable && mapped.file.has_few_walks()).then_some(mapped)
     }
 
     /// Asks the system to read `tensor` ahead from the disk: worth it for the next tensor while this one is copied.

@@ -1,14 +1,14 @@
 //! A rank's shard into its backend.
 
 use crate::RankSpec;
-use backend::{Backend, BackendError};
+use backend::{Backend, BackendError, MappedTensor, MappedWeight};
 use forward::{Capacity, Engine, Falcon, StepError, WeightSource};
 use half::bf16;
 use model::{Partition, ShardTensor};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use step::{BLOCK_TOKENS, SampleMask, StepPlan, StepResult};
-use weights::{CheckpointFiles, Progress, ShardReader, WeightsError};
+use weights::{CheckpointFiles, Mapped, Progress, ShardReader, WeightsError};
 
 /// How far a load has come; empty until the checkpoint's files have been opened.
 pub type LoadProgress = OnceLock<Arc<Progress>>;
@@ -107,6 +107,20 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
 /// A rank's shard as `forward` wants to read it. `forward` asks for weights and `weights` has them; neither knows the other.
 pub struct ShardSource<'a>(pub ShardReader<'a>);
 
+/// A mapped tensor as a backend wants to see it; as with [`ShardSource`], neither side knows the other.
+struct Tensor(Mapped);
+
+impl MappedTensor for Tensor {
+    fn elements(&self) -> &[bf16] {
+        self.0.elements()
+    }
+
+    fn fetch(&self, elements: Range<usize>) -> Result<(), BackendError> {
+        let error = |error: WeightsError| BackendError::Device { operation: "reading", message: error.to_string() };
+        self.0.fetch(elements).map_err(error)
+    }
+}
+
 impl WeightSource for ShardSource<'_> {
     fn read(&self, tensor: &ShardTensor, elements: Range<usize>, out: &mut [bf16]) {
         self.0.read(tensor, elements, out);
@@ -114,6 +128,12 @@ impl WeightSource for ShardSource<'_> {
 
     fn read_f32(&self, tensor: &ShardTensor, out: &mut [f32]) {
         self.0.read_f32(tensor, out);
+    }
+
+    fn mapped(&self, tensor: &ShardTensor) -> Option<MappedWeight> {
+        let ShardTensor { columns_total, rows, columns, .. } = tensor.clone();
+        let whole = Arc::new(Tensor(self.0.mapped(tensor)?));
+        Some(MappedWeight { tensor: whole, columns_total, rows, columns })
     }
 
     fn release(&self, tensor: &ShardTensor) {

@@ -12,14 +12,12 @@ use std::ops::Range;
 
 /// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`, for a tile of `y`: all rows, some outputs.
 pub struct LinearTile<'a> {
-    /// `W`, row-major; its columns are those of `x`.
-    pub weight: &'a [bf16],
+    /// `W`; its columns are those of `x`.
+    pub weight: Rows<'a>,
     /// `b`.
     pub bias: Option<&'a [f32]>,
     /// `x`, row-major.
     pub x: &'a [f32],
-    /// Of `W` and `x`.
-    pub columns: usize,
     /// Add to what `y` holds.
     pub add: bool,
     /// Room for [`SUMS_LEN`] elements.
@@ -28,6 +26,36 @@ pub struct LinearTile<'a> {
     pub widened: &'a mut [f32],
     /// Where it goes.
     pub y: Tile<'a, f32>,
+}
+
+/// The rows of a weight, where they lie.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// What they are in, with others.
+    pub elements: &'a [bf16],
+    /// All of the rows, in their order.
+    pub pieces: &'a [Piece],
+    /// Elements of a row.
+    pub columns: usize,
+}
+
+/// Rows at equal distances.
+pub struct Piece {
+    /// Which of the weight's rows comes first.
+    pub first_row: usize,
+    /// The element at which it begins.
+    pub start: usize,
+    /// From the beginning of a row to that of the next one.
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// A row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &'a [bf16] {
+        let piece = self.pieces.iter().rfind(|piece| piece.first_row <= row).expect("a row of the weight");
+        &self.elements[piece.start + (row - piece.first_row) * piece.stride..][..self.columns]
+    }
 }
 
 /// Rows, outputs and columns of a block: its rows and weights stay in the second-level cache, what the registers work on in
@@ -56,8 +84,8 @@ impl Kernel for LinearTile<'_> {
         let (rows, outputs) = (self.y.rows.clone(), self.y.columns.clone());
         // From here on, weights that are widened once cost less than rows that are computed eight at a time.
         let few = rows.len() <= 2 * S::FEW_ROWS;
-        let step = if few && rows.len() <= WHOLE_ROWS { self.columns } else { BLOCK_COLUMNS };
-        let whole = Block { rows, outputs, columns: 0..self.columns };
+        let step = if few && rows.len() <= WHOLE_ROWS { self.weight.columns } else { BLOCK_COLUMNS };
+        let whole = Block { rows, outputs, columns: 0..self.weight.columns };
         let mut blocks = whole.blocks(step.max(1)).peekable();
         while let Some(block) = blocks.next() {
             if few {
@@ -115,7 +143,7 @@ trait Weight: Copy {
 }
 
 impl Weight for bf16 {
-    /// How far behind the end of the columns the stream goes on.
+    /// How many bytes behind the end of the columns the stream goes on.
     type Ahead = usize;
 
     /// It takes two operations to widen a vector, and a compiler that loads ahead needs registers for all rows.
@@ -135,8 +163,10 @@ impl Weight for bf16 {
     #[inline(always)]
     fn ask<S: Simd, const O: usize>(simd: S, weights: &[&[Self]; O], line: usize, ahead: usize) {
         for weights in weights {
-            let at =
-                |column| weights.as_ptr().wrapping_add(if column < weights.len() { column } else { column + ahead });
+            let at = |column| {
+                let within = weights.as_ptr().wrapping_add(column);
+                if column < weights.len() { within } else { within.wrapping_byte_add(ahead) }
+            };
             simd.prefetch_far(at(line + FAR));
             simd.prefetch(at(line + NEAR));
         }
@@ -180,13 +210,17 @@ impl LinearTile<'_> {
     /// A block of a few rows, through which the weights stream.
     #[inline(always)]
     fn few<S: Simd>(&mut self, simd: S, block: &Block) {
-        let columns = self.columns;
-        let weights = &self.weight[block.outputs.start * columns + block.columns.start..];
+        let weight = self.weight;
+        let of_output = |output| &weight.row(output)[block.columns.clone()];
+        // Behind the end of a row, its stream goes on in the row that is computed next in its place.
+        let ahead = |output: usize, outputs: usize| {
+            let next = weight.row((output + outputs).min(block.outputs.end - 1)).as_ptr().addr();
+            next.wrapping_sub(weight.row(output).as_ptr().addr() + size_of_val(of_output(output)))
+        };
         // Tiles of equal size.
         let at_once = block.rows.len().div_ceil(block.rows.len().div_ceil(S::FEW_ROWS).max(1)).max(1);
         for rows in blocks(block.rows.clone(), at_once) {
-            let ahead = |_, outputs| outputs * columns - block.columns.len();
-            self.tiles(simd, block, &rows, (weights, columns), ahead);
+            self.tiles(simd, block, &rows, of_output, ahead);
         }
     }
 
@@ -195,46 +229,47 @@ impl LinearTile<'_> {
     fn many<S: Simd>(&mut self, simd: S, block: &Block, next: &Block) {
         let widened = std::mem::take(&mut self.widened);
         for (output, to) in block.outputs.clone().zip(widened.chunks_exact_mut(BLOCK_COLUMNS)) {
-            widen(simd, &self.weight[output * self.columns..][block.columns.clone()], to);
+            widen(simd, &self.weight.row(output)[block.columns.clone()], to);
         }
-        let (x, weight, columns) = (self.x.as_ptr(), self.weight.as_ptr(), self.columns);
+        let (x, weight) = (self.x.as_ptr(), self.weight);
+        let of_output = |output| &widened[(output - block.outputs.start) * BLOCK_COLUMNS..][..block.columns.len()];
         for rows in blocks(block.rows.clone(), S::TILE_ROWS) {
             let in_block = rows.end < block.rows.end;
             let (next_row, column) =
                 if in_block { (rows.end, block.columns.start) } else { (next.rows.start, next.columns.start) };
             let done = (rows.start - block.rows.start) / S::TILE_ROWS * block.outputs.len().div_ceil(4);
-            let ahead = |tile: usize, _| {
-                let x_at = (next_row + tile / 2) * columns + column + tile % 2 * (BLOCK_COLUMNS / 2);
+            let ahead = |output: usize, _| {
+                let tile = (output - block.outputs.start) / 4;
+                let x_at = (next_row + tile / 2) * weight.columns + column + tile % 2 * (BLOCK_COLUMNS / 2);
                 let output = next.outputs.start + done + tile;
-                let weights = weight.wrapping_add(output * columns + next.columns.start);
-                Next { x: x.wrapping_add(x_at), weights: next.outputs.contains(&output).then_some(weights) }
+                let in_next = next.outputs.contains(&output);
+                let weights = in_next.then(|| weight.row(output)[next.columns.clone()].as_ptr());
+                Next { x: x.wrapping_add(x_at), weights }
             };
-            self.tiles(simd, block, &rows, (&*widened, BLOCK_COLUMNS), ahead);
+            self.tiles(simd, block, &rows, of_output, ahead);
         }
         self.widened = widened;
     }
 
-    /// Some rows of a block by all of its outputs, whose weights are `stride` apart.
+    /// Some rows of a block by all of its outputs.
     #[inline(always)]
-    fn tiles<S: Simd, W: Weight>(
+    fn tiles<'w, S: Simd, W: Weight + 'w>(
         &mut self,
         simd: S,
         block: &Block,
         rows: &Range<usize>,
-        (weights, stride): (&[W], usize),
+        of_output: impl Fn(usize) -> &'w [W],
         ahead: impl Fn(usize, usize) -> W::Ahead,
     ) {
         let at_once = if rows.len() <= W::ROWS_BY_FOUR { 4 } else { 2 };
         let mut output = block.outputs.start;
         while output < block.outputs.end {
             let outputs = if output + at_once <= block.outputs.end { at_once } else { 1 };
-            let weights = &weights[(output - block.outputs.start) * stride..];
-            let ahead = ahead((output - block.outputs.start) / 4, outputs);
-            let tile = RegisterTile { block, weights, stride, ahead, output, row: rows.start };
+            let tile = RegisterTile { block, ahead: ahead(output, outputs), output, row: rows.start };
             macro_rules! shapes {
                 ($($outputs:literal by $rows:literal)*) => {
                     match (outputs, rows.len()) {
-                        $(($outputs, $rows) => self.registers::<S, W, $outputs, $rows>(simd, &tile),)*
+                        $(($outputs, $rows) => self.registers::<S, W, $outputs, $rows>(simd, &tile, &of_output),)*
                         shape => unreachable!("outputs by rows: {shape:?}"),
                     }
                 };
@@ -249,11 +284,16 @@ impl LinearTile<'_> {
 
     /// `O` outputs for `R` rows.
     #[inline(always)]
-    fn registers<S: Simd, W: Weight, const O: usize, const R: usize>(&mut self, simd: S, tile: &RegisterTile<'_, W>) {
+    fn registers<'w, S: Simd, W: Weight + 'w, const O: usize, const R: usize>(
+        &mut self,
+        simd: S,
+        tile: &RegisterTile<'_, W>,
+        of_output: &impl Fn(usize) -> &'w [W],
+    ) {
         let RegisterTile { block, output, row, .. } = *tile;
-        let (first, end) = (block.columns.start, block.columns.end);
-        let w = std::array::from_fn(|o| &tile.weights[o * tile.stride..][..block.columns.len()]);
-        let x = std::array::from_fn(|r| &self.x[(row + r) * self.columns..][first..end]);
+        let (first, end, columns) = (block.columns.start, block.columns.end, self.weight.columns);
+        let w = std::array::from_fn(|o| of_output(output + o));
+        let x = std::array::from_fn(|r| &self.x[(row + r) * columns..][first..end]);
         let stored = ((row - block.rows.start) * BLOCK_OUTPUTS + (output - block.outputs.start) * R) * S::LANES;
         let stored = &mut self.sums[stored..][..O * R * S::LANES];
         let mut sums = [[simd.splat(0.0); R]; O];
@@ -266,7 +306,7 @@ impl LinearTile<'_> {
             }
         }
         let sums = dot_products::<S, W, O, R>(simd, w, x, tile.ahead, sums);
-        if end < self.columns {
+        if end < columns {
             for o in 0..O {
                 for r in 0..R {
                     // SAFETY: `stored` has `O * R` vectors.
@@ -289,9 +329,6 @@ impl LinearTile<'_> {
 /// What the registers hold the sums of: some outputs and rows of a block.
 struct RegisterTile<'a, W: Weight> {
     block: &'a Block,
-    /// The block's columns of the first output; those of the next are `stride` further.
-    weights: &'a [W],
-    stride: usize,
     ahead: W::Ahead,
     output: usize,
     row: usize,

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use model::{FalconConfig, Part};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Weights are drawn evenly between this and its negative: small enough that no layer overflows.
@@ -88,8 +88,10 @@ fn write_weights(config: &FalconConfig, path: &Path) -> Result<usize> {
         header.insert(tensor.id.to_string(), entry);
         bytes = end;
     }
-    let header = Value::Object(header).to_string();
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).with_context(|| path.display().to_string())?);
+    let mut header = Value::Object(header).to_string();
+    // As everyone else who writes the format, so that tensors begin at a multiple of 8.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let mut file = Pieces { file: File::create(path).with_context(|| path.display().to_string())?, next: Vec::new() };
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
     let (table, mut at) = (random_table(), 0);
@@ -104,6 +106,32 @@ fn write_weights(config: &FalconConfig, path: &Path) -> Result<usize> {
     }
     file.flush()?;
     Ok(bytes)
+}
+
+/// A file that is written in large pieces, each at a multiple of its size: so that the page cache takes it in huge pages, as
+/// it would take it from the disk.
+struct Pieces {
+    file: File,
+    next: Vec<u8>,
+}
+
+const PIECE_BYTES: usize = 8 << 20;
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let part = bytes.len().min(PIECE_BYTES - self.next.len());
+        self.next.extend_from_slice(&bytes[..part]);
+        if self.next.len() == PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(part)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.write_all(&self.next)?;
+        self.next.clear();
+        Ok(())
+    }
 }
 
 /// Writes `bytes` of the table, over and over from `at` on, and returns where that ended.

@@ -24,16 +24,16 @@ fn all_ranks_together_hold_the_original_bytes() {
             for rank in 0..world {
                 let reader = files.shard(&config, &Partition::new(&config, rank, world)).unwrap();
                 for tensor in reader.tensors() {
+                    assert_mapped(&reader, tensor);
                     let local = read_in_pieces(&reader, tensor, &mut rng);
                     scatter(tensor, &local, together.get_mut(&tensor.id).unwrap());
                     reader.release(tensor);
                 }
-                assert_eq!(reader.progress().done(), reader.progress().total(), "{model} rank {rank} of {world}");
+                // Each tensor three times: twice mapped, once in pieces.
+                assert_eq!(reader.progress().done(), 3 * reader.progress().total(), "{model} rank {rank} of {world}");
             }
             for (id, whole) in &original {
-                // Bits, as NaN is not equal to itself.
-                let equal = together[id].iter().map(|x| x.to_bits()).eq(whole.iter().map(|x| x.to_bits()));
-                assert!(equal, "{model} over {world}: {id}");
+                assert!(bits(&together[id]).eq(bits(whole)), "{model} over {world}: {id}");
             }
         }
     }
@@ -64,6 +64,28 @@ fn read_in_pieces(reader: &ShardReader<'_>, tensor: &ShardTensor, rng: &mut fast
         done = end;
     }
     local
+}
+
+/// The file of a small model is used where it is mapped.
+fn assert_mapped(reader: &ShardReader<'_>, tensor: &ShardTensor) {
+    let done = reader.progress().done();
+    let (whole, mut local) = (reader.mapped(tensor).unwrap(), vec![UNREAD; tensor.local_elements()]);
+    reader.read(tensor, 0..local.len(), &mut local);
+    let mut rest = &*local;
+    for row in tensor.rows.iter().cloned().flatten() {
+        let start = row * tensor.columns_total;
+        let elements = start + tensor.columns.start..start + tensor.columns.end;
+        whole.fetch(elements.clone()).unwrap();
+        let row = rest.split_off(..elements.len()).unwrap();
+        assert!(bits(&whole.elements()[elements]).eq(bits(row)), "{}: row {row:?}", tensor.id);
+    }
+    let bytes = 2 * size_of_val(&*local) as u64;
+    assert_eq!(reader.progress().done() - done, bytes, "{}: read and fetched", tensor.id);
+}
+
+/// NaN is not equal to itself.
+fn bits(elements: &[bf16]) -> impl Iterator<Item = u16> {
+    elements.iter().map(|x| x.to_bits())
 }
 
 /// Puts each local element in its place in the whole tensor. What is there from another rank must be the same.
@@ -110,6 +132,7 @@ fn progress_outlives_the_reader_and_counts_stored_bytes() {
             assert_eq!(reader.progress().done(), 0);
             let vector = &reader.tensors()[1];
             reader.read_f32(vector, &mut vec![0.0; vector.local_elements()]);
+            assert_eq!(reader.mapped(vector).is_some(), dtype == Dtype::BF16, "only bf16 is used where it lies");
             reader.progress()
         };
         assert_eq!(progress.done(), config.hidden as u64 * element_bytes);
