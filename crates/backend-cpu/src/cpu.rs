@@ -37,7 +37,7 @@ pub struct Cpu<C> {
 }
 
 /// A task is worth the wakening of a thread from this many elements on, where each costs an operation or two.
-const TASK_ELEMENTS: usize = 8192;
+pub const TASK_ELEMENTS: usize = 8192;
 /// How often a waiting thread looks before it sleeps: some 20 to 50 µs, longer than what lies between two operations.
 const SPINS: u32 = 1000;
 

@@ -1,14 +1,15 @@
 //! Products of a team: which kernel, and how they are shared out.
 
+use crate::cpu::TASK_ELEMENTS;
 use crate::kernels::amx::{
     Amx, Input, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
 };
-use crate::kernels::linear::{BLOCK_OUTPUTS, LinearTile, Rows};
+use crate::kernels::linear::{Layout, LinearTile, PackTile, Rows, TASK_OUTPUTS};
 use crate::kernels::memory::Buffer;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::{CutMatrix, Cuts};
 use crate::memory::{RowMajor, Weight, buffer};
-use crate::team::{Scratch, Team};
+use crate::team::Team;
 use crate::{CpuMatrix, CpuTensor, Isa};
 use backend::{BackendError, MappedWeight, ReadWeights, Tensor};
 use half::bf16;
@@ -132,16 +133,38 @@ impl Team {
         assert_eq!(y.columns(), weight.rows, "the output's columns");
         let (isa, threads, columns) = (self.isa, self.pool.threads(), y.columns());
         let outputs = outputs_of_task(threads, weight.rows, weight.columns, TASKS_PER_THREAD);
-        let (all, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(BLOCK_OUTPUTS)));
+        let (all, outputs) = (Cuts::Every(y.rows().max(1)), Cuts::Every(outputs.next_multiple_of(TASK_OUTPUTS)));
+        let packed = self.pack_panels(x);
+        let x = &self.panels[..packed];
         self.pool.for_each_tile(y.used_mut(), columns, all, outputs, &mut self.scratch, |scratch, tile| {
-            let (x, Scratch { sums, widened, .. }) = (x.used(), scratch);
-            dispatch(isa, LinearTile { weight: rows, bias, x, add, sums, widened, y: tile });
+            dispatch(isa, LinearTile { weight: rows, bias, x, add, sums: &mut scratch.sums, y: tile });
         });
+    }
+
+    /// Packs the input of a product of rows, and says how many elements that takes.
+    fn pack_panels(&mut self, x: &CpuTensor) -> usize {
+        let (isa, columns) = (self.isa, x.columns());
+        let Layout { panel_rows, group_columns } = self.layout;
+        let row_len = self.layout.row_len(columns);
+        let whole = x.rows() / panel_rows * panel_rows;
+        let (panels, last_panel) = self.panels[..x.rows() * row_len].split_at_mut(whole * row_len);
+        let (rows, last_rows) = x.used().split_at(whole * columns);
+        for (panel_rows, x, panels) in [(panel_rows, rows, panels), (x.rows() - whole, last_rows, last_panel)] {
+            let groups = Cuts::Every(TASK_ELEMENTS.next_multiple_of((panel_rows * group_columns).max(1)));
+            self.pool.for_each_plain_tile(panels, panel_rows * row_len, Cuts::Every(1), groups, |panels| {
+                dispatch(isa, PackTile { x, columns, panel_rows, panels });
+            });
+        }
+        x.rows() * row_len
     }
 
     /// Room to pack a tensor of this shape as the input of a product.
     pub fn make_room(&mut self, rows_max: usize, columns: usize) -> Result<(), BackendError> {
         if self.isa != Isa::Amx {
+            let len = rows_max * self.layout.row_len(columns);
+            if self.panels.len() < len {
+                self.panels = buffer("a packed tensor", len)?;
+            }
             return Ok(());
         }
         let bytes = size_of::<f32>() * rows_max * columns;

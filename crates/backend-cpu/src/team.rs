@@ -2,8 +2,10 @@
 
 use crate::Isa;
 use crate::kernels::amx::{self, Activations};
+use crate::kernels::linear::{Layout, LayoutOf};
 use crate::kernels::memory::Buffer;
 use crate::kernels::pool::Pool;
+use crate::kernels::simd::dispatch;
 use crate::kernels::{attention, linear};
 use crate::memory::buffer;
 use crate::products::INPUTS;
@@ -20,14 +22,15 @@ pub struct Team {
     pub scratch: Vec<Scratch>,
     /// The inputs of a product of packed weights; room is made for them with the tensors.
     pub inputs: [Activations; INPUTS],
+    /// The input of a product of other weights: as it is packed, and room for that.
+    pub layout: Layout,
+    pub panels: Buffer<f32>,
 }
 
 /// Room that a thread has for itself. What products use begins at a page: a vector across two cache lines costs two loads.
 pub struct Scratch {
     /// For products.
     pub sums: Buffer<f32>,
-    /// For products of weights that are widened.
-    pub widened: Buffer<f32>,
     /// For attention.
     pub attention: attention::Scratch,
     /// For rows of logits.
@@ -41,17 +44,16 @@ impl Team {
     ///
     /// [`BackendError::OutOfMemory`].
     pub fn new(isa: Isa, pool: Pool) -> Result<Self, BackendError> {
-        let (sums_len, widened_len) =
-            if isa == Isa::Amx { (amx::SUMS_LEN, 0) } else { (linear::SUMS_LEN, linear::WIDENED_LEN) };
+        let sums_len = if isa == Isa::Amx { amx::SUMS_LEN } else { linear::SUMS_LEN };
         let scratch = |_| {
             Ok(Scratch {
                 sums: buffer("partial sums", sums_len)?,
-                widened: buffer("widened weights", widened_len)?,
                 attention: attention::Scratch::default(),
                 sampler: Sampler::new(),
             })
         };
         let scratch = (0..pool.threads()).map(scratch).collect::<Result<_, BackendError>>()?;
-        Ok(Self { isa, scratch, pool, inputs: Default::default() })
+        let (layout, panels) = (dispatch(isa, LayoutOf), buffer("a packed tensor", 0)?);
+        Ok(Self { isa, scratch, pool, inputs: Default::default(), layout, panels })
     }
 }

@@ -1,32 +1,15 @@
 //! Products of bf16 weights with f32 activations.
 //!
-//! One output of one row is `Σ w·x` in as many partial sums as a vector has lanes, over ascending columns, then the sum
-//! of the lanes. That order depends on nothing else, so neither rows beside it nor threads change a bit of a result.
-//! Some outputs and some rows are computed at a time, as many as the registers hold the sums of. For a few rows, weights
-//! are widened on their way from memory; for many, once for all of them.
+//! Two bf16 in 32 bits widen by a shift (the even one) and a mask (the odd one), half of what it takes to keep them in order. So
+//! activations are packed with even and odd columns apart, and with the rows that are computed together side by side.
+//!
+//! One output of one row is `Σ w·x` in as many partial sums as a vector has lanes, over ascending columns, then the sum of the
+//! lanes. That order depends on nothing else, so neither rows beside it nor threads change a bit of a result.
 
 use super::simd::{Kernel, Simd};
 use super::tiles::{Tile, blocks};
 use half::bf16;
 use std::ops::Range;
-
-/// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`, for a tile of `y`: all rows, some outputs.
-pub struct LinearTile<'a> {
-    /// `W`; its columns are those of `x`.
-    pub weight: Rows<'a>,
-    /// `b`.
-    pub bias: Option<&'a [f32]>,
-    /// `x`, row-major.
-    pub x: &'a [f32],
-    /// Add to what `y` holds.
-    pub add: bool,
-    /// Room for [`SUMS_LEN`] elements.
-    pub sums: &'a mut [f32],
-    /// Room for [`WIDENED_LEN`] elements.
-    pub widened: &'a mut [f32],
-    /// Where it goes.
-    pub y: Tile<'a, f32>,
-}
 
 /// The rows of a weight, where they lie.
 #[derive(Clone, Copy)]
@@ -58,40 +41,121 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Rows, outputs and columns of a block: its rows and weights stay in the second-level cache, what the registers work on in
-/// the first.
+/// How activations are packed: in panels of some rows, the last one of as many as are left, and each panel in groups of
+/// columns. A group has, for each row of the panel, its even columns and then its odd ones; what lies behind the last column
+/// is 0.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// Rows of a panel.
+    pub panel_rows: usize,
+    /// Columns of a group.
+    pub group_columns: usize,
+}
+
+/// The [`Layout`] of an instruction set.
+pub struct LayoutOf;
+
+impl Kernel for LayoutOf {
+    type Output = Layout;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Layout {
+        Layout { panel_rows: S::PANEL_ROWS, group_columns: 2 * S::LANES }
+    }
+}
+
+impl Layout {
+    /// Elements of a row.
+    pub fn row_len(self, columns: usize) -> usize {
+        columns.next_multiple_of(self.group_columns)
+    }
+}
+
+/// Packs some groups of a panel.
+pub struct PackTile<'a> {
+    /// Rows of activations, those of the first panel first.
+    pub x: &'a [f32],
+    /// Of `x`.
+    pub columns: usize,
+    /// Rows of each panel.
+    pub panel_rows: usize,
+    /// A row for each panel; whole groups.
+    pub panels: Tile<'a, f32>,
+}
+
+impl Kernel for PackTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let group = 2 * S::LANES;
+        let (panel, first_column) = (self.panels.rows.start, self.panels.columns.start / self.panel_rows);
+        let groups = self.panels.row(panel);
+        let rows = self.x[panel * self.panel_rows * self.columns..].chunks_exact(self.columns).take(self.panel_rows);
+        for (r, row) in rows.enumerate() {
+            let to = groups.chunks_exact_mut(self.panel_rows * group);
+            for (from, to) in row[first_column..].chunks(group).zip(to) {
+                let mut padded = [0.0; 32];
+                let from = if from.len() == group {
+                    from
+                } else {
+                    padded[..from.len()].copy_from_slice(from);
+                    &padded
+                };
+                let (even, odd) = simd.unzip(simd.load(from), simd.load(&from[S::LANES..]));
+                let (to_even, to_odd) = to[r * group..][..group].split_at_mut(S::LANES);
+                simd.store(even, to_even);
+                simd.store(odd, to_odd);
+            }
+        }
+    }
+}
+
+/// `y = x·Wᵀ + b`, or `y += x·Wᵀ + b`, for a tile of `y`: all rows, some outputs.
+pub struct LinearTile<'a> {
+    /// `W`.
+    pub weight: Rows<'a>,
+    /// `b`.
+    pub bias: Option<&'a [f32]>,
+    /// The panels of `x`, whose columns are those of `W`.
+    pub x: &'a [f32],
+    /// Add to what `y` holds.
+    pub add: bool,
+    /// Room for [`SUMS_LEN`] elements.
+    pub sums: &'a mut [f32],
+    /// Where it goes.
+    pub y: Tile<'a, f32>,
+}
+
+/// Rows, outputs and columns of a block: its weights stay in the second-level cache, and those of a panel's activations in the
+/// first.
 const BLOCK_ROWS: usize = 96;
-/// Tasks take whole blocks of outputs.
-pub const BLOCK_OUTPUTS: usize = 64;
+const BLOCK_OUTPUTS: usize = 48;
 const BLOCK_COLUMNS: usize = 1024;
+/// Outputs of a task are a multiple of this: of all numbers of outputs that are computed together.
+pub const TASK_OUTPUTS: usize = 12;
 /// So few rows stay in the first-level cache whole.
 const WHOLE_ROWS: usize = 4;
 /// Elements of the partial sums of a block, from one block of columns to the next.
 pub const SUMS_LEN: usize = BLOCK_ROWS * BLOCK_OUTPUTS * 16;
-/// Elements of the widened weights of a block.
-pub const WIDENED_LEN: usize = BLOCK_OUTPUTS * BLOCK_COLUMNS;
 /// Weights in a cache line.
 const LINE: usize = 32;
-/// How far ahead a stream of weights is asked to come to the second-level cache, and to the first, in elements.
-const FAR: usize = 1024;
+/// How far ahead weights are asked to come to the first-level cache, in elements; for few rows they go by faster.
 const NEAR: usize = 192;
+const NEAR_OF_FEW: usize = 320;
 
 impl Kernel for LinearTile<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let (rows, outputs) = (self.y.rows.clone(), self.y.columns.clone());
-        // From here on, weights that are widened once cost less than rows that are computed eight at a time.
-        let few = rows.len() <= 2 * S::FEW_ROWS;
-        let step = if few && rows.len() <= WHOLE_ROWS { self.weight.columns } else { BLOCK_COLUMNS };
-        let whole = Block { rows, outputs, columns: 0..self.weight.columns };
-        let mut blocks = whole.blocks(step.max(1)).peekable();
-        while let Some(block) = blocks.next() {
-            if few {
-                self.few(simd, &block);
-            } else {
-                self.many(simd, &block, blocks.peek().unwrap_or(&block));
+        let rows = self.y.rows.clone();
+        assert!(rows.start == 0 && BLOCK_ROWS.is_multiple_of(S::PANEL_ROWS), "whole panels");
+        let mut blocks_left = self.blocks().peekable();
+        while let Some(block) = blocks_left.next() {
+            let next = blocks_left.peek().unwrap_or(&block);
+            for rows in blocks(block.rows.clone(), S::PANEL_ROWS) {
+                self.panel(simd, &block, next, &rows);
             }
         }
     }
@@ -105,177 +169,68 @@ struct Block {
     columns: Range<usize>,
 }
 
-impl Block {
-    /// Cut into blocks of so many columns.
-    fn blocks(self, step: usize) -> impl Iterator<Item = Self> {
-        let Self { rows, outputs, columns } = self;
-        // Without columns there is still a bias.
-        let columns =
-            move || (0..columns.end.max(1)).step_by(step).map(move |start| start..columns.end.min(start + step));
-        let outputs = move || blocks(outputs.clone(), BLOCK_OUTPUTS);
-        blocks(rows, BLOCK_ROWS).flat_map(move |rows| {
-            outputs().flat_map(move |outputs| {
-                let rows = rows.clone();
-                columns().map(move |columns| Self { rows: rows.clone(), outputs: outputs.clone(), columns })
-            })
-        })
-    }
-}
-
-/// Weights, as they are stored or as they were widened.
-trait Weight: Copy {
-    /// Where what comes next is.
-    type Ahead: Copy;
-
-    /// With more rows of activations than this, two outputs are computed at a time instead of four.
-    const ROWS_BY_FOUR: usize;
-
-    /// Loads a vector.
-    ///
-    /// # Safety
-    ///
-    /// [`Simd::LANES`] elements can be read.
-    unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V;
-    /// All elements of less than a vector, and 0 behind them.
-    fn part<S: Simd>(simd: S, from: &[Self]) -> S::V;
-    /// Asks for a part of what comes next, when the weights at hand are at a line.
-    fn ask<S: Simd, const O: usize>(simd: S, weights: &[&[Self]; O], line: usize, ahead: Self::Ahead);
-}
-
-impl Weight for bf16 {
-    /// How many bytes behind the end of the columns the stream goes on.
-    type Ahead = usize;
-
-    /// It takes two operations to widen a vector, and a compiler that loads ahead needs registers for all rows.
-    const ROWS_BY_FOUR: usize = 4;
-
-    #[inline(always)]
-    unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { simd.widen_at(from) }
-    }
-
-    #[inline(always)]
-    fn part<S: Simd>(simd: S, from: &[Self]) -> S::V {
-        simd.widen_part(from)
-    }
-
-    #[inline(always)]
-    fn ask<S: Simd, const O: usize>(simd: S, weights: &[&[Self]; O], line: usize, ahead: usize) {
-        for weights in weights {
-            let at = |column| {
-                let within = weights.as_ptr().wrapping_add(column);
-                if column < weights.len() { within } else { within.wrapping_byte_add(ahead) }
-            };
-            simd.prefetch_far(at(line + FAR));
-            simd.prefetch(at(line + NEAR));
-        }
-    }
-}
-
-impl Weight for f32 {
-    type Ahead = Next;
-
-    const ROWS_BY_FOUR: usize = 6;
-
-    #[inline(always)]
-    unsafe fn at<S: Simd>(simd: S, from: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { simd.load_at(from) }
-    }
-
-    #[inline(always)]
-    fn part<S: Simd>(simd: S, from: &[Self]) -> S::V {
-        simd.load_part(from)
-    }
-
-    #[inline(always)]
-    fn ask<S: Simd, const O: usize>(simd: S, _: &[&[Self]; O], line: usize, next: Next) {
-        simd.prefetch_far(next.x.wrapping_add(line / 2).cast());
-        if let Some(weights) = next.weights {
-            simd.prefetch_far(weights.wrapping_add(line));
-        }
-    }
-}
-
-/// What a tile of registers of a block asks for, beside its own: half of a row that comes next, and a row of the next block's
-/// weights while there are any.
-#[derive(Clone, Copy)]
-struct Next {
-    x: *const f32,
-    weights: Option<*const bf16>,
+/// Outputs that are computed together for so many rows of a panel: as many as the registers hold the sums of, beside both
+/// halves of each one's weights, activations and a mask.
+#[inline(always)]
+fn outputs_at_once<S: Simd>(rows: usize) -> usize {
+    ((S::REGISTERS - 2) / (rows + 2)).clamp(1, 4)
 }
 
 impl LinearTile<'_> {
-    /// A block of a few rows, through which the weights stream.
+    /// All blocks: for some rows, for some outputs, all columns.
+    fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
+        let (rows, outputs, columns) = (self.y.rows.clone(), self.y.columns.clone(), self.weight.columns);
+        // Of equal length, as far as they are whole lines. Without columns there is still a bias.
+        let blocks_of_columns = if rows.len() <= WHOLE_ROWS { 1 } else { columns.div_ceil(BLOCK_COLUMNS).max(1) };
+        let step = columns.div_ceil(blocks_of_columns).next_multiple_of(LINE).max(LINE);
+        let columns = move || (0..columns.max(1)).step_by(step).map(move |start| start..columns.min(start + step));
+        blocks(rows, BLOCK_ROWS).flat_map(move |rows| {
+            blocks(outputs.clone(), BLOCK_OUTPUTS).flat_map(move |outputs| {
+                let rows = rows.clone();
+                columns().map(move |columns| Block { rows: rows.clone(), outputs: outputs.clone(), columns })
+            })
+        })
+    }
+
+    /// Where the panel begins that has `row`, and in it the group that has `column`. The panel has `rows` rows.
     #[inline(always)]
-    fn few<S: Simd>(&mut self, simd: S, block: &Block) {
-        let weight = self.weight;
-        let of_output = |output| &weight.row(output)[block.columns.clone()];
-        // Behind the end of a row, its stream goes on in the row that is computed next in its place.
-        let ahead = |output: usize, outputs: usize| {
-            let next = weight.row((output + outputs).min(block.outputs.end - 1)).as_ptr().addr();
-            next.wrapping_sub(weight.row(output).as_ptr().addr() + size_of_val(of_output(output)))
+    fn x_at<S: Simd>(&self, row: usize, rows: usize, column: usize) -> usize {
+        row * self.weight.columns.next_multiple_of(2 * S::LANES) + rows * column
+    }
+
+    /// A panel by a block's weights.
+    #[inline(always)]
+    fn panel<S: Simd>(&mut self, simd: S, block: &Block, next: &Block, rows: &Range<usize>) {
+        let at_once = outputs_at_once::<S>(rows.len());
+        let last = self.y.columns.end - 1;
+        let (next_row, next_column) = match rows.end {
+            row if row < block.rows.end => (row, block.columns.start),
+            _ => (next.rows.start, next.columns.start),
         };
-        // Tiles of equal size.
-        let at_once = block.rows.len().div_ceil(block.rows.len().div_ceil(S::FEW_ROWS).max(1)).max(1);
-        for rows in blocks(block.rows.clone(), at_once) {
-            self.tiles(simd, block, &rows, of_output, ahead);
-        }
-    }
-
-    /// A block of many rows, for which its weights are widened once.
-    #[inline(always)]
-    fn many<S: Simd>(&mut self, simd: S, block: &Block, next: &Block) {
-        let widened = std::mem::take(&mut self.widened);
-        for (output, to) in block.outputs.clone().zip(widened.chunks_exact_mut(BLOCK_COLUMNS)) {
-            widen(simd, &self.weight.row(output)[block.columns.clone()], to);
-        }
-        let (x, weight) = (self.x.as_ptr(), self.weight);
-        let of_output = |output| &widened[(output - block.outputs.start) * BLOCK_COLUMNS..][..block.columns.len()];
-        for rows in blocks(block.rows.clone(), S::TILE_ROWS) {
-            let in_block = rows.end < block.rows.end;
-            let (next_row, column) =
-                if in_block { (rows.end, block.columns.start) } else { (next.rows.start, next.columns.start) };
-            let done = (rows.start - block.rows.start) / S::TILE_ROWS * block.outputs.len().div_ceil(4);
-            let ahead = |output: usize, _| {
-                let tile = (output - block.outputs.start) / 4;
-                let x_at = (next_row + tile / 2) * weight.columns + column + tile % 2 * (BLOCK_COLUMNS / 2);
-                let output = next.outputs.start + done + tile;
-                let in_next = next.outputs.contains(&output);
-                let weights = in_next.then(|| weight.row(output)[next.columns.clone()].as_ptr());
-                Next { x: x.wrapping_add(x_at), weights }
-            };
-            self.tiles(simd, block, &rows, of_output, ahead);
-        }
-        self.widened = widened;
-    }
-
-    /// Some rows of a block by all of its outputs.
-    #[inline(always)]
-    fn tiles<'w, S: Simd, W: Weight + 'w>(
-        &mut self,
-        simd: S,
-        block: &Block,
-        rows: &Range<usize>,
-        of_output: impl Fn(usize) -> &'w [W],
-        ahead: impl Fn(usize, usize) -> W::Ahead,
-    ) {
-        let at_once = if rows.len() <= W::ROWS_BY_FOUR { 4 } else { 2 };
+        let next_x = self.x.as_ptr().wrapping_add(self.x_at::<S>(next_row, S::PANEL_ROWS, next_column));
         let mut output = block.outputs.start;
         while output < block.outputs.end {
             let outputs = if output + at_once <= block.outputs.end { at_once } else { 1 };
-            let tile = RegisterTile { block, ahead: ahead(output, outputs), output, row: rows.start };
+            // What is computed next in place of each of these outputs, and a part of the next panel.
+            let (next_output, column) = match output + outputs {
+                output if output < block.outputs.end => (output, block.columns.start),
+                _ => (next.outputs.start, next.columns.start),
+            };
+            let weight = |o: usize| self.weight.row((next_output + o).min(last))[column..].as_ptr();
+            let done = (output - block.outputs.start) / at_once * block.columns.len();
+            let ahead =
+                Ahead { weights: [weight(0), weight(1), weight(2), weight(3)], x: next_x.wrapping_add(done / 2) };
+            let tile = RegisterTile { block, output, row: rows.start, ahead };
             macro_rules! shapes {
                 ($($outputs:literal by $rows:literal)*) => {
                     match (outputs, rows.len()) {
-                        $(($outputs, $rows) => self.registers::<S, W, $outputs, $rows>(simd, &tile, &of_output),)*
+                        $(($outputs, $rows) => self.registers::<S, $outputs, $rows>(simd, &tile),)*
                         shape => unreachable!("outputs by rows: {shape:?}"),
                     }
                 };
             }
             shapes! {
-                4 by 1 4 by 2 4 by 3 4 by 4 4 by 5 4 by 6 2 by 5 2 by 6 2 by 7 2 by 8
+                4 by 1 4 by 2 4 by 3 4 by 4 4 by 5 3 by 6 3 by 7 3 by 8 3 by 2 2 by 3 2 by 4
                 1 by 1 1 by 2 1 by 3 1 by 4 1 by 5 1 by 6 1 by 7 1 by 8
             }
             output += outputs;
@@ -284,20 +239,15 @@ impl LinearTile<'_> {
 
     /// `O` outputs for `R` rows.
     #[inline(always)]
-    fn registers<'w, S: Simd, W: Weight + 'w, const O: usize, const R: usize>(
-        &mut self,
-        simd: S,
-        tile: &RegisterTile<'_, W>,
-        of_output: &impl Fn(usize) -> &'w [W],
-    ) {
-        let RegisterTile { block, output, row, .. } = *tile;
-        let (first, end, columns) = (block.columns.start, block.columns.end, self.weight.columns);
-        let w = std::array::from_fn(|o| of_output(output + o));
-        let x = std::array::from_fn(|r| &self.x[(row + r) * columns..][first..end]);
+    fn registers<S: Simd, const O: usize, const R: usize>(&mut self, simd: S, tile: &RegisterTile<'_>) {
+        let RegisterTile { block, output, row, ref ahead } = *tile;
+        let Range { start, end } = block.columns;
+        let w: [&[bf16]; O] = std::array::from_fn(|o| &self.weight.row(output + o)[start..end]);
+        let x = &self.x[self.x_at::<S>(row, R, start)..];
         let stored = ((row - block.rows.start) * BLOCK_OUTPUTS + (output - block.outputs.start) * R) * S::LANES;
         let stored = &mut self.sums[stored..][..O * R * S::LANES];
         let mut sums = [[simd.splat(0.0); R]; O];
-        if first > 0 {
+        if start > 0 {
             for o in 0..O {
                 for r in 0..R {
                     // SAFETY: `stored` has `O * R` vectors.
@@ -305,8 +255,8 @@ impl LinearTile<'_> {
                 }
             }
         }
-        let sums = dot_products::<S, W, O, R>(simd, w, x, tile.ahead, sums);
-        if end < columns {
+        let sums = dot_products::<S, O, R>(simd, w, x, ahead, sums);
+        if end < self.weight.columns {
             for o in 0..O {
                 for r in 0..R {
                     // SAFETY: `stored` has `O * R` vectors.
@@ -315,11 +265,16 @@ impl LinearTile<'_> {
             }
             return;
         }
+        let mut of_lanes = [[0.0; R]; O];
+        for (sums, of_lanes) in sums.as_flattened().chunks(4).zip(of_lanes.as_flattened_mut().chunks_mut(4)) {
+            let four = std::array::from_fn(|i| sums.get(i).copied().unwrap_or(simd.splat(0.0)));
+            of_lanes.copy_from_slice(&simd.sum_four(four)[..of_lanes.len()]);
+        }
         let local = output - self.y.columns.start;
         for r in 0..R {
             let y = &mut self.y.row(row + r)[local..][..O];
             for o in 0..O {
-                let value = simd.sum(sums[o][r]) + self.bias.map_or(0.0, |bias| bias[output + o]);
+                let value = of_lanes[o][r] + self.bias.map_or(0.0, |bias| bias[output + o]);
                 y[o] = if self.add { y[o] + value } else { value };
             }
         }
@@ -327,85 +282,84 @@ impl LinearTile<'_> {
 }
 
 /// What the registers hold the sums of: some outputs and rows of a block.
-struct RegisterTile<'a, W: Weight> {
+struct RegisterTile<'a> {
     block: &'a Block,
-    ahead: W::Ahead,
     output: usize,
     row: usize,
+    ahead: Ahead,
 }
 
-/// Widens a part of a row of weights.
-#[inline(always)]
-fn widen<S: Simd>(simd: S, from: &[bf16], to: &mut [f32]) {
-    let (from_vectors, to_vectors) = (from.chunks_exact(S::LANES), to.chunks_exact_mut(S::LANES));
-    let rest = from_vectors.remainder();
-    for (from, to) in from_vectors.zip(to_vectors) {
-        // SAFETY: a chunk has as many elements as a vector has lanes.
-        simd.store(unsafe { simd.widen_at(from.as_ptr()) }, to);
-    }
-    if !rest.is_empty() {
-        simd.store(simd.widen_part(rest), &mut to[from.len() - rest.len()..]);
-    }
+/// What comes next, to be asked for: any addresses.
+struct Ahead {
+    weights: [*const bf16; 4],
+    x: *const f32,
 }
 
-/// `sums[o][r] += w[o]·x[r]` for slices of one length.
+/// `sums[o][r] += w[o]·x[r]` for weights of one length and the panel `x`.
 #[inline(always)]
-fn dot_products<S: Simd, W: Weight, const O: usize, const R: usize>(
+fn dot_products<S: Simd, const O: usize, const R: usize>(
     simd: S,
-    w: [&[W]; O],
-    x: [&[f32]; R],
-    ahead: W::Ahead,
+    w: [&[bf16]; O],
+    x: &[f32],
+    ahead: &Ahead,
     mut sums: [[S::V; R]; O],
 ) -> [[S::V; R]; O] {
-    let columns = x[0].len();
-    assert!(w.iter().all(|w| w.len() == columns) && x.iter().all(|x| x.len() == columns), "columns");
-    let whole = columns / S::LANES * S::LANES;
-    let lines = columns / LINE * LINE;
-    for line in (0..lines).step_by(LINE) {
-        W::ask(simd, &w, line, ahead);
-        for column in (line..line + LINE).step_by(S::LANES) {
-            // SAFETY: a whole line from `line` on lies below `columns`, and with it a vector at each step.
-            sums = unsafe { multiply_add(simd, w, x, column, sums) };
-        }
-    }
-    for column in (lines..whole).step_by(S::LANES) {
-        // SAFETY: a vector from `column` on ends at `whole` or before, which is at most `columns`.
-        sums = unsafe { multiply_add(simd, w, x, column, sums) };
-    }
-    if whole < columns {
-        for o in 0..O {
-            let w = W::part(simd, &w[o][whole..]);
-            for r in 0..R {
-                sums[o][r] = simd.mul_add(w, simd.load_part(&x[r][whole..]), sums[o][r]);
+    let group = 2 * S::LANES;
+    let columns = w[0].len();
+    assert!(w.iter().all(|w| w.len() == columns), "columns");
+    assert!(x.len() >= R * columns.next_multiple_of(group), "a panel");
+    let whole = columns / group * group;
+    let near = if R <= WHOLE_ROWS { NEAR_OF_FEW } else { NEAR };
+    for column in (0..whole).step_by(group) {
+        if column % LINE == 0 {
+            for o in 0..O {
+                simd.prefetch_far(ahead.weights[o].wrapping_add(column));
+                simd.prefetch(w[o].as_ptr().wrapping_add(column + near));
+            }
+            if R == S::PANEL_ROWS {
+                simd.prefetch_far(ahead.x.wrapping_add(column / 2).cast());
             }
         }
+        let mut pairs = [(simd.splat(0.0), simd.splat(0.0)); O];
+        for o in 0..O {
+            // SAFETY: a group from `column` on ends at `whole` or before, which is at most `columns`.
+            pairs[o] = unsafe { simd.widen_at(w[o].as_ptr().add(column)) };
+        }
+        // SAFETY: the panel has as many groups of `R` rows as the columns need.
+        sums = unsafe { multiply_add(simd, pairs, x.as_ptr().add(column * R), sums) };
+    }
+    if whole < columns {
+        let pairs = w.map(|w| simd.widen_part(&w[whole..]));
+        // SAFETY: likewise; the last group of the panel is whole.
+        sums = unsafe { multiply_add(simd, pairs, x.as_ptr().add(whole * R), sums) };
     }
     sums
 }
 
-/// Adds the products of one vector of columns.
+/// Adds the products of a group of columns.
 ///
 /// # Safety
 ///
-/// All slices have a whole vector at `column`.
+/// There is a group at `x`, of `R` rows.
 #[inline(always)]
-unsafe fn multiply_add<S: Simd, W: Weight, const O: usize, const R: usize>(
+unsafe fn multiply_add<S: Simd, const O: usize, const R: usize>(
     simd: S,
-    w: [&[W]; O],
-    x: [&[f32]; R],
-    column: usize,
+    w: [(S::V, S::V); O],
+    x: *const f32,
     mut sums: [[S::V; R]; O],
 ) -> [[S::V; R]; O] {
-    let mut w_vectors = [simd.splat(0.0); O];
-    for o in 0..O {
+    for r in 0..R {
         // SAFETY: the caller's promise.
-        w_vectors[o] = unsafe { W::at(simd, w[o].as_ptr().add(column)) };
+        let x = unsafe { simd.load_at(x.add(r * 2 * S::LANES)) };
+        for o in 0..O {
+            sums[o][r] = simd.mul_add(w[o].0, x, sums[o][r]);
+        }
     }
     for r in 0..R {
         // SAFETY: likewise.
-        let x = unsafe { simd.load_at(x[r].as_ptr().add(column)) };
+        let x = unsafe { simd.load_at(x.add((r * 2 + 1) * S::LANES)) };
         for o in 0..O {
-            sums[o][r] = simd.mul_add(w_vectors[o], x, sums[o][r]);
+            sums[o][r] = simd.mul_add(w[o].1, x, sums[o][r]);
         }
     }
     sums

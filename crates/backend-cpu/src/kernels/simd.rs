@@ -21,10 +21,10 @@ pub trait Simd: Copy + Sync {
     type V: Copy;
     /// Elements of a vector; divides 16.
     const LANES: usize;
-    /// How many rows of activations the registers hold the sums of in a product with four weights at a time.
-    const TILE_ROWS: usize;
-    /// With two at a time where that is more, and else the same: from 1 to 8.
-    const FEW_ROWS: usize = Self::TILE_ROWS;
+    /// How many vectors the registers hold.
+    const REGISTERS: usize;
+    /// How many rows of activations a product computes together, at most: from 1 to 8.
+    const PANEL_ROWS: usize;
 
     /// Runs a kernel, compiled for this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
@@ -35,8 +35,13 @@ pub trait Simd: Copy + Sync {
     fn load(self, from: &[f32]) -> Self::V;
     /// All elements of a slice that is shorter than a vector; 0 in the other lanes.
     fn load_part(self, from: &[f32]) -> Self::V;
-    /// As [`Simd::load_part`], widened.
-    fn widen_part(self, from: &[bf16]) -> Self::V;
+    /// As [`Simd::widen_at`] of a slice that is shorter than two vectors, and zeros behind it.
+    fn widen_part(self, from: &[bf16]) -> (Self::V, Self::V) {
+        let mut lanes = [bf16::ZERO; 32];
+        lanes[..from.len()].copy_from_slice(from);
+        // SAFETY: there are as many elements as two vectors have lanes.
+        unsafe { self.widen_at(lanes.as_ptr()) }
+    }
     /// To the first lanes' worth of elements. Panics if there are fewer.
     fn store(self, v: Self::V, to: &mut [f32]);
     /// The first `to.len()` lanes.
@@ -57,12 +62,14 @@ pub trait Simd: Copy + Sync {
     ///
     /// [`Simd::LANES`] elements can be written at `to`, which need not be aligned.
     unsafe fn store_at(self, v: Self::V, to: *mut f32);
-    /// Loads a vector of bf16 and widens it.
+    /// Loads two vectors' worth of bf16 and widens them: those at even places, and those at odd ones.
     ///
     /// # Safety
     ///
-    /// [`Simd::LANES`] elements can be read at `from`, which need not be aligned.
-    unsafe fn widen_at(self, from: *const bf16) -> Self::V;
+    /// `2 * LANES` elements can be read at `from`, which need not be aligned.
+    unsafe fn widen_at(self, from: *const bf16) -> (Self::V, Self::V);
+    /// Of two vectors that follow each other, the elements at even places, and those at odd ones.
+    fn unzip(self, low: Self::V, high: Self::V) -> (Self::V, Self::V);
     /// Asks for the cache line at any address, mapped or not.
     fn prefetch(self, at: *const bf16);
     /// Asks for it in the second-level cache.
@@ -86,6 +93,8 @@ pub trait Simd: Copy + Sync {
     fn exp2(self, n: Self::V) -> Self::V;
     /// The sum of the lanes, in an order that is always the same.
     fn sum(self, v: Self::V) -> f32;
+    /// The sum of the lanes of each, in an order that is always the same, but not that of [`Simd::sum`].
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4];
     /// The largest lane.
     fn max_lane(self, v: Self::V) -> f32;
 }

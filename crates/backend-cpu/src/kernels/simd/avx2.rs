@@ -30,7 +30,8 @@ macro_rules! arithmetic {
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = LANES;
-    const TILE_ROWS: usize = 3;
+    const REGISTERS: usize = 16;
+    const PANEL_ROWS: usize = 4;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma")]
@@ -62,14 +63,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn widen_part(self, from: &[bf16]) -> __m256 {
-        let mut lanes = [bf16::ZERO; LANES];
-        lanes[..from.len()].copy_from_slice(from);
-        // SAFETY: the array has as many elements as are read.
-        unsafe { self.widen_at(lanes.as_ptr()) }
-    }
-
-    #[inline(always)]
     fn store(self, v: __m256, to: &mut [f32]) {
         let to = &mut to[..LANES];
         // SAFETY: the slice has as many elements as are written.
@@ -89,12 +82,37 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn widen_at(self, from: *const bf16) -> __m256 {
+    unsafe fn widen_at(self, from: *const bf16) -> (__m256, __m256) {
         // SAFETY: the caller's promise; `self` proves the instructions.
         unsafe {
-            let narrow = _mm_loadu_si128(from.cast());
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
+            let pairs = _mm256_loadu_si256(from.cast());
+            // The bits of a bf16 are the upper half of an f32.
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(odd))
         }
+    }
+
+    #[inline(always)]
+    fn unzip(self, low: __m256, high: __m256) -> (__m256, __m256) {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let in_order = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v)));
+            let (even, odd) =
+                (_mm256_shuffle_ps::<0b10_00_10_00>(low, high), _mm256_shuffle_ps::<0b11_01_11_01>(low, high));
+            (in_order(even), in_order(odd))
+        }
+    }
+
+    #[inline(always)]
+    fn sum_four(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        // SAFETY: `self` proves the instructions, and there is room for four.
+        unsafe {
+            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let four = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            _mm_storeu_ps(sums.as_mut_ptr(), four);
+        }
+        sums
     }
 
     #[inline(always)]

@@ -40,8 +40,8 @@ fn below(len: usize) -> __mmask16 {
 impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = LANES;
-    const TILE_ROWS: usize = 6;
-    const FEW_ROWS: usize = 8;
+    const REGISTERS: usize = 32;
+    const PANEL_ROWS: usize = 8;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -72,12 +72,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn widen_part(self, from: &[bf16]) -> __m512 {
-        // SAFETY: lanes outside of the mask are not read; `self` proves the instructions.
-        unsafe { widen(_mm256_maskz_loadu_epi16(below(from.len()), from.as_ptr().cast())) }
-    }
-
-    #[inline(always)]
     fn store(self, v: __m512, to: &mut [f32]) {
         let to = &mut to[..LANES];
         // SAFETY: the slice has as many elements as are written.
@@ -97,9 +91,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn widen_at(self, from: *const bf16) -> __m512 {
+    unsafe fn widen_at(self, from: *const bf16) -> (__m512, __m512) {
         // SAFETY: the caller's promise; `self` proves the instructions.
-        unsafe { widen(_mm256_loadu_si256(from.cast())) }
+        unsafe { widen(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    fn unzip(self, low: __m512, high: __m512) -> (__m512, __m512) {
+        // SAFETY: `self` proves the instructions.
+        unsafe { unzip(low, high) }
+    }
+
+    #[inline(always)]
+    fn sum_four(self, v: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: `self` proves the instructions.
+        unsafe { sum_four(v) }
     }
 
     #[inline(always)]
@@ -136,6 +142,33 @@ impl Simd for Avx512 {
 /// The bits of a bf16 are the upper half of an f32.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn widen(narrow: __m256i) -> __m512 {
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+fn widen(pairs: __m512i) -> (__m512, __m512) {
+    let (even, odd) =
+        (_mm512_slli_epi32::<16>(pairs), _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+    (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd))
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn unzip(low: __m512, high: __m512) -> (__m512, __m512) {
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    (_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high))
+}
+
+/// Adds pairs of lanes within each quarter until one lane of it is left for each vector, then the quarters.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn sum_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    let pairs = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (ab, cd) = (_mm512_castps_pd(pairs(a, b)), _mm512_castps_pd(pairs(c, d)));
+    let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+    let quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    let upper = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(quarters))));
+    let halves = _mm512_castps512_ps256(_mm512_add_ps(quarters, upper));
+    let four = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+    let mut sums = [0.0; 4];
+    // SAFETY: there is room for four.
+    unsafe { _mm_storeu_ps(sums.as_mut_ptr(), four) };
+    sums
 }

@@ -26,7 +26,8 @@ fn widen(x: bf16) -> f32 {
 impl Simd for Plain {
     type V = [f32; LANES];
     const LANES: usize = LANES;
-    const TILE_ROWS: usize = 1;
+    const REGISTERS: usize = 16;
+    const PANEL_ROWS: usize = 1;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
@@ -48,11 +49,6 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn widen_part(self, from: &[bf16]) -> Self::V {
-        lanes(|i| from.get(i).map_or(0.0, |x| widen(*x)))
-    }
-
-    #[inline(always)]
     fn store(self, v: Self::V, to: &mut [f32]) {
         to[..LANES].copy_from_slice(&v);
     }
@@ -70,10 +66,21 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    unsafe fn widen_at(self, from: *const bf16) -> Self::V {
+    unsafe fn widen_at(self, from: *const bf16) -> (Self::V, Self::V) {
         // SAFETY: the caller's promise.
-        let narrow = unsafe { from.cast::<[bf16; LANES]>().read_unaligned() };
-        lanes(|i| widen(narrow[i]))
+        let pairs = unsafe { from.cast::<[[bf16; 2]; LANES]>().read_unaligned() };
+        (lanes(|i| widen(pairs[i][0])), lanes(|i| widen(pairs[i][1])))
+    }
+
+    #[inline(always)]
+    fn unzip(self, low: Self::V, high: Self::V) -> (Self::V, Self::V) {
+        let at = |i: usize| if i < LANES { low[i] } else { high[i - LANES] };
+        (lanes(|i| at(2 * i)), lanes(|i| at(2 * i + 1)))
+    }
+
+    #[inline(always)]
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4] {
+        v.map(|v| self.sum(v))
     }
 
     #[inline(always)]
