@@ -140,9 +140,8 @@ const WHOLE_ROWS: usize = 4;
 pub const SUMS_LEN: usize = BLOCK_ROWS * BLOCK_OUTPUTS * 16;
 /// Weights in a cache line.
 const LINE: usize = 32;
-/// How far ahead weights are asked to come to the first-level cache, in elements; for few rows they go by faster.
-const NEAR: usize = 192;
-const NEAR_OF_FEW: usize = 320;
+/// How far ahead the weights of few rows, which go by fastest, are asked to come to the first-level cache, in elements.
+const NEAR: usize = 320;
 
 impl Kernel for LinearTile<'_> {
     type Output = ();
@@ -309,12 +308,13 @@ fn dot_products<S: Simd, const O: usize, const R: usize>(
     assert!(w.iter().all(|w| w.len() == columns), "columns");
     assert!(x.len() >= R * columns.next_multiple_of(group), "a panel");
     let whole = columns / group * group;
-    let near = if R <= WHOLE_ROWS { NEAR_OF_FEW } else { NEAR };
     for column in (0..whole).step_by(group) {
         if column % LINE == 0 {
             for o in 0..O {
                 simd.prefetch_far(ahead.weights[o].wrapping_add(column));
-                simd.prefetch(w[o].as_ptr().wrapping_add(column + near));
+                if R <= WHOLE_ROWS {
+                    simd.prefetch(w[o].as_ptr().wrapping_add(column + NEAR));
+                }
             }
             if R == S::PANEL_ROWS {
                 simd.prefetch_far(ahead.x.wrapping_add(column / 2).cast());

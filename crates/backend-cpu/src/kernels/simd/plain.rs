@@ -27,7 +27,7 @@ impl Simd for Plain {
     type V = [f32; LANES];
     const LANES: usize = LANES;
     const REGISTERS: usize = 16;
-    const PANEL_ROWS: usize = 1;
+    const PANEL_ROWS: usize = 4;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
