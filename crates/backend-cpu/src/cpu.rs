@@ -8,7 +8,7 @@ use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::kernels::tiles::Cuts;
 use crate::products::{Factor, INPUTS, Sum};
-use crate::team::Team;
+use crate::team::{TASK_ELEMENTS, Team};
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, MappedWeight, Norm,
@@ -36,8 +36,6 @@ pub struct Cpu<C> {
     whole_rows: Vec<f32>,
 }
 
-/// A task is worth the wakening of a thread from this many elements on, where each costs an operation or two.
-pub const TASK_ELEMENTS: usize = 8192;
 /// How often a waiting thread looks before it sleeps: some 20 to 50 µs, longer than what lies between two operations.
 const SPINS: u32 = 1000;
 
@@ -85,8 +83,13 @@ impl<C: Collective> Backend for Cpu<C> {
         self.team.matrix(rows, columns, read)
     }
 
-    fn mapped_matrix(&mut self, weight: &MappedWeight) -> Result<Option<CpuMatrix>, BackendError> {
-        self.team.mapped_matrix(weight)
+    fn mapped_matrix(
+        &mut self,
+        weight: impl FnOnce() -> Option<MappedWeight>,
+    ) -> Result<Option<CpuMatrix>, BackendError> {
+        // The matrix unit wants tiles.
+        let weight = if self.isa() == Isa::Amx { None } else { weight() };
+        weight.map(|weight| self.team.mapped_matrix(&weight)).transpose()
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, BackendError> {

@@ -1,6 +1,5 @@
 //! Products of a team: which kernel, and how they are shared out.
 
-use crate::cpu::TASK_ELEMENTS;
 use crate::kernels::amx::{
     Amx, Input, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
 };
@@ -9,7 +8,7 @@ use crate::kernels::memory::Buffer;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::{CutMatrix, Cuts};
 use crate::memory::{RowMajor, Weight, buffer};
-use crate::team::Team;
+use crate::team::{TASK_ELEMENTS, Team};
 use crate::{CpuMatrix, CpuTensor, Isa};
 use backend::{BackendError, MappedWeight, ReadWeights, Tensor};
 use half::bf16;
@@ -61,11 +60,8 @@ impl Team {
         Ok(CpuMatrix { weight, rows, columns })
     }
 
-    /// A weight that stays where its file is mapped; `None` where the instruction set wants it in another form.
-    pub fn mapped_matrix(&mut self, weight: &MappedWeight) -> Result<Option<CpuMatrix>, BackendError> {
-        if self.isa == Isa::Amx {
-            return Ok(None);
-        }
+    /// A weight that stays where its file is mapped, for instruction sets that want no other form.
+    pub fn mapped_matrix(&mut self, weight: &MappedWeight) -> Result<CpuMatrix, BackendError> {
         let (rows, columns) = (weight.rows(), weight.columns.len());
         let rows_of_task = READ_WEIGHTS.div_ceil(columns.max(1));
         let mut fetched: Vec<_> = (0..rows.div_ceil(rows_of_task)).map(|_| Ok(())).collect();
@@ -74,7 +70,7 @@ impl Team {
             tile.row(task)[0] = weight.fetch(task * rows_of_task..rows.min((task + 1) * rows_of_task));
         });
         fetched.into_iter().collect::<Result<(), _>>()?;
-        Ok(Some(CpuMatrix { weight: Weight::Rows(RowMajor::mapped(weight)), rows, columns }))
+        Ok(CpuMatrix { weight: Weight::Rows(RowMajor::mapped(weight)), rows, columns })
     }
 
     fn read_rows(&mut self, len: usize, read: &ReadWeights<'_>) -> Result<Buffer<bf16>, BackendError> {

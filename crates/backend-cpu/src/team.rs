@@ -12,6 +12,9 @@ use crate::products::INPUTS;
 use backend::BackendError;
 use sampling::Sampler;
 
+/// A task is worth the wakening of a thread from this many elements on, where each costs an operation or two.
+pub const TASK_ELEMENTS: usize = 8192;
+
 /// Who computes, and with what.
 pub struct Team {
     /// The instruction set of all kernels.

@@ -119,7 +119,7 @@ fn a_mapped_weight_is_fetched_once_and_gives_the_bits_of_its_copy() {
             let whole = Arc::clone(&tensor);
             let part =
                 MappedWeight { tensor: whole, columns_total: COLUMNS, rows: rows.clone(), columns: columns.clone() };
-            let Some(weight) = backend.mapped_matrix(&part).expect("it can be read") else {
+            let Some(weight) = backend.mapped_matrix(|| Some(part.clone())).expect("it can be read") else {
                 assert_eq!(isa, Isa::Amx, "only the matrix unit needs weights in another form");
                 continue;
             };
@@ -157,7 +157,7 @@ fn a_mapped_weight_that_cannot_be_read_is_an_error() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.supported() && *isa != Isa::Amx) {
         let part =
             MappedWeight { tensor: Arc::new(Unreadable), columns_total: 100, rows: vec![0..100], columns: 0..50 };
-        let error = cpu(isa, 2).alone().mapped_matrix(&part).err().expect("it cannot be read").to_string();
+        let error = cpu(isa, 2).alone().mapped_matrix(|| Some(part)).err().expect("it cannot be read").to_string();
         assert_eq!(error, "reading: model.safetensors: no disk");
     }
 }

@@ -204,8 +204,7 @@ impl<B: Backend> Loader<'_, B> {
     /// A weight that is used where its file is mapped; `None` if that cannot be.
     fn mapped_matrix(&mut self, tensor: &ShardTensor) -> Result<Option<B::Matrix>, BackendError> {
         let as_stored = self.heads.width == self.heads.head_dim;
-        let mapped = as_stored.then(|| self.source.mapped(tensor)).flatten();
-        mapped.map_or(Ok(None), |weight| self.backend.mapped_matrix(&weight))
+        self.backend.mapped_matrix(|| as_stored.then(|| self.source.mapped(tensor)).flatten())
     }
 
     fn read_matrix(&mut self, tensor: &ShardTensor) -> Result<B::Matrix, BackendError> {

@@ -22,7 +22,7 @@ pub fn read_config(dir: &Path) -> Result<FalconConfig, WeightsError> {
 /// The safetensors files of a model directory, mapped into memory, with the place of each of their tensors.
 pub struct CheckpointFiles {
     dir: PathBuf,
-    files: Vec<(PathBuf, Arc<MappedFile>)>,
+    files: Vec<Arc<MappedFile>>,
     tensors: BTreeMap<String, Located>,
 }
 
@@ -74,15 +74,11 @@ impl CheckpointFiles {
     }
 
     pub(crate) fn file(&self, located: &Located) -> &Arc<MappedFile> {
-        &self.files[located.file].1
-    }
-
-    pub(crate) fn path_of(&self, located: &Located) -> &Path {
-        &self.files[located.file].0
+        &self.files[located.file]
     }
 
     fn path(&self, tensor: &str) -> PathBuf {
-        self.path_of(&self.tensors[tensor]).to_owned()
+        self.file(&self.tensors[tensor]).path.clone()
     }
 
     fn add_indexed(&mut self, index_path: &Path) -> Result<(), WeightsError> {
@@ -106,15 +102,15 @@ impl CheckpointFiles {
 
     /// Maps one more file, and adds its tensors.
     fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
-        let map = MappedFile::open(&path).map_err(io_error(&path))?;
+        let map = MappedFile::open(path)?;
         let file = self.files.len();
-        for (tensor, stored) in header::parse(&path, map.bytes())? {
+        for (tensor, stored) in header::parse(&map.path, map.bytes())? {
             if self.tensors.contains_key(&tensor) {
-                return Err(WeightsError::Duplicate { first: self.path(&tensor), second: path, tensor });
+                return Err(WeightsError::Duplicate { first: self.path(&tensor), second: map.path, tensor });
             }
             self.tensors.insert(tensor, Located { file, stored });
         }
-        self.files.push((path, Arc::new(map)));
+        self.files.push(Arc::new(map));
         Ok(())
     }
 }
@@ -123,6 +119,6 @@ fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
     std::fs::read(path).map_err(io_error(path))
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> WeightsError {
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> WeightsError {
     move |reason| WeightsError::Io { path: path.to_owned(), reason }
 }

@@ -4,13 +4,11 @@ use crate::mmap::MappedFile;
 use crate::{Progress, WeightsError};
 use half::bf16;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A tensor of BF16 where its file is mapped. It keeps the file mapped, also when the reader is gone.
 pub struct Mapped {
     pub(crate) file: Arc<MappedFile>,
-    pub(crate) path: PathBuf,
     /// In the file, in bytes.
     pub(crate) place: Range<usize>,
     pub(crate) progress: Arc<Progress>,
@@ -35,8 +33,7 @@ impl Mapped {
     pub fn fetch(&self, elements: Range<usize>) -> Result<(), WeightsError> {
         let bytes = size_of_val(&self.elements()[elements.clone()]);
         let start = self.place.start + elements.start * size_of::<bf16>();
-        let fetched = self.file.fetch(&(start..start + bytes));
-        fetched.map_err(|reason| WeightsError::Io { path: self.path.clone(), reason })?;
+        self.file.fetch(&(start..start + bytes))?;
         self.progress.add(bytes);
         Ok(())
     }

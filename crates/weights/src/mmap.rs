@@ -2,12 +2,14 @@
 
 #![expect(unsafe_code, reason = "mapping a file, and dropping mapped pages, are unsafe calls")]
 
+use crate::WeightsError;
+use crate::files::io_error;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The smallest page in use. Where pages are larger, the advice covers those that `range` ends in as well, which is
@@ -21,16 +23,17 @@ const PROBES: usize = 32;
 const FEW_PAGES_BYTES: usize = 64 << 20;
 
 pub(crate) struct MappedFile {
+    pub(crate) path: PathBuf,
     file: File,
     map: Mmap,
     few_walks: OnceLock<bool>,
 }
 
 impl MappedFile {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let map = map(&file)?;
-        Ok(Self { file, map, few_walks: OnceLock::new() })
+    pub(crate) fn open(path: PathBuf) -> Result<Self, WeightsError> {
+        let opened = File::open(&path).and_then(|file| Ok((map(&file)?, file)));
+        let (map, file) = opened.map_err(io_error(&path))?;
+        Ok(Self { path, file, map, few_walks: OnceLock::new() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -38,9 +41,11 @@ impl MappedFile {
     }
 
     /// Whether reading the file here is as fast as reading any memory: whether it is small, or the page cache has it in huge
-    /// pages, by and large. Walks of the page table for small ones cost a stream of reads up to a fifth.
+    /// pages, by and large. Walks of the page table for small ones cost a stream of reads up to a fifth. From then on, what is
+    /// not in the page cache yet comes there in huge pages, if the file system has them.
     pub(crate) fn has_few_walks(&self) -> bool {
         *self.few_walks.get_or_init(|| {
+            advise_huge_pages(&self.map);
             self.map.len() <= FEW_PAGES_BYTES || huge_pages_of(&self.file).is_ok_and(|huge| 4 * huge >= 3 * PROBES)
         })
     }
@@ -52,12 +57,12 @@ impl MappedFile {
     }
 
     /// Reads what lies in `range` into memory, and returns once it is there.
-    pub(crate) fn fetch(&self, range: &Range<usize>) -> io::Result<()> {
+    pub(crate) fn fetch(&self, range: &Range<usize>) -> Result<(), WeightsError> {
         #[cfg(target_os = "linux")]
         match self.map.advise_range(Advice::PopulateRead, range.start, range.len()) {
             // Linux before 5.14 does not know how.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-            done => return done,
+            done => return done.map_err(io_error(&self.path)),
         }
         self.map[range.clone()].iter().step_by(PAGE_BYTES).for_each(|byte| _ = black_box(*byte));
         Ok(())
@@ -82,17 +87,20 @@ fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is read-only, and its bytes are only ever copied, parsed or computed with as plain data, for which
     // any value is valid. What remains is a file that another process changes or cuts short meanwhile, against which no
     // map can be defended; the crate's documentation says so.
-    let map = unsafe { Mmap::map(file)? };
-    // What is not in the page cache yet comes there in huge pages then, if the file system has them.
+    unsafe { Mmap::map(file) }
+}
+
+fn advise_huge_pages(map: &Mmap) {
+    // A system without them says no, and nothing is lost.
     #[cfg(target_os = "linux")]
     let _ = map.advise(Advice::HugePage);
-    Ok(map)
 }
 
 /// At how many of [`PROBES`] places of a file the page cache has a huge page.
 fn huge_pages_of(file: &File) -> io::Result<usize> {
     // Of a map of its own, in which nothing else has been touched.
     let map = map(file)?;
+    advise_huge_pages(&map);
     for probe in 0..PROBES {
         black_box(map[map.len() / PROBES * probe]);
     }
@@ -139,7 +147,7 @@ mod tests {
         let path = dir.path().join("file");
         let bytes: Vec<u8> = (0..100_000).map(|i| (i % 251) as u8).collect();
         fs::write(&path, &bytes).unwrap();
-        let file = MappedFile::open(&path).unwrap();
+        let file = MappedFile::open(path).unwrap();
         file.fetch(&(12_345..99_999)).unwrap();
         assert!(file.bytes() == bytes && file.has_few_walks());
         assert!(huge_pages_of(&file.file).unwrap() <= PROBES);

@@ -86,7 +86,6 @@ impl<'a> ShardReader<'a> {
         let located = self.located(tensor);
         let mapped = Mapped {
             file: Arc::clone(self.files.file(located)),
-            path: self.files.path_of(located).to_owned(),
             place: located.stored.place.clone(),
             progress: self.progress(),
         };

@@ -60,11 +60,15 @@ impl Kernel for LayoutOf {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Layout {
-        Layout { panel_rows: S::PANEL_ROWS, group_columns: 2 * S::LANES }
+        Layout::of::<S>()
     }
 }
 
 impl Layout {
+    fn of<S: Simd>() -> Self {
+        Self { panel_rows: S::PANEL_ROWS, group_columns: 2 * S::LANES }
+    }
+
     /// Elements of a row.
     pub fn row_len(self, columns: usize) -> usize {
         columns.next_multiple_of(self.group_columns)
@@ -161,7 +165,6 @@ impl Kernel for LinearTile<'_> {
 }
 
 /// Rows, outputs and columns that are multiplied together.
-#[derive(Clone)]
 struct Block {
     rows: Range<usize>,
     outputs: Range<usize>,
@@ -194,7 +197,7 @@ impl LinearTile<'_> {
     /// Where the panel begins that has `row`, and in it the group that has `column`. The panel has `rows` rows.
     #[inline(always)]
     fn x_at<S: Simd>(&self, row: usize, rows: usize, column: usize) -> usize {
-        row * self.weight.columns.next_multiple_of(2 * S::LANES) + rows * column
+        row * Layout::of::<S>().row_len(self.weight.columns) + rows * column
     }
 
     /// A panel by a block's weights.
@@ -306,7 +309,7 @@ fn dot_products<S: Simd, const O: usize, const R: usize>(
     let group = 2 * S::LANES;
     let columns = w[0].len();
     assert!(w.iter().all(|w| w.len() == columns), "columns");
-    assert!(x.len() >= R * columns.next_multiple_of(group), "a panel");
+    assert!(x.len() >= R * Layout::of::<S>().row_len(columns), "a panel");
     let whole = columns / group * group;
     for column in (0..whole).step_by(group) {
         if column % LINE == 0 {
