@@ -306,3 +306,17 @@ fn hold_this_thread(cores: &[usize]) -> rustix::io::Result<()> {
     cores.iter().for_each(|&core| set.set(core));
     sched_setaffinity(None, &set)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unsupported_instruction_set_is_refused_with_what_there_is() {
+        for isa in Isa::ALL.into_iter().filter(|isa| !isa.supported()) {
+            let options = CpuOptions { threads: 1, isa: Some(isa), cores: None };
+            let error = Cpu::new(&options, backend::Alone).err().expect("no such instructions").to_string();
+            assert!(error.contains(&isa.to_string()) && error.contains(&Isa::detect().to_string()), "{error}");
+        }
+    }
+}

@@ -25,6 +25,8 @@ mod shm;
 mod shm_region;
 mod team;
 
+#[cfg(feature = "amx-standin")]
+pub use amx_standin::install as install_amx_standin;
 pub use cache::CpuKvCache;
 pub use cpu::{Cpu, CpuOptions, own_cores};
 pub use isa::{Isa, UnknownIsa};

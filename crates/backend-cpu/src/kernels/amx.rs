@@ -40,11 +40,11 @@ const GROUP_ROWS: usize = 16;
 pub struct Amx(Avx512);
 
 impl Amx {
-    /// On a processor that has it, in a process that may use it.
+    /// On a processor that has it, in a process that may use it; in tests, also where a stand-in has the instructions.
     pub fn detect() -> Option<Self> {
         static PERMITTED: OnceLock<bool> = OnceLock::new();
         let avx512 = Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16"))?;
-        let permitted = PERMITTED.get_or_init(|| has_tiles() && assembly::request_tiles());
+        let permitted = *PERMITTED.get_or_init(|| has_tiles() && assembly::request_tiles()) || has_standin();
         permitted.then_some(Self(avx512))
     }
 
@@ -57,6 +57,14 @@ impl Amx {
         let number = |i: usize| bf16::from_f32(((i * 7919) % 1009) as f32 / 1009.0 - 0.5);
         Shaped::new(self, GROUP_ROWS).multiply_registers(products, &std::array::from_fn(number));
     }
+}
+
+/// Whether a test has the instructions executed by a stand-in.
+fn has_standin() -> bool {
+    #[cfg(feature = "amx-standin")]
+    return amx_standin::installed();
+    #[cfg(not(feature = "amx-standin"))]
+    false
 }
 
 /// CPUID: tiles, and products of bf16 on them.

@@ -33,10 +33,13 @@ impl Setup {
     }
 
     fn worker_command(self) -> Vec<String> {
-        let mut command = Vec::new();
+        let mut command = vec!["env".to_owned()];
         if self.backend == "cuda" {
-            command.push("env".to_owned());
             command.extend(standin::environment().map(|(name, value)| format!("{name}={value}")));
+        }
+        if self.isa == Some(Isa::Amx) {
+            // Where the processor has a matrix unit, it is used.
+            command.push("AMX_STANDIN=1".to_owned());
         }
         command.extend([env!("CARGO_BIN_EXE_peregrine"), "worker"].map(str::to_owned));
         command.extend(self.flags.iter().map(|&flag| flag.to_owned()));

@@ -1,11 +1,12 @@
 //! The goldens of an independent implementation, through a coordinator and real worker processes.
 //!
-//! An ordinary run takes the demo model and three others at degrees 1, 2 and 8 on the cpu backend, and the shorter cases of
-//! one model on the reference. With `PEREGRINE_GOLDENS=all` it takes every model and case, at degrees 1, 2, 4 and 8, on
-//! both backends and on every instruction set that the processor has: `cargo xtask goldens` does that.
+//! An ordinary run takes the demo model and three others at degrees 1, 2 and 8 on the cpu backend, one of them on the matrix
+//! unit, too, and the shorter cases of one model on the reference. With `PEREGRINE_GOLDENS=all` it takes every model and
+//! case, at degrees 1, 2, 4 and 8, on both backends and on every instruction set: `cargo xtask goldens` does that. A
+//! processor without a matrix unit has a stand-in.
 
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
-use backend_cpu::Isa;
+use backend_cpu::{Isa, install_amx_standin};
 use coordinator::Submission;
 use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, Tolerance};
 use step::{SamplingParams, SamplingSettings};
@@ -80,14 +81,18 @@ pub fn everything() -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cpu_backend_equals_the_goldens() {
-    let isas = Isa::ALL.into_iter().filter(|isa| isa.supported());
-    let (models, isas, worlds) = if everything() {
-        (&MODELS[..], isas.map(Some).collect(), &[1, 2, 4, 8][..])
+    install_amx_standin();
+    let isas: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.supported()).map(Some).collect();
+    let matrix_unit: Vec<_> = isas.iter().copied().filter(|&isa| isa == Some(Isa::Amx)).collect();
+    let (setups, worlds) = if everything() {
+        (MODELS.map(|model| (model, isas.clone())).to_vec(), &[1, 2, 4, 8][..])
     } else {
-        (&["falcon-demo", "tiny-falcon-7b", "tiny-falcon-180b", "tiny-falcon-rw"][..], vec![None], &[1, 2, 8][..])
+        let best = ["falcon-demo", "tiny-falcon-7b", "tiny-falcon-180b", "tiny-falcon-rw"];
+        let best = best.map(|model| (model, vec![None]));
+        (best.into_iter().chain([("falcon-demo", matrix_unit)]).collect(), &[1, 2, 8][..])
     };
-    for model in models {
-        for &isa in &isas {
+    for (model, isas) in setups {
+        for isa in isas {
             check_degrees(model, "cpu", isa, worlds, &Golden::of(model).cases).await;
         }
     }

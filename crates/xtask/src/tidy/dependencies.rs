@@ -7,6 +7,7 @@ use toml::Table;
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("step", &[]),
+    ("amx-standin", &[]),
     ("cuda-standin", &[]),
     ("api", &["step"]),
     ("node", &["model", "step"]),
@@ -16,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &["step"]),
     ("weights", &["model"]),
     ("backend", &["step", "sampling"]),
-    ("backend-cpu", &["backend", "step", "sampling"]),
+    ("backend-cpu", &["backend", "step", "sampling", "amx-standin"]),
     ("backend-cuda", &["backend", "step", "sampling"]),
     ("forward", &["model", "backend", "step"]),
     ("worker", &["forward", "weights", "wire", "model", "backend", "step"]),
