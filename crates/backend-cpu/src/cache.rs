@@ -1,6 +1,6 @@
 //! The KV cache: blocks of keys and values of all layers, and how a batch is cut for attention.
 
-use crate::kernels::attention::{AttentionTile, HeadTile, PositionTable, RowTile, block_len, store};
+use crate::kernels::attention::{AttentionTile, HeadTile, PositionTable, QUERIES, RowTile, block_len, store};
 use crate::kernels::memory::Buffer;
 use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
@@ -23,9 +23,6 @@ pub struct CpuKvCache {
     row_tiles: Vec<RowTile>,
     row_cuts: Vec<usize>,
 }
-
-/// Query heads of a tile at most: enough to reuse keys and values, few enough to give every thread a tile.
-const TILE_HEADS: usize = 16;
 
 impl CpuKvCache {
     pub(crate) fn new(shape: &AttentionShape, layers: usize, blocks: usize) -> Result<Self, BackendError> {
@@ -122,16 +119,15 @@ impl CpuKvCache {
     }
 }
 
-/// Cuts each group into tiles of nearly equal numbers of query heads.
+/// Cuts each group into tiles of as many query heads as meet keys and values together.
 fn head_tiles(shape: &AttentionShape) -> Vec<HeadTile> {
     let mut tiles = Vec::new();
     let (mut query, mut qkv_head) = (0, 0);
     for (group, heads) in shape.groups.iter().enumerate() {
-        let step = heads.queries.div_ceil(heads.queries.div_ceil(TILE_HEADS).max(1)).max(1);
-        for first in (0..heads.queries).step_by(step) {
+        for first in (0..heads.queries).step_by(QUERIES) {
             tiles.push(HeadTile {
                 group,
-                queries: query + first..query + heads.queries.min(first + step),
+                queries: query + first..query + heads.queries.min(first + QUERIES),
                 qkv_column: (qkv_head + first) * shape.head_dim,
             });
         }

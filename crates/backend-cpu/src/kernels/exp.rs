@@ -1,6 +1,6 @@
 //! The exponential function on vectors.
 
-use super::simd::Simd;
+use super::simd::{EXP2_BIAS, Simd};
 
 /// `eˣ` for `x ≤ 0`, within 1.5e-7 of its value; 0 below −87. Not a number stays so.
 ///
@@ -11,24 +11,20 @@ use super::simd::Simd;
 pub fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
     const LOWEST: f32 = -87.0;
     const COEFFICIENTS: [f32; 5] = [0.499_999_93, 0.166_665_2, 0.041_668_394, 0.008_368_781, 0.001_381_446_5];
-    /// Adding and subtracting 1.5·2²³ rounds to an integer.
-    const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
 
-    // `max` gives its second argument where the first is not a number; the last selection brings that back.
-    let inside = simd.max(x, simd.splat(LOWEST));
-    let round = simd.splat(ROUND);
-    let n = simd.sub(simd.mul_add(inside, simd.splat(std::f32::consts::LOG2_E), round), round);
+    // `max` gives its second argument where one is not a number; then so is all that follows.
+    let inside = simd.max(simd.splat(LOWEST), x);
+    let bias = simd.splat(EXP2_BIAS);
+    let biased = simd.mul_add(inside, simd.splat(std::f32::consts::LOG2_E), bias);
+    let n = simd.sub(biased, bias);
     let r = simd.mul_add(n, simd.splat(-LN_2_HIGH), inside);
     let r = simd.mul_add(n, simd.splat(-LN_2_LOW), r);
     let series = polynomial(simd, r, &COEFFICIENTS);
     let e = simd.mul_add(series, simd.mul(r, r), simd.add(r, simd.splat(1.0)));
-    let e = simd.mul(e, simd.exp2(n));
-    let zero = simd.splat(0.0);
-    let e = simd.select_less(x, simd.splat(LOWEST), zero, e);
-    // `x · 0` is 0, or not a number.
-    simd.mul_add(x, zero, e)
+    let e = simd.mul(e, simd.exp2(biased));
+    simd.select_less(x, simd.splat(LOWEST), simd.splat(0.0), e)
 }
 
 /// `c[0] + c[1]·x + c[2]·x² …`.

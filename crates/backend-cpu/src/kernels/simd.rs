@@ -23,7 +23,7 @@ pub trait Simd: Copy + Sync {
     const LANES: usize;
     /// How many vectors the registers hold.
     const REGISTERS: usize;
-    /// How many rows of activations a product computes together, at most: from 1 to 8.
+    /// How many rows of activations a product computes together, and queries attention, at most: from 1 to 8.
     const PANEL_ROWS: usize;
 
     /// Runs a kernel, compiled for this instruction set.
@@ -89,8 +89,8 @@ pub trait Simd: Copy + Sync {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// In lanes where `a < b` what `then` has, else what `or` has.
     fn select_less(self, a: Self::V, b: Self::V, then: Self::V, or: Self::V) -> Self::V;
-    /// `2ⁿ` for integers from −126 to 127.
-    fn exp2(self, n: Self::V) -> Self::V;
+    /// `2ⁿ` of integers `n` from −126 to 127, each given as `n +` [`EXP2_BIAS`].
+    fn exp2(self, biased: Self::V) -> Self::V;
     /// The sum of the lanes, in an order that is always the same.
     fn sum(self, v: Self::V) -> f32;
     /// The sum of the lanes of each, in an order that is always the same, but not that of [`Simd::sum`].
@@ -98,6 +98,10 @@ pub trait Simd: Copy + Sync {
     /// The largest lane.
     fn max_lane(self, v: Self::V) -> f32;
 }
+
+/// Added to a number of magnitude below 2²², it rounds it to an integer `n`, and leaves in the sum's last bits the exponent
+/// of `2ⁿ` as an f32 has it, which is `n + 127`.
+pub const EXP2_BIAS: f32 = 12_582_912.0 + 127.0;
 
 /// Something to run with vectors. `run` must be `#[inline(always)]`, and so must be what it calls in its loops.
 pub trait Kernel {

@@ -135,10 +135,7 @@ impl Simd for Avx2 {
         max(a, b) -> __m256 { _mm256_max_ps(a, b) }
         min(a, b) -> __m256 { _mm256_min_ps(a, b) }
         select_less(a, b, then, or) -> __m256 { _mm256_blendv_ps(or, then, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
-        exp2(n) -> __m256 {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
-        }
+        exp2(biased) -> __m256 { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(biased))) }
         sum(v) -> f32 {
             let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -130,10 +130,7 @@ impl Simd for Avx512 {
         select_less(a, b, then, or) -> __m512 {
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), or, then)
         }
-        exp2(n) -> __m512 {
-            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
-        }
+        exp2(biased) -> __m512 { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(biased))) }
         sum(v) -> f32 { _mm512_reduce_add_ps(v) }
         max_lane(v) -> f32 { _mm512_reduce_max_ps(v) }
     }

@@ -126,8 +126,8 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn exp2(self, n: Self::V) -> Self::V {
-        lanes(|i| f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    fn exp2(self, biased: Self::V) -> Self::V {
+        lanes(|i| f32::from_bits(biased[i].to_bits() << 23))
     }
 
     #[inline(always)]
