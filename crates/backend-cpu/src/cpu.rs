@@ -7,7 +7,7 @@ use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::kernels::tiles::Cuts;
-use crate::products::{Factor, INPUTS, Sum};
+use crate::products::{Factor, INPUTS, Source, Sum};
 use crate::team::{TASK_ELEMENTS, Team};
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
@@ -98,7 +98,7 @@ impl<C: Collective> Backend for Cpu<C> {
 
     fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<CpuTensor, BackendError> {
         self.team.make_room(rows_max, columns)?;
-        CpuTensor::new(rows_max, columns)
+        CpuTensor::new(rows_max, columns, self.isa())
     }
 
     fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize) -> Result<CpuKvCache, BackendError> {
@@ -115,7 +115,7 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn read(&mut self, x: &CpuTensor) -> Result<Vec<f32>, BackendError> {
-        Ok(x.used().to_vec())
+        Ok(x.to_vec())
     }
 
     fn embed(&mut self, table: &CpuMatrix, first: usize, batch: &Batch, y: &mut CpuTensor) -> Result<(), BackendError> {
@@ -189,7 +189,7 @@ impl<C: Collective> Backend for Cpu<C> {
                 packed.push(norm);
                 packed.len() - 1
             });
-            sums.push(Sum { terms: vec![(input, factor(linear))], gelu: *gelu, y });
+            sums.push(Sum { terms: vec![(Source::Input(input), factor(linear))], gelu: *gelu, y });
         }
         self.team.sums(&mut sums, false);
         Ok(())
@@ -206,9 +206,8 @@ impl<C: Collective> Backend for Cpu<C> {
         if self.isa() != Isa::Amx {
             return backend::dense_then_down(self, attention, dense, up, down, y);
         }
-        self.team.pack(0, attention, &Input::Plain(attention.used()));
-        self.team.pack(1, up, &Input::Plain(up.used()));
-        let terms = vec![(0, factor(dense)), (1, factor(down))];
+        let sources = [self.team.source(0, attention), self.team.source(1, up)];
+        let terms = sources.into_iter().zip([factor(dense), factor(down)]).collect();
         self.team.sums(&mut [Sum { terms, gelu: false, y }], false);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Activations and weights.
 
-use crate::kernels::amx::PackedWeights;
+use crate::Isa;
+use crate::kernels::amx::{Packed, PackedWeights, Shape};
 use crate::kernels::linear::{Piece, Rows};
 use crate::kernels::memory::Buffer;
 use backend::{BackendError, MappedTensor, MappedWeight, Tensor};
@@ -11,24 +12,31 @@ use std::sync::Arc;
 
 /// Activations.
 pub struct CpuTensor {
-    pub(crate) values: Buffer<f32>,
+    values: Buffer<f32>,
+    /// The rows in use are packed for a product, which they are for nothing else; see [`Packed`].
+    is_packed: bool,
     rows: usize,
     rows_max: usize,
     columns: usize,
 }
 
 impl CpuTensor {
-    pub(crate) fn new(rows_max: usize, columns: usize) -> Result<Self, BackendError> {
-        Ok(Self { values: buffer("a tensor", rows_max * columns)?, rows: 0, rows_max, columns })
+    /// With room for packed rows, too, where the instruction set packs them.
+    pub(crate) fn new(rows_max: usize, columns: usize, isa: Isa) -> Result<Self, BackendError> {
+        let packed_len = if isa == Isa::Amx { Shape { rows: rows_max, columns }.len() } else { Some(0) };
+        let len = packed_len.unwrap_or(usize::MAX).max(rows_max * columns);
+        Ok(Self { values: buffer("a tensor", len)?, is_packed: false, rows: 0, rows_max, columns })
     }
 
     /// The rows in use.
     pub(crate) fn used(&self) -> &[f32] {
+        assert!(!self.is_packed, "rows of a tensor that is packed");
         &self.values[..self.rows * self.columns]
     }
 
     /// The rows in use.
     pub(crate) fn used_mut(&mut self) -> &mut [f32] {
+        assert!(!self.is_packed, "rows of a tensor that is packed");
         &mut self.values[..self.rows * self.columns]
     }
 
@@ -41,6 +49,34 @@ impl CpuTensor {
     pub(crate) fn row_mut(&mut self, row: usize) -> &mut [f32] {
         let columns = self.columns;
         &mut self.used_mut()[row * columns..][..columns]
+    }
+
+    /// The rows in use, if they are packed.
+    pub(crate) fn packed(&self) -> Option<Packed<'_>> {
+        let shape = Shape { rows: self.rows, columns: self.columns };
+        self.is_packed.then(|| Packed { shape, pairs: bytemuck::cast_slice(&self.values) })
+    }
+
+    /// From here on the rows in use are packed: their shape, and the chunks to fill.
+    pub(crate) fn pack(&mut self) -> (Shape, &mut [f32]) {
+        self.is_packed = true;
+        let shape = Shape { rows: self.rows, columns: self.columns };
+        (shape, &mut self.values[..shape.chunks() * shape.chunk_len()])
+    }
+
+    /// From here on they are rows, which have to be written.
+    pub(crate) fn unpack(&mut self) {
+        self.is_packed = false;
+    }
+
+    /// The elements of the rows in use, in either form.
+    pub(crate) fn to_vec(&self) -> Vec<f32> {
+        let Some(packed) = self.packed() else { return self.used().to_vec() };
+        let mut values = vec![0.0; self.rows * self.columns];
+        for (row, values) in values.chunks_exact_mut(self.columns.max(1)).enumerate() {
+            packed.read_row(row, values);
+        }
+        values
     }
 }
 
@@ -56,6 +92,7 @@ impl Tensor for CpuTensor {
     fn set_rows(&mut self, rows: usize) {
         assert!(rows <= self.rows_max, "{rows} rows in a tensor of {}", self.rows_max);
         self.rows = rows;
+        self.unpack();
     }
 }
 

@@ -1,7 +1,8 @@
 //! Products of a team: which kernel, and how they are shared out.
 
 use crate::kernels::amx::{
-    Amx, Input, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
+    Activations, Amx, CHUNK_COLUMNS, GROUP_ROWS, Input, Output, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS,
+    Term, pack_panel, panel_len,
 };
 use crate::kernels::linear::{Layout, LinearTile, PackTile, Rows, TASK_OUTPUTS};
 use crate::kernels::memory::Buffer;
@@ -35,11 +36,20 @@ pub struct Factor<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+/// Where a product finds packed activations.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// An input of the team, by its number.
+    Input(usize),
+    /// A tensor that is packed.
+    Tensor(&'a CpuTensor),
+}
+
 /// A sum of products of packed inputs.
 pub struct Sum<'a> {
-    /// The number of each factor's input.
-    pub terms: Vec<(usize, Factor<'a>)>,
-    /// The GELU of it.
+    /// The factors, each with its input.
+    pub terms: Vec<(Source<'a>, Factor<'a>)>,
+    /// The GELU of it: only a product will take that.
     pub gelu: bool,
     /// Where it goes.
     pub y: &'a mut CpuTensor,
@@ -112,8 +122,8 @@ impl Team {
         match &weight.weight {
             Weight::Rows(rows) => self.product_of_rows(x, rows.rows(weight.columns), factor, y, add),
             Weight::Tiles(_) => {
-                self.pack(0, x, &Input::Plain(x.used()));
-                self.sums(&mut [Sum { terms: vec![(0, factor)], gelu: false, y }], add);
+                let source = self.source(0, x);
+                self.sums(&mut [Sum { terms: vec![(source, factor)], gelu: false, y }], add);
             }
         }
     }
@@ -173,35 +183,65 @@ impl Team {
         self.inputs[number].pack(amx_of(self.isa), &mut self.pool, (x.rows(), x.columns()), input);
     }
 
+    /// Packs `x` as an input, unless it is packed.
+    pub fn source<'a>(&mut self, number: usize, x: &'a CpuTensor) -> Source<'a> {
+        if x.packed().is_some() {
+            return Source::Tensor(x);
+        }
+        self.pack(number, x, &Input::Plain(x.used()));
+        Source::Input(number)
+    }
+
     /// Computes sums of products of packed inputs, in one job: `y = Σ x·Wᵀ + b`, or `y += …`, or the
-    /// GELU of that.
+    /// GELU of that. Of 16 rows or more, the GELU comes packed.
     pub fn sums(&mut self, sums: &mut [Sum<'_>], add: bool) {
         let amx = amx_of(self.isa);
         let inputs = &self.inputs;
-        let term = |&(number, Factor { weight, bias }): &(usize, _)| match &weight.weight {
-            Weight::Tiles(weights) => Term { x: &inputs[number], weights, bias },
-            Weight::Rows(_) => unreachable!("a team has weights of one form"),
-        };
-        let terms: Vec<(Vec<_>, bool)> =
-            sums.iter().map(|sum| (sum.terms.iter().map(term).collect(), sum.gelu)).collect();
-        let cut = |sum| {
-            let Sum { terms, y, .. }: &mut Sum<'_> = sum;
-            for (number, Factor { weight, .. }) in &*terms {
-                assert_eq!(inputs[*number].shape(), (y.rows(), weight.columns), "the input's shape");
-                assert_eq!(y.columns(), weight.rows, "the output's columns");
-            }
-            let weights = terms.iter().map(|(_, factor)| factor.weight.columns).sum();
-            let tasks = if y.rows() <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
-            let outputs = outputs_of_task(self.pool.threads(), y.columns(), weights, tasks);
-            let (columns, rows) = (y.columns(), Cuts::Every(y.rows().max(1)));
-            CutMatrix::new(y.used_mut(), columns, rows, Cuts::Every(outputs.next_multiple_of(PANELS_OUTPUTS)))
-        };
-        let mut matrices: Vec<_> = sums.iter_mut().map(cut).collect();
+        let mut terms: Vec<Vec<Term<'_>>> = Vec::with_capacity(sums.len());
+        for sum in &*sums {
+            terms.push(sum.terms.iter().map(|&(source, factor)| term(inputs, source, factor)).collect());
+        }
+        let threads = self.pool.threads();
+        let (outputs, mut matrices): (Vec<_>, Vec<_>) =
+            sums.iter_mut().zip(&terms).map(|(sum, terms)| cut(sum, terms, add, threads)).unzip();
         self.pool.for_each_tile_of(&mut matrices, &mut self.scratch, |scratch, number, tile| {
-            let (terms, gelu) = &terms[number];
-            ProductTile { terms, add, gelu: *gelu, sums: &mut scratch.sums, y: tile }.run(amx);
+            ProductTile { terms: &terms[number], output: outputs[number], sums: &mut scratch.sums, y: tile }.run(amx);
         });
     }
+}
+
+/// A factor with its packed input.
+fn term<'a>(inputs: &'a [Activations; INPUTS], source: Source<'a>, Factor { weight, bias }: Factor<'a>) -> Term<'a> {
+    let x = match source {
+        Source::Input(number) => inputs[number].packed(),
+        Source::Tensor(tensor) => tensor.packed().expect("a packed tensor"),
+    };
+    assert_eq!(x.shape.columns, weight.columns, "the input's columns");
+    match &weight.weight {
+        Weight::Tiles(weights) => Term { x, weights, bias },
+        Weight::Rows(_) => unreachable!("a team has weights of one form"),
+    }
+}
+
+/// Cuts a sum's result for the threads, and says in which form it comes.
+fn cut<'a>(sum: &'a mut Sum<'_>, terms: &[Term<'_>], add: bool, threads: usize) -> (Output, CutMatrix<'a, f32>) {
+    let Sum { terms: factors, gelu, y } = sum;
+    let (rows, columns) = (y.rows(), y.columns());
+    assert!(terms.iter().all(|term| term.x.shape.rows == rows), "the input's rows");
+    assert!(factors.iter().all(|(_, factor)| factor.weight.rows == columns), "the output's columns");
+    let weights = factors.iter().map(|(_, factor)| factor.weight.columns).sum();
+    let tasks = if rows <= STREAM_ROWS { STREAM_TASKS_PER_THREAD } else { BLOCK_TASKS_PER_THREAD };
+    let outputs = outputs_of_task(threads, columns, weights, tasks);
+    if *gelu && rows >= GROUP_ROWS {
+        let (shape, chunks) = y.pack();
+        let (len, some) = (shape.chunk_len(), Cuts::Every(outputs.div_ceil(CHUNK_COLUMNS)));
+        return (Output::PackedGelu(shape), CutMatrix::new(chunks, len, some, Cuts::Every(len)));
+    }
+    if !add {
+        y.unpack();
+    }
+    let (all, some) = (Cuts::Every(rows.max(1)), Cuts::Every(outputs.next_multiple_of(PANELS_OUTPUTS)));
+    (Output::Rows { add, gelu: *gelu }, CutMatrix::new(y.used_mut(), columns, all, some))
 }
 
 /// How many outputs a task computes where each costs so many weights.

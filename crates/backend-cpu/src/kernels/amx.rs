@@ -1,7 +1,7 @@
 //! Products on the processor's matrix unit (AMX): tiles of bf16, sums in f32.
 //!
 //! * [`PackedWeights`]: a weight as tiles of 16 outputs and 32 columns, each a contiguous kilobyte: the left factor.
-//! * [`Activations`]: the right factor, 32 columns of up to 16 rows, each f32 split into two bf16: its rounded value and
+//! * [`Packed`] activations: the right factor, 32 columns of up to 16 rows, each f32 split into two bf16: its rounded value and
 //!   the rest. Both are multiplied, so a product is within 2⁻¹⁸ of what f32 activations give.
 //! * [`ProductTile`]: the product, and how it is blocked for the caches.
 //!
@@ -17,8 +17,8 @@ mod product;
 mod transpose;
 mod weights;
 
-pub use activations::{Activations, Input};
-pub use product::{PANELS_OUTPUTS, ProductTile, SUMS_LEN, Term};
+pub use activations::{Activations, CHUNK_COLUMNS, Input, Packed, Shape};
+pub use product::{Output, PANELS_OUTPUTS, ProductTile, SUMS_LEN, Term};
 pub use weights::{PackedWeights, pack_panel, panel_len};
 
 use super::simd::Avx512;
@@ -32,7 +32,7 @@ pub const TILE_ROWS: usize = 16;
 /// Columns of a tile of bf16.
 const TILE_COLUMNS: usize = 32;
 /// Rows of activations that a tile holds at most.
-const GROUP_ROWS: usize = 16;
+pub const GROUP_ROWS: usize = 16;
 
 /// The proof that the processor multiplies tiles of bf16, that the system lets this process do so, and that there is
 /// AVX-512 with bf16 beside it.

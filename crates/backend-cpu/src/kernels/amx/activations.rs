@@ -9,16 +9,33 @@ use crate::kernels::simd::{Avx512, Simd};
 use crate::kernels::tiles::Cuts;
 use std::arch::x86_64::*;
 
-/// Rows of activations in groups of [`Activations::width`], in chunks of [`CHUNK_TILES`] times 32 columns: first all groups
+/// Rows of activations in groups of [`Shape::width`], in chunks of [`CHUNK_TILES`] times 32 columns: first all groups
 /// of the first chunk, then those of the next, so that what is used together lies together. For 32 columns of a group
 /// there are two tiles, of the rounded values and of the rests; a tile is 16 pairs of columns, each with its two bf16 of
 /// every row in turn.
+#[derive(Clone, Copy)]
+pub struct Packed<'a> {
+    /// Rows and columns.
+    pub shape: Shape,
+    /// [`Shape::chunks`] chunks, or more.
+    pub pairs: &'a [u32],
+}
+
+/// Rows and columns of packed activations.
+#[derive(Clone, Copy, Default)]
+pub struct Shape {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+}
+
+/// Room to pack activations.
 #[derive(Default)]
 pub struct Activations {
     pairs: Option<Buffer<u32>>,
     moments: Vec<Moments>,
-    rows: usize,
-    columns: usize,
+    shape: Shape,
 }
 
 /// What is packed: rows of activations, or what becomes of them on the way.
@@ -41,14 +58,14 @@ pub enum Input<'a> {
 /// Tiles of a chunk of columns: so few that those of two groups stay in the first-level cache while panels go by.
 pub const CHUNK_TILES: usize = 6;
 /// Columns of a chunk.
-const CHUNK_COLUMNS: usize = CHUNK_TILES * TILE_COLUMNS;
+pub const CHUNK_COLUMNS: usize = CHUNK_TILES * TILE_COLUMNS;
 /// Elements of rows whose moments a task computes, at least.
 const MOMENTS_ELEMENTS: usize = 16_384;
 
 impl Activations {
     /// Makes room for so many rows and columns; `None` if the system has none.
     pub fn reserve(&mut self, rows_max: usize, columns: usize) -> Option<()> {
-        let len = rows_max.next_multiple_of(GROUP_ROWS).checked_mul(columns.next_multiple_of(CHUNK_COLUMNS))?;
+        let len = Shape { rows: rows_max, columns }.len()?;
         if self.pairs.as_ref().is_none_or(|pairs| pairs.len() < len) {
             // The old room goes first.
             self.pairs = None;
@@ -66,8 +83,8 @@ impl Activations {
     ///
     /// If no room was made for them.
     pub fn pack(&mut self, amx: Amx, pool: &mut Pool, (rows, columns): (usize, usize), input: &Input<'_>) {
-        (self.rows, self.columns) = (rows, columns);
-        let (width, group_len, chunk_len) = (self.width(), self.group_len(), self.chunk_len());
+        let shape = Shape { rows, columns };
+        self.shape = shape;
         let Self { pairs, moments, .. } = self;
         if let Input::Norm { x, eps, .. } = *input {
             let some = Cuts::Every(MOMENTS_ELEMENTS.div_ceil(columns.max(1)));
@@ -79,56 +96,87 @@ impl Activations {
                 }
             });
         }
-        let chunks = columns.div_ceil(CHUNK_COLUMNS);
-        let pairs = pairs.as_mut().map_or(&mut [][..], |pairs| &mut pairs[..chunks * chunk_len]);
-        let (every, group) = (Cuts::Every(1), Cuts::Every(group_len));
-        pool.for_each_plain_tile(pairs, chunk_len, every, group, |mut tile| {
+        let pairs = pairs.as_mut().map_or(&mut [][..], |pairs| &mut pairs[..shape.chunks() * shape.chunk_len()]);
+        let (every, group) = (Cuts::Every(1), Cuts::Every(shape.group_len()));
+        pool.for_each_plain_tile(pairs, shape.chunk_len(), every, group, |mut tile| {
             let first_row = tile.column_part * GROUP_ROWS;
             let first = tile.row_part * CHUNK_COLUMNS;
+            let width = shape.width();
             let part = Part { first_row, rows: rows.min(first_row + GROUP_ROWS) - first_row, first, columns, width };
             // SAFETY: `amx` proves AVX-512 with bf16.
             unsafe { pack_part(amx.0, &part, input, moments, tile.row(first / CHUNK_COLUMNS)) };
         });
     }
 
-    /// Rows and columns.
-    pub fn shape(&self) -> (usize, usize) {
-        (self.rows, self.columns)
+    /// What was packed last.
+    pub fn packed(&self) -> Packed<'_> {
+        Packed { shape: self.shape, pairs: self.pairs.as_deref().unwrap_or_default() }
+    }
+}
+
+impl Packed<'_> {
+    /// The tiles of a group from a column of tiles on: to the end of its chunk, and where there is only one group, to the
+    /// last column and behind it.
+    pub fn tiles(&self, group: usize, tile: usize) -> &[u32] {
+        let Self { shape, pairs } = self;
+        let pairs = &pairs[shape.tile_at(group, tile)..];
+        let len =
+            if shape.groups() == 1 { usize::MAX } else { (CHUNK_TILES - tile % CHUNK_TILES) * 2 * shape.tile_len() };
+        &pairs[..len.min(pairs.len())]
+    }
+
+    /// The elements of a row: their rounded values with the rests.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        let (tile_len, width) = (self.shape.tile_len(), self.shape.width());
+        for (column, out) in out.iter_mut().enumerate() {
+            let (tile, within) = (column / TILE_COLUMNS, column % TILE_COLUMNS);
+            let at = self.shape.tile_at(row / GROUP_ROWS, tile) + within / 2 * width + row % GROUP_ROWS;
+            let half = |pair: u32| f32::from_bits(pair >> (16 * (within % 2)) << 16);
+            *out = half(self.pairs[at]) + half(self.pairs[at + tile_len]);
+        }
+    }
+}
+
+impl Shape {
+    /// Elements of this shape; `None` if they cannot be counted.
+    pub fn len(self) -> Option<usize> {
+        self.rows.next_multiple_of(GROUP_ROWS).checked_mul(self.columns.next_multiple_of(CHUNK_COLUMNS))
     }
 
     /// Rows of a group: 16, or all where there are fewer.
-    pub fn width(&self) -> usize {
+    pub fn width(self) -> usize {
         self.rows.clamp(1, GROUP_ROWS)
     }
 
     /// Groups of rows.
-    pub fn groups(&self) -> usize {
+    pub fn groups(self) -> usize {
         self.rows.div_ceil(GROUP_ROWS)
     }
 
-    /// The tiles of a group from a column of tiles on: to the end of its chunk, and where there is only one group, to the
-    /// last column and behind it.
-    pub fn tiles(&self, group: usize, tile: usize) -> &[u32] {
+    /// Chunks of columns.
+    pub fn chunks(self) -> usize {
+        self.columns.div_ceil(CHUNK_COLUMNS)
+    }
+
+    /// Elements of a chunk.
+    pub fn chunk_len(self) -> usize {
+        self.groups() * self.group_len()
+    }
+
+    /// Where the two tiles of a group and a column of tiles begin.
+    pub fn tile_at(self, group: usize, tile: usize) -> usize {
         let (chunk, within) = (tile / CHUNK_TILES, tile % CHUNK_TILES);
-        let start = chunk * self.chunk_len() + group * self.group_len();
-        let len = if self.groups() == 1 { usize::MAX } else { self.group_len() };
-        let pairs = self.pairs.as_deref().map_or(&[][..], |pairs| &pairs[start..]);
-        &pairs[..len.min(pairs.len())][within * 2 * self.tile_len()..]
+        chunk * self.chunk_len() + group * self.group_len() + within * 2 * self.tile_len()
     }
 
     /// Elements of a tile.
-    fn tile_len(&self) -> usize {
+    pub fn tile_len(self) -> usize {
         TILE_COLUMNS / 2 * self.width()
     }
 
     /// Elements of a group's part of a chunk.
-    fn group_len(&self) -> usize {
+    fn group_len(self) -> usize {
         CHUNK_TILES * 2 * self.tile_len()
-    }
-
-    /// Elements of a chunk.
-    fn chunk_len(&self) -> usize {
-        self.groups() * self.group_len()
     }
 }
 
@@ -202,7 +250,7 @@ fn pack(simd: Avx512, part: &Part, x: &[f32], map: impl Fn(__m512, usize, usize)
 /// 32 values rounded to bf16, and what that leaves of them, rounded too: 0 beside infinity and what is not a number.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[inline]
-fn split(low: __m512, high: __m512) -> (__m512i, __m512i) {
+pub fn split(low: __m512, high: __m512) -> (__m512i, __m512i) {
     // SAFETY: both are vectors of 512 bits, all of which are free.
     let bits = |v: __m512bh| unsafe { std::mem::transmute::<__m512bh, __m512i>(v) };
     let rounded = bits(_mm512_cvtne2ps_pbh(high, low));

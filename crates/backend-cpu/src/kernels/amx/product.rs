@@ -1,11 +1,11 @@
 //! Products of packed weights with packed activations.
 
-use super::activations::CHUNK_TILES;
+use super::activations::{CHUNK_COLUMNS, CHUNK_TILES, Packed, Shape, split};
 use super::assembly::{NEXT_BYTES, Shaped, TILE_BYTES, next_lines};
 use super::transpose::transpose;
-use super::{Activations, Amx, GROUP_ROWS, PackedWeights, TILE_ROWS};
+use super::{Amx, GROUP_ROWS, PackedWeights, TILE_COLUMNS, TILE_ROWS};
 use crate::kernels::gelu::gelu;
-use crate::kernels::simd::Avx512;
+use crate::kernels::simd::{Avx512, Simd};
 use crate::kernels::tiles::{Tile, blocks};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -13,25 +13,38 @@ use std::ops::Range;
 /// A part of a sum: `x·Wᵀ + b`.
 pub struct Term<'a> {
     /// `x`.
-    pub x: &'a Activations,
+    pub x: Packed<'a>,
     /// `W`.
     pub weights: &'a PackedWeights,
     /// `b`.
     pub bias: Option<&'a [f32]>,
 }
 
-/// `y = Σ x·Wᵀ + b`, or `y += …`, or the GELU of that, for a tile of `y`: whole groups of rows, and outputs from a multiple of 64 on.
+/// `Σ x·Wᵀ + b`, and what becomes of it, for a part of the outputs: from a multiple of 64 on.
 pub struct ProductTile<'a> {
-    /// What is summed; the rows of activations are those of `y`.
+    /// What is summed; the rows of activations are those of the result.
     pub terms: &'a [Term<'a>],
-    /// Add to what `y` holds.
-    pub add: bool,
-    /// The GELU of it.
-    pub gelu: bool,
+    /// What becomes of it.
+    pub output: Output,
     /// Room for [`SUMS_LEN`] elements.
     pub sums: &'a mut [f32],
     /// Where it goes.
     pub y: Tile<'a, f32>,
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub enum Output {
+    /// Rows of `y`, which are whole groups.
+    Rows {
+        /// Added to what `y` holds.
+        add: bool,
+        /// The GELU of it.
+        gelu: bool,
+    },
+    /// The GELU of it, packed for a product: rows of `y` are chunks of activations of this shape, 16 rows or more, by their
+    /// bits.
+    PackedGelu(Shape),
 }
 
 /// Panels of weights that are multiplied together.
@@ -65,11 +78,17 @@ impl Block {
 impl ProductTile<'_> {
     /// Computes it.
     pub fn run(mut self, amx: Amx) {
-        let (rows, outputs) = (self.y.rows.clone(), self.y.columns.clone());
+        let (rows, outputs) = match self.output {
+            Output::Rows { .. } => (self.y.rows.clone(), self.y.columns.clone()),
+            Output::PackedGelu(shape) => {
+                let chunks = &self.y.rows;
+                (0..shape.rows, chunks.start * CHUNK_COLUMNS..shape.columns.min(chunks.end * CHUNK_COLUMNS))
+            }
+        };
         assert!(rows.start % GROUP_ROWS == 0 && outputs.start % PANELS_OUTPUTS == 0, "edges of a product's tile");
         let groups = rows.start / GROUP_ROWS..rows.end.div_ceil(GROUP_ROWS);
         let fours = outputs.start / PANELS_OUTPUTS..outputs.end.div_ceil(PANELS_OUTPUTS);
-        let shaped = Shaped::new(amx, self.terms.first().map_or(1, |term| term.x.width()));
+        let shaped = Shaped::new(amx, self.terms.first().map_or(1, |term| term.x.shape.width()));
         let fours_at_once = if groups.len() == 1 { 1 } else { BLOCK_FOURS };
         // Blocks of equal size, of whole pairs.
         let at_once = groups.len().div_ceil(groups.len().div_ceil(BLOCK_GROUPS).max(1)).next_multiple_of(2);
@@ -78,15 +97,20 @@ impl ProductTile<'_> {
                 let block = Block { groups: groups.clone(), fours };
                 self.sums[..block.groups.len() * block.fours.len() * PANELS * SUMS].fill(0.0);
                 for term in self.terms {
-                    assert_eq!(term.x.width(), shaped.width(), "rows of a product's terms");
-                    if term.x.groups() == 1 {
+                    assert_eq!(term.x.shape.width(), shaped.width(), "rows of a product's terms");
+                    if term.x.shape.groups() == 1 {
                         self.stream(&shaped, term, &block);
                     } else {
                         self.multiply(&shaped, term, &block);
                     }
                 }
-                // SAFETY: `amx` proves AVX-512.
-                unsafe { self.finish(amx.0, &shaped, &block) };
+                // SAFETY: `amx` proves AVX-512 with bf16.
+                unsafe {
+                    match self.output {
+                        Output::Rows { add, gelu } => self.finish(amx.0, &shaped, &block, (add, gelu)),
+                        Output::PackedGelu(shape) => self.finish_packed(amx.0, shape, &block),
+                    }
+                }
             }
         }
     }
@@ -151,12 +175,13 @@ impl ProductTile<'_> {
         }
     }
 
-    /// Adds the biases and hands over to `y`.
+    /// Adds the biases and hands over to the rows of `y`: a group of rows at a time, so that each row is written onwards.
+    /// Row after row for each few outputs took several times as long.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn finish(&mut self, simd: Avx512, shaped: &Shaped, block: &Block) {
+    fn finish(&mut self, simd: Avx512, shaped: &Shaped, block: &Block, turn: (bool, bool)) {
         let end = self.y.columns.end;
-        for four in block.fours.clone() {
-            for group in block.groups.clone() {
+        for group in block.groups.clone() {
+            for four in block.fours.clone() {
                 for panel in 0..PANELS {
                     let first = four * PANELS_OUTPUTS + panel * TILE_ROWS;
                     let outputs = first..end.min(first + TILE_ROWS);
@@ -164,7 +189,8 @@ impl ProductTile<'_> {
                         break;
                     }
                     let at = block.sums_at(four, group) + panel * TILE_ROWS * shaped.width();
-                    self.finish_tile(simd, shaped.width(), at, (group * GROUP_ROWS, outputs));
+                    let sums = by_rows(&self.sums[at..][..TILE_ROWS * shaped.width()], shaped.width());
+                    self.finish_tile(simd, &sums, (group * GROUP_ROWS, outputs), turn);
                 }
             }
         }
@@ -173,7 +199,13 @@ impl ProductTile<'_> {
     /// A tile of sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    fn finish_tile(&mut self, simd: Avx512, width: usize, sums_at: usize, (first_row, outputs): (usize, Range<usize>)) {
+    fn finish_tile(
+        &mut self,
+        simd: Avx512,
+        of_rows: &[__m512i; GROUP_ROWS],
+        (first_row, outputs): (usize, Range<usize>),
+        (add, with_gelu): (bool, bool),
+    ) {
         let mask = ((1u32 << outputs.len()) - 1) as u16;
         let mut bias_sum = _mm512_setzero_ps();
         for bias in self.terms.iter().filter_map(|term| term.bias) {
@@ -181,20 +213,67 @@ impl ProductTile<'_> {
             // SAFETY: lanes outside of the mask, which has a lane for each output, are not read.
             bias_sum = _mm512_add_ps(bias_sum, unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr()) });
         }
-        let of_rows = by_rows(&self.sums[sums_at..][..TILE_ROWS * width], width);
         let local = outputs.start - self.y.columns.start;
-        for (row, sums) in (first_row..self.y.rows.end).zip(&of_rows) {
+        for (row, sums) in (first_row..self.y.rows.end).zip(of_rows) {
             let y = &mut self.y.row(row)[local..][..outputs.len()];
             let mut value = _mm512_add_ps(_mm512_castsi512_ps(*sums), bias_sum);
-            if self.add {
+            if add {
                 // SAFETY: lanes outside of the mask are not read.
                 value = _mm512_add_ps(unsafe { _mm512_maskz_loadu_ps(mask, y.as_ptr()) }, value);
             }
-            if self.gelu {
+            if with_gelu {
                 value = gelu(simd, value);
             }
             // SAFETY: lanes outside of the mask are not written.
             unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, value) };
+        }
+    }
+
+    /// Adds the biases and packs the GELU. A tile of sums has an output's rows side by side, as packed activations have
+    /// them: nothing has to be transposed.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn finish_packed(&mut self, simd: Avx512, shape: Shape, block: &Block) {
+        for four in block.fours.clone() {
+            for group in block.groups.clone() {
+                for pair in 0..PANELS / 2 {
+                    let first = four * PANELS_OUTPUTS + pair * TILE_COLUMNS;
+                    if first >= shape.columns {
+                        break;
+                    }
+                    let sums = &self.sums[block.sums_at(four, group) + 2 * pair * SUMS..][..2 * SUMS];
+                    let outputs = first..shape.columns.min(first + TILE_COLUMNS);
+                    let mut bias_sums = [0.0; TILE_COLUMNS];
+                    for bias in self.terms.iter().filter_map(|term| term.bias) {
+                        bias_sums.iter_mut().zip(&bias[outputs.clone()]).for_each(|(sum, bias)| *sum += bias);
+                    }
+                    let chunk = first / CHUNK_COLUMNS;
+                    let at = shape.tile_at(group, first / TILE_COLUMNS) - chunk * shape.chunk_len();
+                    let tiles = &mut self.y.row(chunk)[at..][..2 * SUMS];
+                    finish_pair(simd, sums, &bias_sums[..outputs.len()], tiles);
+                }
+            }
+        }
+    }
+}
+
+/// Two tiles of sums, for as many outputs as there are biases and 16 rows, as tiles of rounded values and of rests.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[inline]
+fn finish_pair(simd: Avx512, sums: &[f32], biases: &[f32], tiles: &mut [f32]) {
+    // Lane by lane one of the first sixteen halves, and one of the others.
+    let alternating: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
+    // SAFETY: an array of 32 u16 has the size of a vector, all of whose bits are free.
+    let alternating = unsafe { std::mem::transmute::<[u16; 32], __m512i>(alternating) };
+    let (rounded_to, rest_to) = tiles.split_at_mut(SUMS);
+    for pair in 0..TILE_COLUMNS / 2 {
+        let value = |output: usize| match biases.get(output) {
+            Some(&bias) => gelu(simd, simd.add(simd.load(&sums[output * GROUP_ROWS..]), simd.splat(bias))),
+            None => simd.splat(0.0),
+        };
+        let (rounded, rest) = split(value(2 * pair), value(2 * pair + 1));
+        for (halves, to) in [(rounded, &mut *rounded_to), (rest, &mut *rest_to)] {
+            let pairs = _mm512_permutexvar_epi16(alternating, halves);
+            simd.store(_mm512_castsi512_ps(pairs), &mut to[pair * GROUP_ROWS..]);
         }
     }
 }
