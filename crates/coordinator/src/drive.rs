@@ -6,7 +6,7 @@ use crate::local::LocalWorker;
 use crate::process::{WorkerProcess, load_request};
 use crate::watchdog::{Sent, Watchdog};
 use crate::{Activity, CoordinatorConfig, ProcessConfig, Workers};
-use scheduler::{Pace, Scheduler, SchedulerConfig, Submission};
+use scheduler::{Load, Pace, Scheduler, SchedulerConfig, Submission};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use step::{SeqId, StepResult};
@@ -404,6 +404,8 @@ impl Driver {
         };
         self.deadline = None;
         self.callers.clear();
+        let load = Load { waiting: 0, running: 0, blocks_available: self.config.kv_blocks as usize };
+        self.activity.send_modify(|activity| activity.load = load);
         self.status.send_replace(status);
         if now {
             workers.into_iter().for_each(Worker::kill);

@@ -6,7 +6,7 @@ use crate::room::{Room, Wanted, find_room};
 use anyhow::{Context, Result, bail, ensure};
 use api::Limits;
 use clap::builder::RangedI64ValueParser;
-use clap::{Args, Command, FromArgMatches, value_parser};
+use clap::{Args, Command, FromArgMatches, Id, value_parser};
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
 use server::{Info, Service};
@@ -29,7 +29,8 @@ pub struct EngineArgs {
     /// 16,384 on processors.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: Option<u32>,
-    /// The most tokens that one step computes, over all requests; as many as memory allows if not given.
+    /// The most tokens that one step computes, over all requests; if not given, as many as memory allows, and at most 2,048 on
+    /// processors and 16,384 on GPUs.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
     max_batch_tokens: Option<u32>,
     /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again. If not
@@ -89,6 +90,11 @@ pub struct Engine {
 }
 
 impl EngineArgs {
+    /// The names of all of them. A group that has another within it has no members for clap.
+    pub fn ids() -> Vec<Id> {
+        Self::augment_args(Command::new("engine")).get_arguments().map(|argument| argument.get_id().clone()).collect()
+    }
+
     /// As if these flags had been given, and no others.
     pub fn from_flags(flags: &[(&str, &str)]) -> Result<Self> {
         let flags = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
@@ -122,7 +128,7 @@ impl EngineArgs {
             model_id: model_id(&model_dir),
             backend: backend.to_owned(),
             tensor_parallel: world,
-            limits: self.limits(&config, kv_tokens as usize)?,
+            limits: self.limits(&config, kv_tokens as usize, max_concurrent_requests)?,
             max_concurrent_requests: max_concurrent_requests as usize,
         };
         let program = std::env::current_exe().context("cannot tell where this program is, to start workers")?;
@@ -159,14 +165,17 @@ impl EngineArgs {
         }
     }
 
-    fn limits(&self, config: &FalconConfig, room: usize) -> Result<Limits> {
+    fn limits(&self, config: &FalconConfig, room: usize, requests: u32) -> Result<Limits> {
         let total = self.max_total_tokens.unwrap_or_else(|| config.max_positions.min(room));
         let positions = config.max_positions;
         ensure!((2..=positions).contains(&total), "--max-total-tokens is {total}, expected 2 to {positions}");
         ensure!(total <= room, "--max-total-tokens is {total}, and --kv-tokens has room for {room} only");
         let input = self.max_input_length.unwrap_or(total - 1);
         ensure!((1..total).contains(&input), "--max-input-length is {input}, expected 1 to {}", total - 1);
-        Ok(Limits { max_input_length: input, max_total_tokens: total, ..Limits::of_model(positions, config.vocab) })
+        let limits = Limits::of_model(positions, config.vocab);
+        // Each sequence of a request counts as one of those that may run or wait.
+        let max_best_of = limits.max_best_of.min(requests as usize);
+        Ok(Limits { max_input_length: input, max_total_tokens: total, max_best_of, ..limits })
     }
 
     fn threads(&self, world: usize) -> usize {

@@ -12,6 +12,7 @@ mod doctor;
 mod engine;
 mod generate;
 mod input;
+mod output;
 mod parameters;
 mod plan;
 mod progress;
@@ -22,10 +23,12 @@ mod units;
 mod watermark_detect;
 mod worker;
 
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Runs Falcon language models over tensor-parallel workers.
 #[derive(Parser)]
@@ -54,14 +57,24 @@ enum Command {
     Worker(backends::CudaArgs),
 }
 
+/// What PEREGRINE_LOG asks for, or else `level`.
+fn log_filter(level: &str) -> Result<EnvFilter> {
+    let asked = std::env::var("PEREGRINE_LOG").unwrap_or_default();
+    for part in asked.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        // Any other word is taken for the name of a module, whose messages alone would be seen.
+        let is_word = !part.contains(['=', '[']);
+        ensure!(
+            !is_word || part.parse::<LevelFilter>().is_ok(),
+            "{part:?} is no level; there are off, error, warn, info, debug and trace, for a module as in server=debug"
+        );
+    }
+    Ok(EnvFilter::try_new(if asked.trim().is_empty() { level } else { &asked })?)
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
-    let filter = match std::env::var("PEREGRINE_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter),
-        Err(_) => EnvFilter::try_new(level),
-    };
-    let filter = match filter {
+    let filter = match log_filter(level) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("error: PEREGRINE_LOG: {error}");

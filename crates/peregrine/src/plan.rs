@@ -4,6 +4,7 @@
 pub mod models;
 mod text;
 
+use crate::output::print;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use models::Model;
@@ -70,8 +71,7 @@ struct Report {
 
 /// Prints the plan.
 pub fn run(args: &PlanArgs) -> Result<()> {
-    print!("{}", report(args)?);
-    Ok(())
+    print(&report(args)?)
 }
 
 fn report(args: &PlanArgs) -> Result<String> {

@@ -2,6 +2,7 @@
 
 use crate::demo;
 use crate::input::read_stdin;
+use crate::output::print;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sampling::watermark::{Detection, detect};
@@ -32,8 +33,7 @@ pub struct WatermarkDetectArgs {
 pub fn run(args: &WatermarkDetectArgs) -> Result<()> {
     let dir = args.model.clone().map_or_else(demo::model_dir, Ok)?;
     let found = detect_in(&tokens(args, &dir)?, &dir)?;
-    print!("{}", if args.json { json(&found) } else { text(&found) });
-    Ok(())
+    print(&if args.json { json(&found) } else { text(&found) })
 }
 
 fn tokens(args: &WatermarkDetectArgs, dir: &Path) -> Result<Vec<u32>> {

@@ -164,6 +164,10 @@ impl Answer {
                 self.prompt_logprobs.append(&mut logprobs);
                 Ok(None)
             }
+            Some(Update::Token { sample, .. }) if sample.token.score.model_logprob.is_nan() => {
+                let reason = "the model's logits are not numbers: its weights may be damaged".to_owned();
+                Err(Error::Generation { reason })
+            }
             Some(Update::Token { sample, finish }) => {
                 let step = self.step(&sample, finish);
                 self.finish = step.finish;

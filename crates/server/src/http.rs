@@ -2,37 +2,48 @@
 
 use crate::{Error, Service};
 use api::{ErrorBody, GenerateRequest, GenerateResponse};
+use axum::body::Body;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use coordinator::Status;
+use coordinator::Status as ModelStatus;
+use tonic::Status;
 
 /// The routes.
 pub(crate) fn router(service: Service) -> Router {
     let routes = Router::new().route("/health", get(health)).route("/generate", post(generate));
     let routes = routes.route("/metrics", get(metrics));
-    routes.fallback(not_found).with_state(service)
+    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(service)
 }
 
-async fn not_found(uri: Uri) -> Response {
-    let body = ErrorBody::rejection(format!(
-        "there is no {}; there are GET /health, GET /metrics and POST /generate",
-        uri.path()
-    ));
+/// What there is.
+const ROUTES: &str = "there are GET /health, GET /metrics and POST /generate";
+
+async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        return Status::unimplemented("this is the address of HTTP; gRPC has its own").into_http::<Body>();
+    }
+    let body = ErrorBody::rejection(format!("there is no {}; {ROUTES}", uri.path()));
     (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let body = ErrorBody::rejection(format!("there is no {method} {}; {ROUTES}", uri.path()));
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
 }
 
 /// 200 with an empty body when every rank is ready, else 503 and why.
 async fn health(State(service): State<Service>) -> Response {
     let why = match &*service.status().borrow() {
-        Status::Ready { .. } => return StatusCode::OK.into_response(),
-        Status::Loading { done, total } => format!("loading, {done} of {total} bytes"),
-        Status::Draining | Status::Stopped => "shutting down".to_owned(),
-        Status::Failed { reason } => reason.clone(),
+        ModelStatus::Ready { .. } => return StatusCode::OK.into_response(),
+        ModelStatus::Loading { done, total } => format!("loading, {done} of {total} bytes"),
+        ModelStatus::Draining | ModelStatus::Stopped => "shutting down".to_owned(),
+        ModelStatus::Failed { reason } => reason.clone(),
     };
     let unhealthy = ErrorBody::unhealthy();
     failure(ErrorBody { error: format!("{}: {why}", unhealthy.error), ..unhealthy })
@@ -44,6 +55,7 @@ async fn generate(
     request: Result<Json<GenerateRequest>, JsonRejection>,
 ) -> Result<Json<GenerateResponse>, Response> {
     let Json(request) = request.map_err(|rejection| {
+        service.count_rejection();
         let body = ErrorBody::rejection(rejection.body_text());
         (rejection.status(), Json(body)).into_response()
     })?;

@@ -14,8 +14,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use wire::generation::generation_server::GenerationServer;
 
-/// How long slow readers may take to fetch their answers once everything is answered.
-const CLOSE_LIMIT: Duration = Duration::from_secs(30);
+/// How long connections may stay once everything is answered: slow readers fetch their answers, and whoever has not sent a whole
+/// request does not hold up the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A client that has vanished without a word is found by these, and its requests end.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -42,14 +43,18 @@ impl GrpcFace {
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
         tokio::spawn(report_health(service.clone(), reporter));
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("peregrine.v1.Generation")
-            .with_service_name("grpc.health.v1.Health")
-            .build_v1()
-            .expect("the descriptors were made with the services");
-        Routes::new(GenerationServer::new(Self(service))).add_service(health).add_service(reflection)
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name("peregrine.v1.Generation")
+                .with_service_name("grpc.health.v1.Health")
+        };
+        const SOUND: &str = "the descriptors were made with the services";
+        let routes = Routes::new(GenerationServer::new(Self(service))).add_service(health);
+        // Older clients know the second only.
+        let routes = routes.add_service(reflection().build_v1().expect(SOUND));
+        routes.add_service(reflection().build_v1alpha().expect(SOUND))
     }
 }
 

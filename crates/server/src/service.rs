@@ -115,6 +115,11 @@ impl Service {
         Ok(Finished::best(finished.into_iter().map(|(_, finished)| finished).collect()))
     }
 
+    /// Counts a request that could not be read.
+    pub(crate) fn count_rejection(&self) {
+        Counted::new(&self.0.metrics).outcome = Outcome::Validation;
+    }
+
     /// Validates a request and queues its sequences, which run side by side.
     async fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
         let mut counted = Counted::new(&self.0.metrics);

@@ -2,12 +2,14 @@
 
 use super::{SMALL_CONFIG, falcon_7b};
 use crate::backends::{self, cpu_options};
+use crate::output::print;
 use anyhow::{Context, Result};
 use backend::{Alone, Collective};
 use backend_cpu::{Cpu, Isa, SharedMemory, probe};
 use bench::backend::{Place, Probes, Report, Row, Subject, measure};
 use clap::{Args, ValueEnum, value_parser};
 use model::FalconConfig;
+use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,12 +76,7 @@ pub fn run(args: &BackendArgs) -> Result<()> {
             report.rows.push(row.with_context(|| format!("{ranks} ranks of {threads} threads"))?);
         }
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print_table(&report);
-    }
-    Ok(())
+    print(&if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { table(&report) })
 }
 
 fn measure_row(shape: Shape, isa: Isa, ranks: usize, threads: usize) -> Result<Row> {
@@ -103,9 +100,10 @@ fn measure_row(shape: Shape, isa: Isa, ranks: usize, threads: usize) -> Result<R
     Ok(measure(&subject, ranks, threads)?)
 }
 
-fn print_table(report: &Report) {
-    println!("shape {}", report.shape);
-    println!(
+fn table(report: &Report) -> String {
+    let mut text = format!("shape {}\n", report.shape);
+    let _ = writeln!(
+        text,
         "{:>5} {:>7} {:>7} {:>9} {:>11} {:>6} {:>11} {:>9} {:>9} {:>7} {:>8} {:>8}",
         "ranks",
         "threads",
@@ -123,7 +121,8 @@ fn print_table(report: &Report) {
     for row in &report.rows {
         let of_peak = row.amx_peak_gflops.map_or("-".to_owned(), |peak| percent(row.prefill_gflops / peak));
         let times = |batch| format!("{:.2}×", row.decode_tok_s[batch] / row.decode_tok_s["1"]);
-        println!(
+        let _ = writeln!(
+            text,
             "{:>5} {:>7} {:>7} {:>9.1} {:>11.1} {:>6} {:>11.0} {:>9.0} {:>9} {:>7.2} {:>8} {:>8}",
             row.ranks,
             row.threads,
@@ -139,6 +138,7 @@ fn print_table(report: &Report) {
             times("16"),
         );
     }
+    text
 }
 
 fn percent(share: f64) -> String {

@@ -2,6 +2,7 @@
 
 use super::ready;
 use crate::engine::{Engine, EngineArgs};
+use crate::output::print;
 use anyhow::{Context, Result};
 use bench::engine::EngineArgs as BenchEngineArgs;
 use server::Listeners;
@@ -34,10 +35,5 @@ pub async fn run(args: &BenchEngineArgs) -> Result<()> {
     coordinator.drain();
     coordinator.ended().await;
     let figures = figures?;
-    if args.json {
-        println!("{}", figures.json());
-    } else {
-        print!("{}", figures.markdown());
-    }
-    Ok(())
+    print(&if args.json { format!("{}\n", figures.json()) } else { figures.markdown() })
 }

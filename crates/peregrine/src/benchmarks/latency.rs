@@ -2,6 +2,7 @@
 
 use super::{ORDINARY_TOKENS, ready};
 use crate::engine::{Engine, EngineArgs, ranks};
+use crate::output::print;
 use anyhow::{Result, bail, ensure};
 use bench::Distribution;
 use clap::{Args, value_parser};
@@ -66,10 +67,10 @@ async fn sweep(args: &LatencyArgs, coordinator: &Coordinator, sequences_max: usi
             ensure!(batch as usize <= sequences_max, "{batch} sequences need --max-concurrent-requests {batch}");
         }
     }
-    println!(
+    print(
         "| input | batch | prefill p50 / p90 / p99 ms | input tok/s | step p50 / p90 / p99 ms | output tok/s | a sequence's |\n\
-         |---|---|---|---|---|---|---|"
-    );
+         |---|---|---|---|---|---|---|\n",
+    )?;
     // What is built at first use is there afterwards.
     run_batch(coordinator, 1, args.input_lens[0] as usize, output).await?;
     for &input in &args.input_lens {
@@ -80,7 +81,7 @@ async fn sweep(args: &LatencyArgs, coordinator: &Coordinator, sequences_max: usi
                 all.prefill.extend(times.prefill);
                 all.step.extend(times.step);
             }
-            println!("{}", row(input, batch, all));
+            print(&(row(input, batch, all) + "\n"))?;
         }
     }
     Ok(())

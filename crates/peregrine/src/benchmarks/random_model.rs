@@ -2,6 +2,7 @@
 
 use super::{SMALL_CONFIG, falcon_7b};
 use crate::demo;
+use crate::output::print;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use model::{FalconConfig, Part};
@@ -74,8 +75,7 @@ pub fn run(args: &MakeModelArgs) -> Result<()> {
     std::fs::copy(&tokenizer, dir.join("tokenizer.json")).with_context(|| tokenizer.display().to_string())?;
     let config = weights::read_config(dir)?;
     let bytes = write_weights(&config, &dir.join("model.safetensors"))?;
-    println!("{}: {:.2} GB of random weights", dir.display(), bytes as f64 / 1e9);
-    Ok(())
+    print(&format!("{}: {:.2} GB of random weights\n", dir.display(), bytes as f64 / 1e9))
 }
 
 /// Every tensor of the model in bf16, in one file. Says how many bytes they have.

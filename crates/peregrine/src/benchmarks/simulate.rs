@@ -1,5 +1,6 @@
 //! `peregrine bench simulate`: what a node would do under load, by the real scheduler and a computed clock.
 
+use crate::output::print;
 use crate::plan::models::Model;
 use anyhow::{Context, Result, ensure};
 use bench::simulate::{Plan, simulate};
@@ -52,6 +53,5 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
         requests: args.requests as usize,
     };
     let simulation = simulate(&plan).context("the KV cache has no room for a request")?;
-    print!("{}", if args.json { simulation.json() } else { simulation.markdown() });
-    Ok(())
+    print(&if args.json { simulation.json() } else { simulation.markdown() })
 }

@@ -120,6 +120,18 @@ async fn checkpoints_that_are_damaged() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn weights_that_are_no_numbers_give_no_answer() {
+    let model = Copy::new();
+    let mut bytes = fs::read(model.weights()).expect("a checkpoint");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    bytes[8 + header..].fill(0xff);
+    model.write("model.safetensors", bytes);
+    let model = model.0.path().to_str().expect("UTF-8");
+    let stderr = Program::new(["generate", "Once", "--model", model]).run().await.failure();
+    assert!(stderr.contains("the model's logits are not numbers"), "{stderr}");
+}
+
 fn cut_short(model: &Copy) {
     let bytes = fs::read(model.weights()).expect("a checkpoint");
     model.write("model.safetensors", &bytes[..bytes.len() - 1000]);
@@ -184,6 +196,16 @@ async fn flags_that_cannot_be() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_log_level_that_is_none() {
+    for (level, wrong) in
+        [("warm", "\"warm\" is no level"), ("info,wran", "\"wran\" is no level"), ("a=b=c", "level filter")]
+    {
+        let stderr = Program::new(["serve"]).envs([("PEREGRINE_LOG", level)]).run().await.failure();
+        assert!(stderr.contains("PEREGRINE_LOG: ") && stderr.contains(wrong), "{stderr}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn addresses_that_cannot_be() {
     let listening = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listening.local_addr().expect("an address").to_string();
@@ -195,6 +217,11 @@ async fn addresses_that_cannot_be() {
     // A port that no test is given.
     let stderr = Program::new(["generate", "Once", "--server", "127.0.0.1:1"]).run().await.failure();
     assert!(stderr.contains("--server 127.0.0.1:1: cannot connect"), "{stderr}");
+    for flag in [["--model", "x"], ["--isa", "plain"], ["--cuda-graphs", "off"], ["--tensor-parallel", "1"]] {
+        let arguments = ["generate", "Once", "--server", "127.0.0.1:1"].into_iter().chain(flag);
+        let stderr = Program::new(arguments).run().await.failure();
+        assert!(stderr.contains("'--server <ADDR>' cannot be used with") && stderr.contains(flag[0]), "{stderr}");
+    }
     let stderr = Program::new(["serve", "--grpc-addr", "nowhere"]).run().await.failure();
     assert!(stderr.contains("--grpc-addr nowhere: cannot listen there"), "{stderr}");
     let stderr = Program::new(["worker"]).run().await.failure();

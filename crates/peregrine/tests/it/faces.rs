@@ -335,8 +335,16 @@ async fn http_has_the_shape_of_tgi() {
     {
         assert_eq!((answer.status, keys(&answer.body)), (status, vec!["error".to_owned(), "error_type".to_owned()]));
     }
-    assert_eq!(server.get("/nowhere").await.status, 404);
-    assert_eq!(server.get("/generate").await.status, 405);
+    for (path, status, message) in [("/nowhere", 404, "there is no /nowhere"), ("/generate", 405, "no GET /generate")] {
+        let answer = server.get(path).await;
+        assert!(answer.status == status && field(&answer, "error").contains(message), "{answer:?}");
+    }
+    let metrics = server.get("/metrics").await.body;
+    // Those above that are no requests are among them.
+    assert!(metrics.contains("tgi_request_failure{err=\"validation\"} 9\n"), "{metrics}");
+    let status =
+        Client::connect(server.http).await.try_generate(greedy(PROMPT, 5)).await.expect_err("it is not gRPC's");
+    assert!(status.code() == Code::Unimplemented && status.message().contains("address of HTTP"), "{status}");
     server.stop().await;
 }
 

@@ -227,6 +227,8 @@ pub async fn check_failed(server: Server, workers: &[Process], reasons: &[&str])
     let post = server.post("/generate", r#"{"inputs": "Once"}"#).await;
     assert_eq!((health.status, post.status), (503, 503), "{post:?}");
     client.tokenize("needs no model").await;
+    let metrics = server.get("/metrics").await.body;
+    assert!(metrics.contains("\ntgi_batch_current_size 0\n"), "nothing runs any more: {metrics}");
     server.signal(Signal::TERM);
     let ended = server.end().await;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
