@@ -1,8 +1,8 @@
 //! Products of a team: which kernel, and how they are shared out.
 
 use crate::kernels::amx::{
-    Activations, Amx, CHUNK_COLUMNS, GROUP_ROWS, Input, Output, PANELS_OUTPUTS, PackedWeights, ProductTile, TILE_ROWS,
-    Term, pack_panel, panel_len,
+    Activations, Amx, BLOCK_CHUNKS, CHUNK_COLUMNS, GROUP_ROWS, Input, Output, PANELS_OUTPUTS, PackedWeights,
+    ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
 };
 use crate::kernels::linear::{Layout, LinearTile, PackTile, Rows, TASK_OUTPUTS};
 use crate::kernels::memory::Buffer;
@@ -196,6 +196,8 @@ impl Team {
     /// GELU of that. Of 16 rows or more, the GELU comes packed.
     pub fn sums(&mut self, sums: &mut [Sum<'_>], add: bool) {
         let amx = amx_of(self.isa);
+        // Those with the largest tasks first, so that small ones come last, to whoever is done.
+        sums.sort_by_key(|sum| !sum.gelu);
         let inputs = &self.inputs;
         let mut terms: Vec<Vec<Term<'_>>> = Vec::with_capacity(sums.len());
         for sum in &*sums {
@@ -234,8 +236,12 @@ fn cut<'a>(sum: &'a mut Sum<'_>, terms: &[Term<'_>], add: bool, threads: usize) 
     let outputs = outputs_of_task(threads, columns, weights, tasks);
     if *gelu && rows >= GROUP_ROWS {
         let (shape, chunks) = y.pack();
-        let (len, some) = (shape.chunk_len(), Cuts::Every(outputs.div_ceil(CHUNK_COLUMNS)));
-        return (Output::PackedGelu(shape), CutMatrix::new(chunks, len, some, Cuts::Every(len)));
+        let some = match outputs.div_ceil(CHUNK_COLUMNS) {
+            some if rows <= STREAM_ROWS => some,
+            some => (some / BLOCK_CHUNKS).max(1) * BLOCK_CHUNKS,
+        };
+        let len = shape.chunk_len();
+        return (Output::PackedGelu(shape), CutMatrix::new(chunks, len, Cuts::Every(some), Cuts::Every(len)));
     }
     if !add {
         y.unpack();

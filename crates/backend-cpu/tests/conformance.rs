@@ -2,7 +2,9 @@
 //! unit, a stand-in executes its instructions.
 
 use backend::conformance::{MakeRank, Subject, same_bits};
-use backend::{Backend, BackendError, Linear, MappedTensor, MappedWeight, Tensor, Threads, conformance_suite};
+use backend::{
+    Backend, BackendError, Linear, MappedTensor, MappedWeight, Norm, NormLinear, Tensor, Threads, conformance_suite,
+};
 use backend_cpu::{Cpu, CpuOptions, Isa, install_amx_standin};
 use half::bf16;
 use std::ops::Range;
@@ -88,6 +90,44 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
         for rows in batches.chain([0..1, 16..32, 31..64, 100..149, 0..128, 5..250]) {
             let expected = &all[rows.start * OUTPUTS..rows.end * OUTPUTS];
             assert!(product(rows.clone()) == expected, "{isa}: rows {rows:?}");
+        }
+    }
+}
+
+/// The GELU of many outputs by another weight: in tasks and blocks of several chunks, the last of which is short.
+#[test]
+fn a_row_of_a_large_mlp_does_not_depend_on_the_others() {
+    const HIDDEN: usize = 40;
+    const UP: usize = 3370;
+    let read = |range: Range<usize>, to: &mut [bf16]| {
+        to.iter_mut().zip(range).for_each(|(w, i)| *w = bf16::from_f32(value(i)));
+    };
+    for (isa, threads) in isas().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+        let mut backend = cpu(isa, threads).alone();
+        let mut linear = |outputs, columns| {
+            let weight = backend.matrix(outputs, columns, &read).expect("room for a weight");
+            Linear { weight, bias: Some((0..outputs).map(|i| value(7 * i)).collect()) }
+        };
+        let (up, down) = (linear(UP, HIDDEN), linear(HIDDEN, UP));
+        let norm = Norm { scale: vec![1.5; HIDDEN], bias: vec![0.25; HIDDEN], eps: 1e-5 };
+        let mut mlp = |rows: Range<usize>| {
+            let b = &mut backend;
+            let mut tensor = |columns| b.tensor(rows.len(), columns).expect("room for a tensor");
+            let (mut x, mut normed, mut middle, mut y) = (tensor(HIDDEN), tensor(HIDDEN), tensor(UP), tensor(HIDDEN));
+            let values: Vec<f32> = (rows.start * HIDDEN..rows.end * HIDDEN).map(|i| value(3 * i + 1)).collect();
+            b.write(&mut x, &values).expect("write");
+            [&mut normed, &mut middle, &mut y].into_iter().for_each(|tensor| tensor.set_rows(rows.len()));
+            let products = &mut [NormLinear { norm: &norm, linear: &up, gelu: true, y: &mut middle }];
+            b.norm_linear(&x, products, &mut normed).expect("norm_linear");
+            b.linear(&middle, &down, &mut y).expect("linear");
+            (b.read(&middle).expect("read"), b.read(&y).expect("read"))
+        };
+        let (middle, y) = mlp(0..300);
+        for rows in [0..1, 7..22, 16..32, 30..63, 100..300] {
+            let (middle_alone, y_alone) = mlp(rows.clone());
+            assert!(y_alone == y[rows.start * HIDDEN..rows.end * HIDDEN], "{isa}: rows {rows:?}");
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * (1.0 + b.abs());
+            assert!(middle_alone.iter().zip(&middle[rows.start * UP..]).all(near), "{isa}: GELU of rows {rows:?}");
         }
     }
 }

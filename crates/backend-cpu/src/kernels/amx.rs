@@ -18,7 +18,7 @@ mod transpose;
 mod weights;
 
 pub use activations::{Activations, CHUNK_COLUMNS, Input, Packed, Shape};
-pub use product::{Output, PANELS_OUTPUTS, ProductTile, SUMS_LEN, Term};
+pub use product::{BLOCK_CHUNKS, Output, PANELS_OUTPUTS, ProductTile, SUMS_LEN, Term};
 pub use weights::{PackedWeights, pack_panel, panel_len};
 
 use super::simd::Avx512;

@@ -55,6 +55,8 @@ pub const PANELS_OUTPUTS: usize = PANELS * TILE_ROWS;
 /// second-level cache, with the sums.
 const BLOCK_GROUPS: usize = 16;
 const BLOCK_FOURS: usize = 8;
+/// So many chunks of outputs are whole blocks, for a chunk has three fours.
+pub const BLOCK_CHUNKS: usize = BLOCK_FOURS;
 /// Elements of a tile of sums.
 const SUMS: usize = TILE_ROWS * GROUP_ROWS;
 /// Elements of the sums of a block.
