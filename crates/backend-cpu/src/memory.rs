@@ -23,9 +23,17 @@ pub struct CpuTensor {
 impl CpuTensor {
     /// With room for packed rows, too, where the instruction set packs them.
     pub(crate) fn new(rows_max: usize, columns: usize, isa: Isa) -> Result<Self, BackendError> {
-        let packed_len = if isa == Isa::Amx { Shape { rows: rows_max, columns }.len() } else { Some(0) };
-        let len = packed_len.unwrap_or(usize::MAX).max(rows_max * columns);
-        Ok(Self { values: buffer("a tensor", len)?, is_packed: false, rows: 0, rows_max, columns })
+        let len = match isa {
+            Isa::Amx => Shape { rows: rows_max, columns }.len(),
+            Isa::Plain | Isa::Avx2 | Isa::Avx512 => rows_max.checked_mul(columns),
+        };
+        Ok(Self {
+            values: buffer("a tensor", len.unwrap_or(usize::MAX))?,
+            is_packed: false,
+            rows: 0,
+            rows_max,
+            columns,
+        })
     }
 
     /// The rows in use.

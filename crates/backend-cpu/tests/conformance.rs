@@ -55,6 +55,11 @@ fn value(i: usize) -> f32 {
     ((i * 7919) % 1009) as f32 / 1009.0 - 0.5
 }
 
+/// A weight of values.
+fn read_values(range: Range<usize>, to: &mut [bf16]) {
+    to.iter_mut().zip(range).for_each(|(w, i)| *w = bf16::from_f32(value(i)));
+}
+
 /// Some rows, always the same for the same numbers, by a weight of `outputs` × `columns`.
 fn product(
     backend: &mut Cpu<Threads>,
@@ -78,10 +83,7 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
     const OUTPUTS: usize = 100;
     for isa in isas() {
         let mut backend = cpu(isa, 2).alone();
-        let read = |range: Range<usize>, to: &mut [bf16]| {
-            to.iter_mut().zip(range).for_each(|(w, i)| *w = bf16::from_f32(value(i)));
-        };
-        let weight = backend.matrix(OUTPUTS, COLUMNS, &read).expect("room for a weight");
+        let weight = backend.matrix(OUTPUTS, COLUMNS, &read_values).expect("room for a weight");
         let linear = Linear { weight, bias: None };
         let mut product = |rows| product(&mut backend, &linear, (OUTPUTS, COLUMNS), rows);
         let all = product(0..300);
@@ -99,13 +101,10 @@ fn a_row_of_a_large_product_does_not_depend_on_the_others() {
 fn a_row_of_a_large_mlp_does_not_depend_on_the_others() {
     const HIDDEN: usize = 40;
     const UP: usize = 3370;
-    let read = |range: Range<usize>, to: &mut [bf16]| {
-        to.iter_mut().zip(range).for_each(|(w, i)| *w = bf16::from_f32(value(i)));
-    };
     for (isa, threads) in isas().flat_map(|isa| [(isa, 1), (isa, 3)]) {
         let mut backend = cpu(isa, threads).alone();
         let mut linear = |outputs, columns| {
-            let weight = backend.matrix(outputs, columns, &read).expect("room for a weight");
+            let weight = backend.matrix(outputs, columns, &read_values).expect("room for a weight");
             Linear { weight, bias: Some((0..outputs).map(|i| value(7 * i)).collect()) }
         };
         let (up, down) = (linear(UP, HIDDEN), linear(HIDDEN, UP));

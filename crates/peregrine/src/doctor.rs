@@ -1,5 +1,6 @@
 //! `peregrine doctor`: what a machine's GPUs are, and whether they can run a model. Nothing is loaded.
 
+use crate::output::print;
 use crate::room::{Wanted, room_of_gpus};
 use crate::units::gb;
 use anyhow::{Result, bail, ensure};
@@ -38,32 +39,31 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let gpus = discover()?;
     let ranks = args.tensor_parallel.map_or(gpus.all.len(), |ranks| ranks as usize);
     let version = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-    say("driver", &format!("CUDA {}", version(gpus.driver_version)));
-    gpus.all.iter().for_each(|gpu| {
+    say("driver", &format!("CUDA {}", version(gpus.driver_version)))?;
+    for gpu in &gpus.all {
         let neighbours = Neighbours::of(gpu, &args.sysfs);
         let next_to = neighbours.map_or_else(|| "unknown".to_owned(), |it| place(&it));
         let ((major, minor), memory) = (gpu.capability, gb(gpu.memory_bytes));
         let line =
             format!("{}, compute capability {major}.{minor}, {memory} GB; cores next to it: {next_to}", gpu.name);
-        say(&format!("GPU {}", gpu.ordinal), &line);
-    });
+        say(&format!("GPU {}", gpu.ordinal), &line)?;
+    }
     let mut problems = Vec::new();
     match gpus.for_ranks(ranks) {
         Err(error) => problems.push(error.to_string()),
         Ok(_) => {
-            say("ranks", &format!("{ranks} of {} GPUs", gpus.all.len()));
+            say("ranks", &format!("{ranks} of {} GPUs", gpus.all.len()))?;
             problems.extend(room(args, &gpus, ranks)?);
             let mut slower = if ranks > 1 { between_gpus(&gpus, ranks)? } else { Vec::new() };
             slower.extend(libraries(ranks)?);
             match args.strict {
                 true => problems.extend(slower),
-                false => slower.iter().for_each(|told| say("slower", told)),
+                false => slower.iter().try_for_each(|told| say("slower", told))?,
             }
         }
     }
     ensure!(problems.is_empty(), "{}", problems.join("\nerror: "));
-    println!("ready");
-    Ok(())
+    print("ready\n")
 }
 
 /// Whether the model fits, if there is one.
@@ -78,7 +78,7 @@ fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> 
         Ok((room, bytes)) => {
             let tokens = u64::from(room.kv_blocks) * BLOCK_TOKENS as u64;
             let bytes = gb(bytes);
-            say("room", &format!("weights, logits and a KV cache of {tokens} tokens take {bytes} GB of each GPU"));
+            say("room", &format!("weights, logits and a KV cache of {tokens} tokens take {bytes} GB of each GPU"))?;
             None
         }
         Err(error) => Some(error.to_string()),
@@ -91,8 +91,8 @@ fn libraries(ranks: usize) -> Result<Vec<String>> {
     let libraries = Libraries::find(wanted)?;
     for (library, place) in &libraries.places {
         match place {
-            Place::Found => say(library.name, "where the loader finds it"),
-            Place::Linked(path) => say(library.name, &path.display().to_string()),
+            Place::Found => say(library.name, "where the loader finds it")?,
+            Place::Linked(path) => say(library.name, &path.display().to_string())?,
             Place::Missing(_) => {}
         }
     }
@@ -103,7 +103,7 @@ fn libraries(ranks: usize) -> Result<Vec<String>> {
 fn between_gpus(gpus: &Gpus, ranks: usize) -> Result<Vec<String>> {
     let mut told = Vec::new();
     match gpus.check_peer_access(ranks) {
-        Ok(()) => say("peers", "every GPU reaches the memory of every other"),
+        Ok(()) => say("peers", "every GPU reaches the memory of every other")?,
         Err(error) => told.push(error.to_string()),
     }
     Ok(told)
@@ -114,6 +114,6 @@ fn place(neighbours: &Neighbours) -> String {
     neighbours.numa_node.map_or_else(|| cores.clone(), |node| format!("{cores} (node {node})"))
 }
 
-fn say(label: &str, text: &str) {
-    println!("{label:<10}{text}");
+fn say(label: &str, text: &str) -> Result<()> {
+    print(&format!("{label:<10}{text}\n"))
 }

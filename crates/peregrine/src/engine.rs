@@ -92,14 +92,17 @@ pub struct Engine {
 impl EngineArgs {
     /// The names of all of them. A group that has another within it has no members for clap.
     pub fn ids() -> Vec<Id> {
-        Self::augment_args(Command::new("engine")).get_arguments().map(|argument| argument.get_id().clone()).collect()
+        Self::command().get_arguments().map(|argument| argument.get_id().clone()).collect()
+    }
+
+    fn command() -> Command {
+        Self::augment_args(Command::new("engine"))
     }
 
     /// As if these flags had been given, and no others.
     pub fn from_flags(flags: &[(&str, &str)]) -> Result<Self> {
         let flags = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
-        let command = Self::augment_args(Command::new("engine"));
-        let matches = command.try_get_matches_from(std::iter::once("engine").chain(flags))?;
+        let matches = Self::command().try_get_matches_from(std::iter::once("engine").chain(flags))?;
         Ok(Self::from_arg_matches(&matches)?)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, EngineArgs, ranks};
 use crate::input::read_stdin;
+use crate::output::print;
 use crate::parameters::ParameterArgs;
 use crate::signals::Signals;
 use crate::{client, progress};
@@ -97,8 +98,7 @@ async fn answer(client: GenerationClient<Channel>, request: pb::GenerateRequest,
 
 async fn print_json(mut client: GenerationClient<Channel>, request: pb::GenerateRequest) -> Result<()> {
     let response = client.generate(request).await.map_err(|status| status_error(&status))?.into_inner();
-    writeln!(std::io::stdout(), "{}", serde_json::to_string(&response_from_pb(response)?)?)?;
-    Ok(())
+    print(&(serde_json::to_string(&response_from_pb(response)?)? + "\n"))
 }
 
 /// Prints the text as it comes, then says on standard error how fast it came.

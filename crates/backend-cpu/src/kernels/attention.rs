@@ -1,8 +1,9 @@
 //! Attention over paged keys and values.
 //!
 //! A block holds [`BLOCK_TOKENS`] keys as columns, so that one vector has the same element of several keys, then as
-//! many values in strips: for each [`STRIP`] elements, those of all values. What a product reads lies together. A query meets whole blocks from the first to its own, whatever is computed beside it, so its
-//! result depends on nothing but its sequence.
+//! many values in strips: for each [`STRIP`] elements, those of all values. What a product reads lies together. A query
+//! meets whole blocks from the first to its own, whatever is computed beside it, so its result depends on nothing but its
+//! sequence.
 
 use super::exp::exp;
 use super::simd::{Kernel, Simd};

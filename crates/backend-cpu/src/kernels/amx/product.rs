@@ -180,7 +180,7 @@ impl ProductTile<'_> {
     /// Adds the biases and hands over to the rows of `y`: a group of rows at a time, so that each row is written onwards.
     /// Row after row for each few outputs took several times as long.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn finish(&mut self, simd: Avx512, shaped: &Shaped, block: &Block, turn: (bool, bool)) {
+    fn finish(&mut self, simd: Avx512, shaped: &Shaped, block: &Block, (add, gelu): (bool, bool)) {
         let end = self.y.columns.end;
         for group in block.groups.clone() {
             for four in block.fours.clone() {
@@ -192,7 +192,7 @@ impl ProductTile<'_> {
                     }
                     let at = block.sums_at(four, group) + panel * TILE_ROWS * shaped.width();
                     let sums = by_rows(&self.sums[at..][..TILE_ROWS * shaped.width()], shaped.width());
-                    self.finish_tile(simd, &sums, (group * GROUP_ROWS, outputs), turn);
+                    self.finish_tile(simd, &sums, (group * GROUP_ROWS, outputs), (add, gelu));
                 }
             }
         }
@@ -209,12 +209,7 @@ impl ProductTile<'_> {
         (add, with_gelu): (bool, bool),
     ) {
         let mask = ((1u32 << outputs.len()) - 1) as u16;
-        let mut bias_sum = _mm512_setzero_ps();
-        for bias in self.terms.iter().filter_map(|term| term.bias) {
-            let bias = &bias[outputs.clone()];
-            // SAFETY: lanes outside of the mask, which has a lane for each output, are not read.
-            bias_sum = _mm512_add_ps(bias_sum, unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr()) });
-        }
+        let bias_sum = simd.load(&self.bias_sums(outputs.clone()));
         let local = outputs.start - self.y.columns.start;
         for (row, sums) in (first_row..self.y.rows.end).zip(of_rows) {
             let y = &mut self.y.row(row)[local..][..outputs.len()];
@@ -231,6 +226,15 @@ impl ProductTile<'_> {
         }
     }
 
+    /// The sums of the terms' biases, for up to 32 outputs; 0 behind them.
+    fn bias_sums(&self, outputs: Range<usize>) -> [f32; TILE_COLUMNS] {
+        let mut sums = [0.0; TILE_COLUMNS];
+        for bias in self.terms.iter().filter_map(|term| term.bias) {
+            sums.iter_mut().zip(&bias[outputs.clone()]).for_each(|(sum, bias)| *sum += bias);
+        }
+        sums
+    }
+
     /// Adds the biases and packs the GELU. A tile of sums has an output's rows side by side, as packed activations have
     /// them: nothing has to be transposed.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -244,10 +248,7 @@ impl ProductTile<'_> {
                     }
                     let sums = &self.sums[block.sums_at(four, group) + 2 * pair * SUMS..][..2 * SUMS];
                     let outputs = first..shape.columns.min(first + TILE_COLUMNS);
-                    let mut bias_sums = [0.0; TILE_COLUMNS];
-                    for bias in self.terms.iter().filter_map(|term| term.bias) {
-                        bias_sums.iter_mut().zip(&bias[outputs.clone()]).for_each(|(sum, bias)| *sum += bias);
-                    }
+                    let bias_sums = self.bias_sums(outputs.clone());
                     let chunk = first / CHUNK_COLUMNS;
                     let at = shape.tile_at(group, first / TILE_COLUMNS) - chunk * shape.chunk_len();
                     let tiles = &mut self.y.row(chunk)[at..][..2 * SUMS];
