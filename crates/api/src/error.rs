@@ -57,7 +57,7 @@ pub struct ErrorBody {
 }
 
 impl ErrorBody {
-    /// A request that broke a rule of its own face, such as JSON that cannot be read.
+    /// A request that broke a rule of its own protocol, such as JSON that cannot be read.
     #[must_use]
     pub fn rejection(message: impl Into<String>) -> Self {
         Self { error: message.into(), kind: ErrorKind::Validation }

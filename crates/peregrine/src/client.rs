@@ -1,8 +1,8 @@
-//! A client of the gRPC face, over the network or within the process.
+//! A client of the gRPC API, over the network or within the process.
 
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
-use server::{GrpcFace, Service};
+use server::{GrpcApi, Service};
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::server::HealthReporter;
 use tower::service_fn;
@@ -22,12 +22,12 @@ pub async fn connect(addr: &str) -> Result<GenerationClient<Channel>> {
     Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
-/// A client of a service in this process, over the same face that the network has.
+/// A client of a service in this process, over the same API that the network has.
 pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(theirs));
     tokio::spawn(
-        Server::builder().add_routes(GrpcFace::routes(service, HealthReporter::new())).serve_with_incoming(incoming),
+        Server::builder().add_routes(GrpcApi::routes(service, HealthReporter::new())).serve_with_incoming(incoming),
     );
     let mut ours = Some(ours);
     let connector = service_fn(move |_| {

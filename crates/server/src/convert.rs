@@ -1,4 +1,4 @@
-//! Between the messages of the gRPC face and the types of `api`: for the server, and for clients that want the latter.
+//! Between the messages of the gRPC API and the types of `api`: for the server, and for clients that want the latter.
 
 use api::{
     BestOfSequence, Details, FinishReason, GenerateRequest, GenerateResponse, Inputs, Parameters, PrefillToken,

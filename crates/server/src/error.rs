@@ -1,4 +1,4 @@
-//! Why a request gets no answer, and how each face says so.
+//! Why a request gets no answer, and how each API says so.
 
 use api::{ErrorBody, ErrorKind, ValidationError};
 use coordinator::SubmitError;

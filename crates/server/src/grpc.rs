@@ -1,7 +1,7 @@
 //! `peregrine.v1.Generation`.
 
 use crate::convert::{request_from_pb, response_to_pb, token_to_pb, top_to_pb};
-use crate::{Answer, Error, Service};
+use crate::{Error, Service, TokenStream};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -14,11 +14,11 @@ use wire::generation::generation_server::Generation;
 /// The transport ends a call at its deadline, too, but with another code; this much earlier is the right one given.
 const DEADLINE_LEAD: Duration = Duration::from_millis(5);
 
-/// The gRPC face of a [`Service`].
-pub struct GrpcFace(pub Service);
+/// The gRPC API of a [`Service`].
+pub struct GrpcApi(pub Service);
 
 #[tonic::async_trait]
-impl Generation for GrpcFace {
+impl Generation for GrpcApi {
     type GenerateStreamStream = Pin<Box<dyn Stream<Item = Result<pb::GenerateStreamResponse, Status>> + Send>>;
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
@@ -34,13 +34,13 @@ impl Generation for GrpcFace {
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         let deadline = deadline(request.metadata());
         let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let mut answer = self.0.stream(request).await?;
+        let mut tokens = self.0.stream(request).await?;
         if let Some(deadline) = deadline {
-            answer.end_at(deadline);
+            tokens.end_at(deadline);
         }
         let messages = async_stream::try_stream! {
-            let mut answer = Some(answer);
-            while let Some(message) = next_message(&mut answer, deadline).await? {
+            let mut tokens = Some(tokens);
+            while let Some(message) = next_message(&mut tokens, deadline).await? {
                 yield message;
             }
         };
@@ -77,26 +77,26 @@ impl Generation for GrpcFace {
 }
 
 /// Waits for the next token and takes all that are there by then, so that a slow reader gets fewer, larger messages.
-/// `answer` is empty once the last message has been made.
+/// `tokens` is empty once the last message has been made.
 async fn next_message(
-    answer: &mut Option<Answer>,
+    tokens: &mut Option<TokenStream>,
     deadline: Option<Instant>,
 ) -> Result<Option<pb::GenerateStreamResponse>, Status> {
-    let Some(running) = answer else { return Ok(None) };
+    let Some(running) = tokens else { return Ok(None) };
     let mut message = pb::GenerateStreamResponse::default();
     let mut next = until(deadline, running.next()).await??;
     let mut ended = false;
-    while let Some(step) = next {
-        ended = step.finish.is_some();
-        message.tokens.push(token_to_pb(step.token));
-        if !step.top.is_empty() {
-            message.top_tokens.push(top_to_pb(step.top));
+    while let Some(event) = next {
+        ended = event.finish.is_some();
+        message.tokens.push(token_to_pb(event.token));
+        if !event.top.is_empty() {
+            message.top_tokens.push(top_to_pb(event.top));
         }
         next = until(deadline, async { running.try_next() }).await??;
     }
     if ended {
-        let finished = answer.take().and_then(Answer::into_finished).ok_or(Error::Incomplete)?;
-        message.details = finished.stream_details().map(|details| pb::Details {
+        let completion = tokens.take().and_then(TokenStream::into_completion).ok_or(Error::Incomplete)?;
+        message.details = completion.stream_details().map(|details| pb::Details {
             finish_reason: details.finish_reason.as_str().to_owned(),
             generated_tokens: details.generated_tokens,
             seed: details.seed,
@@ -104,7 +104,7 @@ async fn next_message(
             cached_tokens: details.cached_tokens,
             ..pb::Details::default()
         });
-        message.generated_text = Some(finished.generated_text().to_owned());
+        message.generated_text = Some(completion.generated_text().to_owned());
     }
     Ok(Some(message))
 }

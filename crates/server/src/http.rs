@@ -1,4 +1,4 @@
-//! The HTTP face.
+//! The HTTP API.
 
 use crate::{Error, Service};
 use api::{ErrorBody, GenerateRequest, GenerateResponse};

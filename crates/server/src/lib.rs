@@ -1,25 +1,27 @@
-//! The public faces of a running model.
+//! The public APIs of a running model.
 //!
-//! * [`Service`]: what every face calls: validate, tokenize, generate, turn tokens into text.
-//! * [`GrpcFace`]: `peregrine.v1.Generation`, with [`convert`] between its messages and the types of `api`.
-//! * [`serve`]: binds the faces to listeners, with the standard health and reflection services, and ends them.
+//! * [`Service`]: what every API calls: validate, tokenize, generate, turn tokens into text.
+//! * [`GrpcApi`]: `peregrine.v1.Generation`, with [`convert`] between its messages and the types of `api`.
+//! * [`serve`]: serves the APIs on listeners, with the standard health and reflection services, and ends them.
 //!
-//! **Invariant:** a face only translates; it decides nothing about a request.
+//! **Invariant:** an API only translates; it decides nothing about a request.
 
 #![forbid(unsafe_code)]
 
-mod answer;
+mod admission;
+mod completion;
 pub mod convert;
 mod error;
 mod grpc;
 mod http;
 mod listen;
 mod metrics;
-mod places;
 mod service;
+mod token_stream;
 
-pub use answer::{Answer, Finished, Step};
+pub use completion::Completion;
 pub use error::Error;
-pub use grpc::GrpcFace;
+pub use grpc::GrpcApi;
 pub use listen::{Listeners, serve};
 pub use service::{Info, Service};
+pub use token_stream::{TokenEvent, TokenStream};

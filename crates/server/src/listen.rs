@@ -1,7 +1,7 @@
-//! The faces on their listeners.
+//! The APIs on their listeners.
 
 use crate::http::router;
-use crate::{GrpcFace, Service};
+use crate::{GrpcApi, Service};
 use axum::serve::ListenerExt;
 use coordinator::Status;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Under which names the health service knows the model: the server as a whole, and its service.
 const HEALTH_NAMES: [&str; 2] = ["", "peregrine.v1.Generation"];
 
-/// Where the faces listen.
+/// Where the APIs listen.
 pub struct Listeners {
     /// For gRPC.
     pub grpc: TcpListener,
@@ -33,7 +33,7 @@ pub struct Listeners {
     pub http: TcpListener,
 }
 
-impl GrpcFace {
+impl GrpcApi {
     /// The gRPC services: generation, health, which follows the model's status by way of `reporter`, and reflection.
     ///
     /// Must be called within a tokio runtime.
@@ -79,7 +79,7 @@ pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Outp
     let grpc = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(GrpcFace::routes(service.clone(), health.clone()))
+        .add_routes(GrpcApi::routes(service.clone(), health.clone()))
         .serve_with_incoming_shutdown(calls, until_closing(closed.clone()));
     let http = axum::serve(connections, router(service)).with_graceful_shutdown(until_closing(closed));
     let both =

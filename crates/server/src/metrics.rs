@@ -28,19 +28,19 @@ pub(crate) enum Outcome {
 }
 
 /// A request that is under way. When it is dropped, its outcome is counted.
-pub(crate) struct Counted {
+pub(crate) struct OutcomeGuard {
     metrics: Arc<Metrics>,
     pub(crate) outcome: Outcome,
 }
 
-impl Counted {
+impl OutcomeGuard {
     pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
         metrics.requests.fetch_add(1, Ordering::Relaxed);
         Self { metrics: metrics.clone(), outcome: Outcome::Dropped }
     }
 }
 
-impl Drop for Counted {
+impl Drop for OutcomeGuard {
     fn drop(&mut self) {
         self.metrics.outcomes[self.outcome as usize].fetch_add(1, Ordering::Relaxed);
     }

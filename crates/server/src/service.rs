@@ -1,8 +1,8 @@
-//! What every face calls.
+//! What every API calls.
 
-use crate::metrics::{Counted, Metrics, Outcome};
-use crate::places::Places;
-use crate::{Answer, Error, Finished};
+use crate::admission::Admission;
+use crate::metrics::{Metrics, Outcome, OutcomeGuard};
+use crate::{Completion, Error, TokenStream};
 use api::{GenerateRequest, GenerateResponse, Inputs, Limits, ValidationError};
 use coordinator::{Coordinator, Status, Submission};
 use std::sync::Arc;
@@ -36,8 +36,8 @@ struct Shared {
     tokenizer: Tokenizer,
     /// Tokens that end a text.
     eos: Vec<u32>,
-    /// One for each sequence that may be under way.
-    places: Places,
+    /// One permit for each sequence that may be under way.
+    admission: Admission,
     metrics: Arc<Metrics>,
 }
 
@@ -45,8 +45,8 @@ impl Service {
     /// A service over a coordinator, which may still be loading. `eos` are the tokens that end a text.
     #[must_use]
     pub fn new(coordinator: Coordinator, tokenizer: Tokenizer, eos: Vec<u32>, info: Info) -> Self {
-        let (places, metrics) = (Places::new(info.max_concurrent_requests), Arc::default());
-        Self(Arc::new(Shared { info, coordinator, tokenizer, eos, places, metrics }))
+        let (admission, metrics) = (Admission::new(info.max_concurrent_requests), Arc::default());
+        Self(Arc::new(Shared { info, coordinator, tokenizer, eos, admission, metrics }))
     }
 
     /// What runs.
@@ -80,7 +80,7 @@ impl Service {
     ///
     /// The tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
     pub async fn tokenize(&self, text: String) -> Result<Vec<Token>, Error> {
-        let _place = self.0.places.take()?;
+        let _permit = self.0.admission.take()?;
         let tokenizer = self.0.tokenizer.clone();
         let tokens = move || tokenizer.tokens(&text).map_err(|error| ValidationError::Tokenizer(error.to_string()));
         Ok(off_runtime(tokens).await?)
@@ -91,9 +91,9 @@ impl Service {
     /// # Errors
     ///
     /// [`Error`], before anything runs.
-    pub async fn stream(&self, request: GenerateRequest) -> Result<Answer, Error> {
-        let mut answers = self.start(request, true).await?;
-        Ok(answers.pop().expect("a stream has one sequence"))
+    pub async fn stream(&self, request: GenerateRequest) -> Result<TokenStream, Error> {
+        let mut streams = self.start(request, true).await?;
+        Ok(streams.pop().expect("a stream has one sequence"))
     }
 
     /// Answers a request as a whole. Dropping the future ends the request.
@@ -104,43 +104,43 @@ impl Service {
     pub async fn generate(&self, request: GenerateRequest) -> Result<GenerateResponse, Error> {
         // Each on a task of its own, so that a stop string ends its sequence at once. Dropping the set ends all.
         let mut tasks = JoinSet::new();
-        for (index, answer) in self.start(request, false).await?.into_iter().enumerate() {
-            tasks.spawn(async move { Ok::<_, Error>((index, answer.finish().await?)) });
+        for (index, stream) in self.start(request, false).await?.into_iter().enumerate() {
+            tasks.spawn(async move { Ok::<_, Error>((index, stream.finish().await?)) });
         }
-        let mut finished = Vec::new();
+        let mut completions = Vec::new();
         while let Some(joined) = tasks.join_next().await {
-            finished.push(joined.map_err(|_| Error::Incomplete)??);
+            completions.push(joined.map_err(|_| Error::Incomplete)??);
         }
-        finished.sort_by_key(|(index, _)| *index);
-        Ok(Finished::best(finished.into_iter().map(|(_, finished)| finished).collect()))
+        completions.sort_by_key(|(index, _)| *index);
+        Ok(Completion::best(completions.into_iter().map(|(_, completion)| completion).collect()))
     }
 
     /// Counts a request that could not be read.
     pub(crate) fn count_rejection(&self) {
-        Counted::new(&self.0.metrics).outcome = Outcome::Validation;
+        OutcomeGuard::new(&self.0.metrics).outcome = Outcome::Validation;
     }
 
     /// Validates a request and queues its sequences, which run side by side.
-    async fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
-        let mut counted = Counted::new(&self.0.metrics);
-        let answers = self.try_start(request, stream).await;
-        match answers {
-            Ok(mut answers) => {
+    async fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<TokenStream>, Error> {
+        let mut guard = OutcomeGuard::new(&self.0.metrics);
+        let streams = self.try_start(request, stream).await;
+        match streams {
+            Ok(mut streams) => {
                 // The first speaks for all.
-                answers[0].count(counted);
-                Ok(answers)
+                streams[0].count(guard);
+                Ok(streams)
             }
             Err(error) => {
-                counted.outcome = Outcome::from(&error);
+                guard.outcome = Outcome::from(&error);
                 Err(error)
             }
         }
     }
 
-    async fn try_start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<Answer>, Error> {
-        let Shared { info, coordinator, tokenizer, eos, places, .. } = &*self.0;
+    async fn try_start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<TokenStream>, Error> {
+        let Shared { info, coordinator, tokenizer, eos, admission, .. } = &*self.0;
         // Before the work of tokenizing, which is what a request beyond the limit must not cost.
-        let mut first_place = Some(places.take()?);
+        let mut first_permit = Some(admission.take()?);
         let (limits, encoder, by_ids) = (info.limits, tokenizer.clone(), matches!(request.inputs, Inputs::Ids(_)));
         let validate = move || {
             let encode = |text: &str| encoder.encode(text).map_err(|error| error.to_string());
@@ -149,7 +149,7 @@ impl Service {
         // Ids need no tokenizing.
         let request = Arc::new(if by_ids { validate()? } else { off_runtime(validate).await? });
         let start = |index| {
-            let place = first_place.take().map_or_else(|| places.take(), Ok)?;
+            let permit = first_permit.take().map_or_else(|| admission.take(), Ok)?;
             let generation = coordinator.submit(Submission {
                 prompt: request.prompt.clone(),
                 max_new_tokens: request.max_new_tokens as usize,
@@ -161,7 +161,7 @@ impl Service {
                 top_n: request.top_n_tokens as usize,
                 return_logits: false,
             })?;
-            Ok(Answer::new(generation, request.clone(), index, tokenizer.clone(), place))
+            Ok(TokenStream::new(generation, request.clone(), index, tokenizer.clone(), permit))
         };
         (0..request.best_of).map(start).collect()
     }

@@ -1,6 +1,6 @@
 //! `peregrine generate`.
 
-use crate::faces::{check_details, keys};
+use crate::apis::{check_details, keys};
 use crate::support::{Program, Server, demo_model, model_dir};
 use serde_json::Value;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The `peregrine` program as its users meet it: real processes, loopback addresses, signals and faults.
 //!
 //! * [`support`]: starts programs, watches what they leave behind, and ends them whatever happens.
-//! * [`faces`]: gRPC and HTTP, as a client sees them.
+//! * [`apis`]: gRPC and HTTP, as a client sees them.
 //! * [`cancel`]: callers that give up.
 //! * [`lifecycle`]: signals, and processes that die.
 //! * [`bad_input`]: models and flags that cannot work.
@@ -12,11 +12,11 @@
 //! * [`memory`]: what the workers hold.
 //! * [`validation`]: requests that break a rule.
 
+mod apis;
 mod bad_input;
 mod benchmarks;
 mod cancel;
 mod cuda;
-mod faces;
 mod generate_cli;
 mod lifecycle;
 mod load;

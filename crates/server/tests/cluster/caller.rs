@@ -1,7 +1,7 @@
-//! Callers of the gRPC face: what they ask for, what they do, and what they got.
+//! Callers of the gRPC API: what they ask for, what they do, and what they got.
 
 use crate::ledger::continue_alone;
-use server::GrpcFace;
+use server::GrpcApi;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Callers that certainly have a place, and those that may have one.
+/// Callers that certainly have a permit, and those that may have one.
 #[derive(Default)]
 pub struct Counts {
     pub certain: AtomicUsize,
@@ -77,23 +77,23 @@ impl Caller {
     }
 
     /// Asks, and does with the stream what it does.
-    pub async fn run(self, face: Arc<GrpcFace>, counts: Arc<Counts>, places: usize) -> Outcome {
+    pub async fn run(self, api: Arc<GrpcApi>, counts: Arc<Counts>, permits: usize) -> Outcome {
         sleep(self.arrival).await;
         let begin = Instant::now();
         let mut outcome =
             Outcome { caller: self, tokens: Vec::new(), details: None, status: None, took: Duration::ZERO };
-        match face.generate_stream(outcome.caller.request()).await {
+        match api.generate_stream(outcome.caller.request()).await {
             Err(status) => {
                 let possible = counts.possible.load(Ordering::Relaxed);
                 let full = status.code() == Code::ResourceExhausted;
-                assert!(!full || possible >= places, "refused with {possible} of {places} places taken");
+                assert!(!full || possible >= permits, "refused with {possible} of {permits} permits taken");
                 outcome.status = Some(status);
             }
             Ok(stream) => {
                 let reads = !matches!(outcome.caller.behaviour, Behaviour::Stalls(_));
                 let certain = counts.certain.fetch_add(usize::from(reads), Ordering::Relaxed) + usize::from(reads);
                 counts.possible.fetch_add(1, Ordering::Relaxed);
-                assert!(certain <= places, "{certain} requests in {places} places");
+                assert!(certain <= permits, "{certain} requests in {permits} permits");
                 outcome.read(stream.into_inner(), begin).await;
                 counts.certain.fetch_sub(usize::from(reads), Ordering::Relaxed);
                 counts.possible.fetch_sub(1, Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl Caller {
 }
 
 impl Outcome {
-    async fn read(&mut self, mut stream: <GrpcFace as Generation>::GenerateStreamStream, begin: Instant) {
+    async fn read(&mut self, mut stream: <GrpcApi as Generation>::GenerateStreamStream, begin: Instant) {
         if let Behaviour::Stalls(after) = self.caller.behaviour {
             sleep_until(begin + 2 * after).await;
         }

@@ -3,7 +3,7 @@
 use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome};
 use crate::ledger::{VOCAB, engine};
 use coordinator::{Coordinator, CoordinatorConfig, LocalRank, Status, Totals, Workers};
-use server::{GrpcFace, Info, Service};
+use server::{GrpcApi, Info, Service};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -42,7 +42,7 @@ enum Fault {
 #[derive(Debug)]
 struct Plan {
     config: CoordinatorConfig,
-    places: usize,
+    permits: usize,
     /// What a step takes on each rank, and what each of its rows adds.
     step_ms: Vec<u64>,
     row_us: u64,
@@ -128,7 +128,7 @@ impl Plan {
         let beginnings: Vec<Vec<u32>> = (0..4).map(beginning).collect();
         let span_ms = rng.u64(1..2000);
         let callers = (0..rng.usize(1..24)).map(|_| caller(rng, &beginnings, span_ms)).collect();
-        Self { config, places: rng.usize(1..=16), step_ms, row_us: rng.u64(..500), fault, callers }
+        Self { config, permits: rng.usize(1..=16), step_ms, row_us: rng.u64(..500), fault, callers }
     }
 
     /// What a rank does.
@@ -217,13 +217,13 @@ async fn serve(plan: Plan) -> Tally {
         backend: "ledger".to_owned(),
         tensor_parallel: plan.config.world,
         limits: api::Limits::of_model(POSITIONS, VOCAB as usize),
-        max_concurrent_requests: plan.places,
+        max_concurrent_requests: plan.permits,
     };
     let service = Service::new(coordinator.clone(), TOKENIZER.clone(), EOS.to_vec(), info);
-    let (face, counts) = (Arc::new(GrpcFace(service)), Arc::new(Counts::default()));
+    let (api, counts) = (Arc::new(GrpcApi(service)), Arc::new(Counts::default()));
     let mut callers = JoinSet::new();
     for caller in &plan.callers {
-        callers.spawn(caller.clone().run(face.clone(), counts.clone(), plan.places));
+        callers.spawn(caller.clone().run(api.clone(), counts.clone(), plan.permits));
     }
     let outcomes = callers.join_all().await;
     coordinator.drain();

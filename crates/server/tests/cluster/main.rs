@@ -1,4 +1,4 @@
-//! A whole cluster in one process, from a seed: the gRPC face, the service, the coordinator, and ranks with their engines, over
+//! A whole cluster in one process, from a seed: the gRPC API, the service, the coordinator, and ranks with their engines, over
 //! channels and a clock that only moves when nothing else can. Requests come, are cancelled, stop being read and pass
 //! their deadlines; ranks are slow, die, hang, report errors and choose other tokens.
 //!

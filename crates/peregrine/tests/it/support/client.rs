@@ -8,7 +8,7 @@ use tonic_health::pb::health_client::HealthClient;
 use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
 
-/// A connection to a server's gRPC face. Every wait is bounded.
+/// A connection to a server's gRPC API. Every wait is bounded.
 #[derive(Clone)]
 pub struct Client {
     /// The connection.

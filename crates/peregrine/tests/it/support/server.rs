@@ -55,7 +55,7 @@ impl Server {
         server
     }
 
-    /// A connection to its gRPC face.
+    /// A connection to its gRPC API.
     pub async fn client(&self) -> Client {
         Client::connect(self.grpc).await
     }

@@ -1,4 +1,4 @@
-//! The places of requests that run or wait, and when the next will be free.
+//! Admission: permits for the sequences that run or wait, and when the next permit will be free.
 
 use crate::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,38 +14,38 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// The weight of a new measurement.
 const WEIGHT: f64 = 0.2;
 
-/// A fixed number of places, one for each sequence that is under way.
+/// A fixed number of permits, one for each sequence that is under way.
 #[derive(Clone)]
-pub(crate) struct Places(Arc<Shared>);
+pub(crate) struct Admission(Arc<Shared>);
 
 struct Shared {
     permits: Arc<Semaphore>,
     turnover: Mutex<Turnover>,
 }
 
-/// How often a place becomes free while all are taken.
+/// How often a permit becomes free while all are taken.
 #[derive(Default)]
 struct Turnover {
     /// When one did so last.
     last: Option<Instant>,
     interval_secs: Option<f64>,
-    /// Callers that were refused since then; they come back, and want a place each.
+    /// Callers that were refused since then; they come back, and want a permit each.
     refused: u32,
 }
 
-impl Places {
+impl Admission {
     pub(crate) fn new(count: usize) -> Self {
         Self(Arc::new(Shared { permits: Arc::new(Semaphore::new(count)), turnover: Mutex::default() }))
     }
 
-    /// Takes a place.
+    /// Takes a permit, without waiting.
     ///
     /// # Errors
     ///
     /// [`Error::Overloaded`] if all are taken.
-    pub(crate) fn take(&self) -> Result<Place, Error> {
+    pub(crate) fn take(&self) -> Result<Permit, Error> {
         match self.0.permits.clone().try_acquire_owned() {
-            Ok(permit) => Ok(Place { places: self.clone(), permit: Some(permit) }),
+            Ok(permit) => Ok(Permit { admission: self.clone(), permit: Some(permit) }),
             Err(_) => Err(Error::Overloaded { retry_after: self.turnover().refuse() }),
         }
     }
@@ -56,7 +56,7 @@ impl Places {
 }
 
 impl Turnover {
-    /// A place becomes free, and `full` says whether all were taken.
+    /// A permit becomes free, and `full` says whether all were taken.
     fn free(&mut self, full: bool, now: Instant) {
         match self.last.filter(|_| full) {
             Some(last) => {
@@ -70,7 +70,7 @@ impl Turnover {
         self.last = full.then_some(now);
     }
 
-    /// How long the next who is refused should wait: until those who were refused before have found a place.
+    /// How long the next who is refused should wait: until those who were refused before have found a permit.
     fn refuse(&mut self) -> Duration {
         self.refused = self.refused.saturating_add(1);
         let Some(interval) = self.interval_secs else { return RETRY_UNKNOWN };
@@ -78,16 +78,16 @@ impl Turnover {
     }
 }
 
-/// A place that is taken; free again once it is dropped.
-pub(crate) struct Place {
-    places: Places,
+/// One sequence's right to run or wait; returned when it is dropped.
+pub(crate) struct Permit {
+    admission: Admission,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let full = self.places.0.permits.available_permits() == 0;
-        self.places.turnover().free(full, Instant::now());
+        let full = self.admission.0.permits.available_permits() == 0;
+        self.admission.turnover().free(full, Instant::now());
         drop(self.permit.take());
     }
 }
@@ -98,23 +98,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_refused_hears_when_a_place_will_be_free() {
-        let places = Places::new(2);
-        let refused = || match places.take() {
+        let admission = Admission::new(2);
+        let refused = || match admission.take() {
             Err(Error::Overloaded { retry_after }) => retry_after,
-            _ => panic!("all places are taken"),
+            _ => panic!("all permits are taken"),
         };
-        let mut taken = vec![places.take().expect("free"), places.take().expect("free")];
+        let mut taken = vec![admission.take().expect("free"), admission.take().expect("free")];
         assert_eq!(refused(), RETRY_UNKNOWN);
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(3)).await;
             taken.remove(0);
-            taken.push(places.take().expect("just given back"));
+            taken.push(admission.take().expect("just given back"));
         }
         assert_eq!([refused(), refused()], [3, 6].map(Duration::from_secs));
         tokio::time::advance(Duration::from_secs(3)).await;
         taken.clear();
         tokio::time::advance(Duration::from_secs(1000)).await;
-        taken.extend([places.take().expect("free"), places.take().expect("free")]);
-        assert_eq!(refused(), Duration::from_secs(3), "idle time says nothing about a full house");
+        taken.extend([admission.take().expect("free"), admission.take().expect("free")]);
+        assert_eq!(refused(), Duration::from_secs(3), "idle time says nothing about a full server");
     }
 }
