@@ -1,6 +1,7 @@
 //! Where NCCL and cuBLASLt are. Packages carry them under numbered names alone, as in `libnccl.so.2`, and they are opened as
 //! `libnccl.so`: so a folder with links of such names must be in a worker's library path.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -91,14 +92,13 @@ impl Libraries {
 
     /// The value of [`LIBRARY_PATH`] that workers need; `None` where theirs will do, or nothing helps.
     #[must_use]
-    pub fn library_path(&self) -> Option<String> {
-        self.links.as_ref().map(|links| {
-            let links = links.path().display();
-            match std::env::var(LIBRARY_PATH) {
-                Ok(path) if !path.is_empty() => format!("{links}:{path}"),
-                _ => links.to_string(),
-            }
-        })
+    pub fn library_path(&self) -> Option<OsString> {
+        let mut path = self.links.as_ref()?.path().as_os_str().to_owned();
+        if let Some(inherited) = std::env::var_os(LIBRARY_PATH).filter(|inherited| !inherited.is_empty()) {
+            path.push(":");
+            path.push(inherited);
+        }
+        Some(path)
     }
 
     /// What to say of those that are missing.
@@ -170,7 +170,7 @@ mod tests {
             let links = libraries.links.as_ref().unwrap().path().to_owned();
             assert_eq!(std::fs::read_link(links.join(library.opened)).unwrap(), site.join(file));
             let path = libraries.library_path().unwrap();
-            assert!(path.starts_with(&*links.to_string_lossy()), "{path}");
+            assert_eq!(std::env::split_paths(&path).next(), Some(links.clone()), "{path:?}");
             drop(libraries);
             assert!(!links.exists());
         }

@@ -2,6 +2,7 @@
 
 use crate::LocalRank;
 use std::any::Any;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,8 +40,12 @@ pub enum Workers {
 
 /// How worker processes are started, and what they load.
 pub struct ProcessConfig {
-    /// The program to start for a worker, with its arguments.
-    pub command: Vec<String>,
+    /// The program that runs a rank.
+    pub program: PathBuf,
+    /// Its arguments. `--rank R --world N` follow, so that a list of processes tells the ranks apart.
+    pub arguments: Vec<OsString>,
+    /// Variables that are set for it, beside those that it inherits.
+    pub environment: Vec<(OsString, OsString)>,
     /// Folder with `config.json` and the checkpoint.
     pub model_dir: PathBuf,
     /// Name of the backend that the workers use.

@@ -193,7 +193,7 @@ impl Driver {
         let mut processes = Vec::new();
         let mut failure = None;
         for rank in 0..self.config.world {
-            match WorkerProcess::start(config, rank, self.events.clone()).await {
+            match WorkerProcess::start(config, rank, self.config.world, self.events.clone()).await {
                 Ok(process) => processes.push(process),
                 Err(error) => {
                     failure = Some(format!("rank {rank}: {error}"));

@@ -6,6 +6,7 @@ use crate::{CoordinatorConfig, ProcessConfig};
 use hyper_util::rt::TokioIo;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tower::service_fn;
+use tracing::info;
 use wire::CONTROL_MESSAGE_BYTES_MAX;
 use wire::control::worker_client::WorkerClient;
 use wire::control::{self as pb, load_event};
@@ -43,11 +45,17 @@ pub(crate) struct WorkerProcess {
 
 impl WorkerProcess {
     /// Starts the process and connects to it. Its end will be an event of the rank.
-    pub(crate) async fn start(config: &ProcessConfig, rank: usize, events: Sender) -> std::io::Result<Self> {
+    pub(crate) async fn start(
+        config: &ProcessConfig,
+        rank: usize,
+        world: usize,
+        events: Sender,
+    ) -> std::io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        let (program, arguments) = config.command.split_first().expect("the command names a program");
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut child = Command::new(&config.program)
+            .args(&config.arguments)
+            .args(["--rank", &rank.to_string(), "--world", &world.to_string()])
+            .envs(config.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -55,10 +63,16 @@ impl WorkerProcess {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| std::io::Error::new(error.kind(), format!("cannot start {program}: {error}")))?;
+            .map_err(|error| {
+                let program = config.program.display();
+                std::io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
+            })?;
         let stderr = child.stderr.take().expect("piped above");
         let (end, ended) = oneshot::channel();
         let (pid, last_words) = (child.id(), LastWords::default());
+        if let Some(pid) = pid {
+            info!("rank {rank} of {world} is process {pid}");
+        }
         let reader = tokio::spawn(pass_on_stderr(stderr, rank, last_words.clone()));
         tokio::spawn(watch_process(child, rank, ended, events, reader, last_words.clone()));
         let channel = connect(ours).await.map_err(std::io::Error::other)?;
@@ -133,7 +147,7 @@ impl WorkerProcess {
 pub(crate) fn load_request(config: &CoordinatorConfig, processes: &ProcessConfig, rank: usize) -> pb::LoadRequest {
     let narrow = |size: usize| u32::try_from(size).expect("sizes are limited where they are given");
     pb::LoadRequest {
-        model_dir: processes.model_dir.to_string_lossy().into_owned(),
+        model_dir: processes.model_dir.as_os_str().as_bytes().to_vec(),
         backend: processes.backend.clone(),
         rank: narrow(rank),
         world: narrow(config.world),

@@ -11,8 +11,11 @@ use backend_cuda::{
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use coordinator::Rendezvous;
+use rustix::param::linux_execfn;
 use std::any::Any;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 
 /// Where a model runs.
@@ -124,23 +127,24 @@ impl CudaArgs {
         }
     }
 
-    /// As arguments of a worker.
-    fn arguments(&self) -> Vec<String> {
+    /// What differs from the defaults, as arguments of a worker.
+    fn arguments(&self) -> Vec<OsString> {
         let name = |choice: Option<PossibleValue>| choice.expect("no choice is skipped").get_name().to_owned();
+        let usual = Self::default();
         let choices = [
-            ("--all-reduce", self.all_reduce.to_possible_value()),
-            ("--cuda-graphs", self.cuda_graphs.to_possible_value()),
-            ("--run-ahead", self.run_ahead.to_possible_value()),
+            ("--all-reduce", self.all_reduce != usual.all_reduce, self.all_reduce.to_possible_value()),
+            ("--cuda-graphs", self.cuda_graphs != usual.cuda_graphs, self.cuda_graphs.to_possible_value()),
+            ("--run-ahead", self.run_ahead != usual.run_ahead, self.run_ahead.to_possible_value()),
         ];
-        let mut arguments: Vec<_> =
-            choices.into_iter().flat_map(|(flag, choice)| [flag.to_owned(), name(choice)]).collect();
+        let changed = choices.into_iter().filter(|(_, changed, _)| *changed);
+        let mut arguments: Vec<_> = changed.flat_map(|(flag, _, choice)| [flag.to_owned(), name(choice)]).collect();
         let flags = [
             ("--deterministic", self.deterministic),
             ("--no-cpu-binding", self.no_cpu_binding),
             ("--check-launches", self.check_launches),
         ];
         arguments.extend(flags.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag.to_owned()));
-        arguments
+        arguments.into_iter().map(OsString::from).collect()
     }
 }
 
@@ -160,20 +164,55 @@ pub fn cpu_options(rank: usize, world: usize, threads: usize, isa: Option<Isa>) 
 
 /// How `world` workers are started and where they meet.
 pub struct Launch {
-    /// The program to start for a worker, with its arguments.
-    pub worker_command: Vec<String>,
+    /// The program of a worker: this one.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Variables that are set for it.
+    pub environment: Vec<(OsString, OsString)>,
     /// Where they meet.
     pub rendezvous: Rendezvous,
 }
 
+/// What the ranks on GPUs rest on. What the user has set stays.
+const CUDA_ENVIRONMENT: [(&str, &str); 5] = [
+    // Rank 0 has the first GPU that nvidia-smi lists, and so on.
+    ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+    // A kernel that is loaded at its first launch waits for kernels that wait for other ranks.
+    ("CUDA_MODULE_LOADING", "EAGER"),
+    // All ranks are on this machine: no network plugin is looked for, and nothing can be reached from outside.
+    ("NCCL_NET", "Socket"),
+    ("NCCL_SOCKET_IFNAME", "lo"),
+    ("NCCL_DEBUG", "WARN"),
+];
+
+/// This program's file. Where there is no /proc to tell it, as it was called.
+fn program() -> Result<PathBuf> {
+    std::env::current_exe()
+        .or_else(|error| {
+            let called = Path::new(OsStr::from_bytes(linux_execfn().to_bytes()));
+            if called.is_file() { std::path::absolute(called) } else { Err(error) }
+        })
+        .context("cannot tell where this program is, to start workers")
+}
+
 impl Launch {
-    /// Of `program`, for ranks on this machine.
-    pub fn new(program: &str, backend: &str, world: usize, cuda: &CudaArgs) -> Result<Self> {
-        let mut command = vec![program.to_owned(), "worker".to_owned()];
-        command.extend(cuda.arguments());
+    /// For ranks on this machine.
+    pub fn new(backend: &str, world: usize, cuda: &CudaArgs) -> Result<Self> {
+        let mut arguments = vec![OsString::from("worker")];
+        arguments.extend(cuda.arguments());
+        let mut environment: Vec<(OsString, OsString)> = Vec::new();
+        let mut set_default = |name: &str, value: &str| {
+            if std::env::var_os(name).is_none() {
+                environment.push((name.into(), value.into()));
+            }
+        };
         // Workers say as much as their coordinator, whose default is not theirs.
-        if tracing::enabled!(tracing::Level::INFO) && std::env::var_os("PEREGRINE_LOG").is_none() {
-            command.splice(0..0, ["env".to_owned(), "PEREGRINE_LOG=info".to_owned()]);
+        if tracing::enabled!(tracing::Level::INFO) {
+            set_default("PEREGRINE_LOG", "info");
+        }
+        if backend == "cuda" {
+            CUDA_ENVIRONMENT.iter().for_each(|(name, value)| set_default(name, value));
         }
         let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
         let mut address = String::new();
@@ -188,12 +227,11 @@ impl Launch {
             for (library, told) in libraries.missing() {
                 ensure!(library.name != NCCL.name || cuda.all_reduce != AllReduce::Nccl, "--all-reduce nccl: {told}");
             }
-            if let Some(path) = libraries.library_path() {
-                command.splice(0..0, ["env".to_owned(), format!("{LIBRARY_PATH}={path}")]);
-            }
+            environment.extend(libraries.library_path().map(|path| (LIBRARY_PATH.into(), path)));
             keep.push(Box::new(libraries));
         }
-        Ok(Self { worker_command: command, rendezvous: Rendezvous { address, keep: Box::new(keep) } })
+        let rendezvous = Rendezvous { address, keep: Box::new(keep) };
+        Ok(Self { program: program()?, arguments, environment, rendezvous })
     }
 }
 

@@ -134,10 +134,11 @@ impl EngineArgs {
             limits: self.limits(&config, kv_tokens as usize, max_concurrent_requests)?,
             max_concurrent_requests: max_concurrent_requests as usize,
         };
-        let program = std::env::current_exe().context("cannot tell where this program is, to start workers")?;
-        let launch = Launch::new(&program.to_string_lossy(), backend, world, &self.cuda)?;
+        let launch = Launch::new(backend, world, &self.cuda)?;
         let processes = ProcessConfig {
-            command: launch.worker_command,
+            program: launch.program,
+            arguments: launch.arguments,
+            environment: launch.environment,
             model_dir,
             backend: backend.to_owned(),
             threads_per_rank: self.threads(world),

@@ -54,7 +54,7 @@ enum Command {
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
     #[command(hide = true)]
-    Worker(backends::CudaArgs),
+    Worker(worker::WorkerArgs),
 }
 
 /// What PEREGRINE_LOG asks for, or else `level`.
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => benchmarks::run(args),
         Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Worker(cuda) => worker::run(cuda).map(|()| ExitCode::SUCCESS),
+        Command::Worker(args) => worker::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

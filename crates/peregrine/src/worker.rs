@@ -3,11 +3,27 @@
 use crate::backends::{CudaArgs, open_rank};
 use crate::signals::Signals;
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+/// Arguments of `peregrine worker`.
+#[derive(Args)]
+pub struct WorkerArgs {
+    /// Which rank it is. This and the next are for lists of processes: the coordinator says the same over the socket.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    rank: usize,
+    /// How many ranks there are.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    world: usize,
+    #[command(flatten)]
+    cuda: CudaArgs,
+}
+
 /// Serves the coordinator at the other end of standard input until it is gone, and ends.
-pub fn run(cuda: CudaArgs) -> Result<()> {
+pub fn run(args: WorkerArgs) -> Result<()> {
+    let WorkerArgs { rank, world, cuda } = args;
+    tracing::debug!("rank {rank} of {world}, process {}", std::process::id());
     let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
     let socket = UnixStream::from(socket);
     if socket.peer_addr().is_err() {

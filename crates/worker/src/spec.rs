@@ -1,5 +1,7 @@
 //! What the coordinator asks a rank to be.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use wire::control::LoadRequest;
@@ -54,7 +56,7 @@ impl TryFrom<LoadRequest> for RankSpec {
             return Err(SpecError { field: "rank", found: request.rank, expected });
         }
         Ok(Self {
-            model_dir: PathBuf::from(request.model_dir),
+            model_dir: PathBuf::from(OsString::from_vec(request.model_dir)),
             backend: request.backend,
             rank: request.rank as usize,
             world,

@@ -4,6 +4,7 @@ use crate::standin;
 use backend_cpu::{Isa, SharedMemory};
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Rendezvous, Status, Submission, Update, Workers};
 use goldens::{Observed, model_dir};
+use std::ffi::OsString;
 use std::time::Duration;
 use step::{Priority, SamplingParams};
 use tokio::task::JoinSet;
@@ -32,18 +33,16 @@ impl Setup {
         Self { model, backend, isa: None, world, flags: &[] }
     }
 
-    fn worker_command(self) -> Vec<String> {
-        let mut command = vec!["env".to_owned()];
+    fn environment(self) -> Vec<(OsString, OsString)> {
+        let mut variables = Vec::new();
         if self.backend == "cuda" {
-            command.extend(standin::environment().map(|(name, value)| format!("{name}={value}")));
+            variables.extend(standin::environment().map(|(name, value)| (name.into(), value.into())));
         }
         if self.isa == Some(Isa::Amx) {
             // Where the processor has a matrix unit, it is used.
-            command.push("AMX_STANDIN=1".to_owned());
+            variables.push(("AMX_STANDIN".into(), "1".into()));
         }
-        command.extend([env!("CARGO_BIN_EXE_peregrine"), "worker"].map(str::to_owned));
-        command.extend(self.flags.iter().map(|&flag| flag.to_owned()));
-        command
+        variables
     }
 
     /// Starts the workers and waits until they are ready.
@@ -67,7 +66,9 @@ impl Setup {
         };
         change(&mut config);
         let processes = ProcessConfig {
-            command: self.worker_command(),
+            program: env!("CARGO_BIN_EXE_peregrine").into(),
+            arguments: ["worker"].iter().chain(self.flags).map(OsString::from).collect(),
+            environment: self.environment(),
             model_dir: model_dir(self.model),
             backend: self.backend.to_owned(),
             threads_per_rank: 1,

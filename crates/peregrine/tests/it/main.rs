@@ -9,6 +9,7 @@
 //! * [`cuda`]: GPUs, which are stood in for.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`load`]: what requests share, and what they must not hold.
+//! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
 //! * [`validation`]: requests that break a rule.
 
@@ -24,4 +25,5 @@ mod memory;
 #[path = "../support/standin.rs"]
 mod standin;
 mod support;
+mod surroundings;
 mod validation;

@@ -124,9 +124,26 @@ impl Process {
         (kib("RssAnon:") + kib("RssShmem:")) << 10
     }
 
+    /// The words of its command line, as a list of processes shows them.
+    pub fn command_line(&self) -> Vec<String> {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    }
+
+    /// The value of a variable of its environment.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let environment = fs::read(format!("/proc/{}/environ", self.pid)).unwrap_or_default();
+        let mut entries = environment.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+        entries.find_map(|entry| Some(entry.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     fn is_worker(&self) -> bool {
-        let command = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        command.split(|&byte| byte == 0).nth(1) == Some(b"worker")
+        self.command_line().get(1).is_some_and(|word| word == "worker")
     }
 
     /// A worker's rank, by the name of the thread that owns its device.

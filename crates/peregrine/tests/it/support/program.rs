@@ -21,8 +21,13 @@ pub struct Program {
 impl Program {
     /// With these arguments, each word one.
     pub fn new<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::of(env!("CARGO_BIN_EXE_peregrine"), arguments)
+    }
+
+    /// Another program, or this one from another place.
+    pub fn of<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = S>) -> Self {
         let family = Family::new();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_peregrine"));
+        let mut command = Command::new(program);
         command.args(arguments).env(MARK, &family.mark).env("TMPDIR", family.temp.path());
         command.env_remove("PEREGRINE_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // As a shell starts it, so that the group can be signalled as a terminal does.
