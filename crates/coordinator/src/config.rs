@@ -27,7 +27,7 @@ pub struct CoordinatorConfig {
     /// long as the longest of its size, if that is more.
     pub step_limit: Duration,
     /// The scheduler's invariants are checked whenever there is nothing to do. Debug builds always do that.
-    pub paranoid: bool,
+    pub check_invariants: bool,
 }
 
 /// What runs the steps.

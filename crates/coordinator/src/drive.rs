@@ -320,7 +320,7 @@ impl Driver {
 
     /// Nothing waits, and nothing runs.
     fn on_idle(&mut self) {
-        if (self.config.paranoid || cfg!(debug_assertions)) && !std::mem::replace(&mut self.checked, true) {
+        if (self.config.check_invariants || cfg!(debug_assertions)) && !std::mem::replace(&mut self.checked, true) {
             self.scheduler.check();
             assert!(self.callers.is_empty(), "a caller waits for nothing");
         }

@@ -34,7 +34,7 @@ pub fn model_dir(model: &str) -> PathBuf {
 /// The folder of one of [`MODELS`] as the repository has it.
 fn packed(model: &str) -> PathBuf {
     match model {
-        "falcon-demo" => root().join("crates/peregrine/falcon-demo"),
+        "falcon-demo" => root().join("crates/runtime/falcon-demo"),
         _ => root().join("testdata/models").join(model),
     }
 }

@@ -2,7 +2,6 @@
 
 mod backend;
 mod engine;
-pub mod instant;
 mod latency;
 mod random_model;
 mod simulate;
@@ -14,11 +13,7 @@ use bench::soak::SoakArgs;
 use clap::{Args, Subcommand};
 use coordinator::{Coordinator, Status};
 use node::Published;
-use std::ops::Range;
 use std::process::ExitCode;
-
-/// Ids of ordinary words in every Falcon tokenizer.
-const ORDINARY_TOKENS: Range<u32> = 1_000..1_500;
 
 /// The config.json of the shape 1.3b.
 const SMALL_CONFIG: &[u8] = include_bytes!("benchmarks/shape-1.3b.json");

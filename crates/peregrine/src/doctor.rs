@@ -1,11 +1,11 @@
 //! `peregrine doctor`: what a machine's GPUs are, and whether they can run a model. Nothing is loaded.
 
 use crate::output::print;
-use crate::room::{Wanted, room_of_gpus};
 use crate::units::gb;
 use anyhow::{Result, bail, ensure};
 use backend_cuda::{CUBLASLT, Gpus, LIBRARY_PATH, Libraries, NCCL, Neighbours, Place, SYSFS, cpu_list, discover};
 use clap::{Args, value_parser};
+use runtime::{Wanted, room_of_gpus};
 use std::path::PathBuf;
 use step::BLOCK_TOKENS;
 

@@ -1,6 +1,6 @@
 //! `peregrine generate`.
 
-use crate::engine::{Engine, EngineArgs, ranks};
+use crate::engine_args::{EngineArgs, ranks};
 use crate::input::read_stdin;
 use crate::output::print;
 use crate::parameters::ParameterArgs;
@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow, bail};
 use api::{GenerateRequest, Inputs, Priority};
 use clap::Args;
 use coordinator::{Coordinator, Status};
+use runtime::Engine;
 use server::convert::{request_to_pb, response_from_pb};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -60,7 +61,7 @@ async fn generate(args: GenerateArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut signals = Signals::new()?;
-    let Engine { coordinator, service } = engine.start(tensor_parallel)?;
+    let Engine { coordinator, service } = Engine::start(&engine.options()?, tensor_parallel)?;
     let result = tokio::select! {
         result = answer_embedded(&coordinator, service, request, json) => result.map(|()| ExitCode::SUCCESS),
         code = signals.next() => Ok(ExitCode::from(code)),

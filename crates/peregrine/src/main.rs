@@ -1,22 +1,19 @@
 //! The `peregrine` command: runs Falcon language models over tensor-parallel workers.
 //!
-//! This is the composition root: the only place that chooses a backend, reads arguments and handles signals.
+//! The only place that reads arguments, handles signals and prints; what runs a model is assembled by `runtime`.
 
 #![forbid(unsafe_code)]
 
-mod backends;
 mod benchmarks;
 mod client;
-mod demo;
 mod doctor;
-mod engine;
+mod engine_args;
 mod generate;
 mod input;
 mod output;
 mod parameters;
 mod plan;
 mod progress;
-mod room;
 mod serve;
 mod signals;
 mod units;

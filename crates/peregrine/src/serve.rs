@@ -1,11 +1,12 @@
 //! `peregrine serve`.
 
-use crate::engine::{Engine, EngineArgs, ranks};
+use crate::engine_args::{EngineArgs, ranks};
 use crate::progress;
 use crate::signals::Signals;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use coordinator::{Coordinator, Status};
+use runtime::Engine;
 use server::Listeners;
 use std::process::ExitCode;
 use tokio::net::TcpListener;
@@ -42,7 +43,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     };
     // From here on a signal must end the workers, too. Each of the two sees every signal.
     let (mut first, mut second) = (Signals::new()?, Signals::new()?);
-    let Engine { coordinator, service } = args.engine.start(args.tensor_parallel)?;
+    let Engine { coordinator, service } = Engine::start(&args.engine.options()?, args.tensor_parallel)?;
     let info = service.info();
     info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);

@@ -1,10 +1,10 @@
 //! `peregrine watermark-detect`: whether a text carries the watermark.
 
-use crate::demo;
 use crate::input::read_stdin;
 use crate::output::print;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use runtime::demo;
 use sampling::watermark::{Detection, detect};
 use std::path::{Path, PathBuf};
 use text::Tokenizer;

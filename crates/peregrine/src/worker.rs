@@ -1,9 +1,10 @@
 //! `peregrine worker`: one rank.
 
-use crate::backends::{CudaArgs, open_rank};
+use crate::engine_args::CudaArgs;
 use crate::signals::Signals;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use runtime::open_rank;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
@@ -33,6 +34,7 @@ pub fn run(args: WorkerArgs) -> Result<()> {
     runtime.block_on(async {
         // Whoever signals a whole service means its coordinator, which lets the workers finish and then closes the socket.
         let _ignored = Signals::new()?;
+        let cuda = cuda.settings();
         worker::serve(socket, move |spec, progress| open_rank(spec, &cuda, progress)).await.map_err(anyhow::Error::from)
     })?;
     // The device thread may be in the middle of a step that nobody waits for.

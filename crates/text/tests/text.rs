@@ -99,7 +99,7 @@ fn streams_are_those_of_the_reference() {
         ["tiny-falcon-7b", "tiny-falcon-40b", "tiny-falcon-180b", "tiny-falcon-rw", "tiny-falcon2-11b", "falcon-demo"]
     {
         let dir = match model {
-            "falcon-demo" => testdata("../crates/peregrine/falcon-demo"),
+            "falcon-demo" => testdata("../crates/runtime/falcon-demo"),
             _ => testdata("models").join(model),
         };
         let tokenizer = Tokenizer::open(&dir).unwrap();

@@ -1,7 +1,7 @@
 //! `peregrine bench backend`: the processor backend beside the limits of the processor.
 
 use super::{SMALL_CONFIG, falcon_7b};
-use crate::backends::{self, cpu_options};
+use crate::engine_args;
 use crate::output::print;
 use anyhow::{Context, Result};
 use backend::{Alone, Collective};
@@ -9,6 +9,7 @@ use backend_cpu::{Cpu, Isa, SharedMemory, probe};
 use bench::backend::{Place, Probes, Report, Row, Subject, measure};
 use clap::{Args, ValueEnum, value_parser};
 use model::FalconConfig;
+use runtime::cpu_options;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -26,8 +27,8 @@ pub struct BackendArgs {
     #[arg(long, value_enum, default_value_t = Shape::Small)]
     shape: Shape,
     /// Instruction set to use instead of the best that the processor has: plain, avx2, avx512 or amx.
-    #[arg(long, value_parser = backends::isa)]
-    isa: Option<String>,
+    #[arg(long, value_parser = engine_args::isa)]
+    isa: Option<Isa>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -62,7 +63,7 @@ const COLLECTIVE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Measures every number of ranks with every number of threads that the processor has cores for.
 pub fn run(args: &BackendArgs) -> Result<()> {
-    let isa = args.isa.as_deref().map(str::parse).transpose()?.unwrap_or_else(Isa::detect);
+    let isa = args.isa.unwrap_or_else(Isa::detect);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut report = Report { shape: args.shape.name(), rows: Vec::new() };
     for &ranks in &args.ranks {

@@ -1,10 +1,11 @@
 //! `peregrine bench engine`: the coordinator and the gRPC face over a worker that answers at once.
 
 use super::ready;
-use crate::engine::{Engine, EngineArgs};
+use crate::engine_args::{CudaArgs, worker_command};
 use crate::output::print;
 use anyhow::{Context, Result};
-use bench::engine::EngineArgs as BenchEngineArgs;
+use bench::engine::EngineArgs;
+use runtime::{BackendChoice, Engine, EngineOptions};
 use server::Listeners;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -12,15 +13,16 @@ use tokio::sync::oneshot;
 const LOOPBACK: &str = "127.0.0.1:0";
 
 /// Measures, and prints what was measured.
-pub async fn run(args: &BenchEngineArgs) -> Result<()> {
-    let engine = EngineArgs::from_flags(&[
-        ("--backend", "instant"),
-        ("--kv-tokens", &args.kv_tokens().to_string()),
-        ("--max-batch-tokens", &(args.concurrency + 512).to_string()),
+pub async fn run(args: &EngineArgs) -> Result<()> {
+    let options = EngineOptions {
+        backend: BackendChoice::Instant,
+        kv_tokens: Some(args.kv_tokens()),
+        max_batch_tokens: Some(args.concurrency + 512),
         // A stream that has ended for its reader gives its place back a moment later.
-        ("--max-concurrent-requests", &(2 * args.concurrency).to_string()),
-    ])?;
-    let Engine { coordinator, service } = engine.start(1)?;
+        max_concurrent_requests: Some(2 * args.concurrency),
+        ..EngineOptions::new(worker_command(&CudaArgs::default())?)
+    };
+    let Engine { coordinator, service } = Engine::start(&options, 1)?;
     ready(&coordinator).await?;
     let listeners = Listeners { grpc: TcpListener::bind(LOOPBACK).await?, http: TcpListener::bind(LOOPBACK).await? };
     let address = listeners.grpc.local_addr()?.to_string();

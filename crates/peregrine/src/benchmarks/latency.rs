@@ -1,12 +1,13 @@
 //! `peregrine bench latency`: batches straight at the engine, without faces and texts.
 
-use super::{ORDINARY_TOKENS, ready};
-use crate::engine::{Engine, EngineArgs, ranks};
+use super::ready;
+use crate::engine_args::{EngineArgs, ranks};
 use crate::output::print;
 use anyhow::{Result, bail, ensure};
 use bench::Distribution;
 use clap::{Args, value_parser};
 use coordinator::{Coordinator, Generation, Submission, Update};
+use runtime::{Engine, ORDINARY_TOKENS};
 use std::time::Instant;
 use step::{Priority, SamplingParams, SamplingSettings};
 use tokio::task::JoinSet;
@@ -44,7 +45,7 @@ struct Times {
 
 /// Measures, and prints a row for each batch.
 pub async fn run(args: LatencyArgs) -> Result<()> {
-    let Engine { coordinator, service } = args.engine.start(args.tensor_parallel)?;
+    let Engine { coordinator, service } = Engine::start(&args.engine.options()?, args.tensor_parallel)?;
     let result = match ready(&coordinator).await {
         Ok(()) => sweep(&args, &coordinator, service.info().max_concurrent_requests).await,
         Err(error) => Err(error),

@@ -1,11 +1,11 @@
 //! `peregrine bench make-model`: a model of random weights, as a folder that every command takes.
 
 use super::{SMALL_CONFIG, falcon_7b};
-use crate::demo;
 use crate::output::print;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use model::{FalconConfig, Part};
+use runtime::{EngineError, demo};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Write;
@@ -69,7 +69,7 @@ pub fn run(args: &MakeModelArgs) -> Result<()> {
     let MakeModelArgs { dir, shape, tokenizer } = args;
     ensure!(!dir.exists(), "{}: it exists already", dir.display());
     let tokenizer =
-        tokenizer.clone().map_or_else(|| Ok(demo::model_dir()?.join("tokenizer.json")), Ok::<_, anyhow::Error>)?;
+        tokenizer.clone().map_or_else(|| Ok(demo::model_dir()?.join("tokenizer.json")), Ok::<_, EngineError>)?;
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     std::fs::write(dir.join("config.json"), format!("{:#}\n", shape.config()))?;
     std::fs::copy(&tokenizer, dir.join("tokenizer.json")).with_context(|| tokenizer.display().to_string())?;

@@ -62,7 +62,7 @@ impl Setup {
             prefix_cache: true,
             itl_bound: None,
             step_limit: LIMIT,
-            paranoid: true,
+            check_invariants: true,
         };
         change(&mut config);
         let processes = ProcessConfig {

@@ -8,7 +8,7 @@ pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// The command.
 pub const PEREGRINE: &str = env!("CARGO_BIN_EXE_peregrine");
 /// The demo model.
-pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/falcon-demo");
+pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../runtime/falcon-demo");
 
 /// A command of the repository that sees the stand-in's GPUs.
 pub fn with_gpus(program: &str) -> Command {

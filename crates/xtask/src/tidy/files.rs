@@ -22,10 +22,10 @@ const TOP_LEVEL: &[&str] = &[
 const FILE_BYTES_MAX: usize = 1 << 20;
 const TREE_BYTES_MAX: usize = 56 << 20;
 /// Where larger files may be: models and tokenizers.
-const LARGE: &[&str] = &["crates/peregrine/falcon-demo/", "testdata/models/", "testdata/tokenizer/"];
+const LARGE: &[&str] = &["crates/runtime/falcon-demo/", "testdata/models/", "testdata/tokenizer/"];
 
 /// Data made by other programs, which is kept as they wrote it.
-pub(super) const FOREIGN: &[&str] = &["crates/peregrine/falcon-demo/", "testdata/"];
+pub(super) const FOREIGN: &[&str] = &["crates/runtime/falcon-demo/", "testdata/"];
 
 /// What belongs to the machine on which something was written. In pieces, so that this file passes its own check.
 const FORBIDDEN: &[&str] = &[

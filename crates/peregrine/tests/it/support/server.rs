@@ -29,7 +29,8 @@ impl Server {
         variables: &[(&str, &str)],
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        let fixed = ["serve", "--paranoid", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"].map(Into::into);
+        let fixed =
+            ["serve", "--check-invariants", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"].map(Into::into);
         let given = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
         let mut running = Program::new(fixed.into_iter().chain(given)).envs(variables.iter().copied()).start();
         let log = running.says("HTTP on ").await;

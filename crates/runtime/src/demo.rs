@@ -1,16 +1,18 @@
 //! The demo model, which comes with the program.
 
-use anyhow::{Result, bail};
+use crate::EngineError;
 use std::path::{Path, PathBuf};
 
 /// The folder of the demo model: beside the program where it was installed with one, else in the source tree that the
 /// program was built from.
-pub fn model_dir() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// [`EngineError::NoDemo`]: it is in neither place.
+pub fn model_dir() -> Result<PathBuf, EngineError> {
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("falcon-demo")));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("falcon-demo");
     let candidates: Vec<PathBuf> = beside.into_iter().chain([source]).collect();
-    match candidates.iter().find(|dir| dir.join("config.json").is_file()) {
-        Some(dir) => Ok(dir.clone()),
-        None => bail!("the demo model is in none of {candidates:?}; name a model's folder with --model"),
-    }
+    let found = candidates.iter().find(|dir| dir.join("config.json").is_file()).cloned();
+    found.ok_or(EngineError::NoDemo { candidates })
 }

@@ -1,9 +1,12 @@
 //! A rank that answers at once, to measure all that is not the model.
 
-use super::ORDINARY_TOKENS;
 use forward::StepError;
+use std::ops::Range;
 use step::{Sample, SampleMask, ScoredToken, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore};
 use worker::{Loaded, Rank};
+
+/// Ids of ordinary words in every Falcon tokenizer.
+pub const ORDINARY_TOKENS: Range<u32> = 1_000..1_500;
 
 /// Samples without a model: tokens that differ by sequence and position.
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! Memory: what a model's ranks need, and what there is, before anything is read.
 
-use crate::units::gb;
-use anyhow::{Result, ensure};
+use crate::RoomError;
 use backend::{Alone, Backend, Reference};
 use backend_cpu::Cpu;
 use backend_cuda::{Cuda, DiscoverError, Gpus, discover};
@@ -107,15 +106,16 @@ fn rows_within(rows: u64, kv_blocks: u32) -> u32 {
 /// # Errors
 ///
 /// Weights and KV cache are more than the GPUs have, or the weights are more than the system has.
-pub fn find_room(backend: &str, config: &FalconConfig, world: usize, wanted: &Wanted) -> Result<Room> {
+pub fn find_room(backend: &str, config: &FalconConfig, world: usize, wanted: &Wanted) -> Result<Room, RoomError> {
     if backend == "cuda" {
         return Ok(room_of_gpus(&discover()?, config, world, wanted)?.0);
     }
     let needed = RankBytes::new(backend, config, world);
     let (available, weights) = (available_bytes(), config.parameters() * size_of::<u16>() as u64);
-    let (has, takes) = (gb(available), gb(weights));
     // A KV cache takes memory as it fills; weights take it now.
-    ensure!(weights <= available, "the model's weights take {takes} GB, and {has} GB of memory are available");
+    if weights > available {
+        return Err(RoomError::Host { weights, available });
+    }
     let kv_tokens = wanted.kv_tokens.unwrap_or(KV_TOKENS_OF_PROCESSORS);
     let kv_blocks = kv_tokens.div_ceil(BLOCK_TOKENS as u32);
     let left = (available / world as u64).saturating_sub(needed.fixed + u64::from(kv_blocks) * needed.kv_block);

@@ -1,0 +1,169 @@
+//! The arguments that say which model runs, and how.
+
+mod cuda;
+
+use anyhow::{Context, Result, ensure};
+use backend_cpu::Isa;
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, Command, Id, ValueEnum, value_parser};
+pub use cuda::CudaArgs;
+use runtime::{BackendChoice, EngineOptions, WorkerCommand};
+use rustix::param::linux_execfn;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Which model runs, and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model and workers")]
+pub struct EngineArgs {
+    /// Folder of the model, with config.json, tokenizer.json and safetensors files; the demo model if not given.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Where the model runs.
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Tokens for which each rank's KV cache has room, over all requests; if not given, as many as memory allows on GPUs, and
+    /// 16,384 on processors.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
+    kv_tokens: Option<u32>,
+    /// The most tokens that one step computes, over all requests; if not given, as many as memory allows, and at most 2,048 on
+    /// processors and 16,384 on GPUs.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    max_batch_tokens: Option<u32>,
+    /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again. If not
+    /// given, one for each 128 tokens of the KV cache, from 128 to 1,024.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_concurrent_requests: Option<u32>,
+    /// The most requests that run at once, while others wait; as many as may be under way if not given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_batch_size: Option<u32>,
+    /// Milliseconds within which those who wait for their next token get it, as far as that depends on how much of other
+    /// requests' prompts runs beside them; as much as fits a step if not given.
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u32).range(1..=3_600_000))]
+    itl_bound: Option<u32>,
+    /// Compute every prompt as a whole, even if another request began alike.
+    #[arg(long)]
+    no_prefix_cache: bool,
+    /// Send a step to the workers only when they have answered the one before.
+    #[arg(long)]
+    no_step_ahead: bool,
+    /// Check the invariants of scheduler, KV blocks and prefix cache whenever there is nothing to do.
+    #[arg(long)]
+    check_invariants: bool,
+    /// The most tokens of a prompt; one less than --max-total-tokens if not given.
+    #[arg(long, value_name = "N")]
+    max_input_length: Option<usize>,
+    /// The most tokens of a prompt and its continuation; the model's positions if not given, or the KV cache's room.
+    #[arg(long, value_name = "N")]
+    max_total_tokens: Option<usize>,
+    /// Threads that compute in each rank; an even share of the cores if not given. (cpu)
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1024))]
+    threads_per_rank: Option<u32>,
+    /// Instruction set to use instead of the best that the processor has: plain, avx2, avx512 or amx. (cpu)
+    #[arg(long, value_parser = isa)]
+    isa: Option<Isa>,
+    /// Seconds for which a rank waits for the others within a step before it gives up.
+    #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::COLLECTIVE_LIMIT_S, value_parser = seconds())]
+    collective_timeout: u32,
+    /// Seconds that a step is allowed at least: a rank that has not answered it then, nor in 20 times as long as the longest
+    /// step of its size took, has hung.
+    #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::STEP_LIMIT_S, value_parser = seconds())]
+    step_timeout: u32,
+    #[command(flatten)]
+    cuda: CudaArgs,
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// NVIDIA GPUs where there is one for each rank, else the processor.
+    Auto,
+    /// Vectorized kernels on the processor.
+    Cpu,
+    /// Plain code on the processor: slow, and what the others are checked against.
+    Reference,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// No model: tokens at once, for benchmarks of all else.
+    #[value(hide = true)]
+    Instant,
+}
+
+impl From<Backend> for BackendChoice {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => Self::Auto,
+            Backend::Cpu => Self::Cpu,
+            Backend::Reference => Self::Reference,
+            Backend::Cuda => Self::Cuda,
+            Backend::Instant => Self::Instant,
+        }
+    }
+}
+
+impl EngineArgs {
+    /// The names of all of them. A group that has another within it has no members for clap.
+    pub fn ids() -> Vec<Id> {
+        let command = Self::augment_args(Command::new("engine"));
+        command.get_arguments().map(|argument| argument.get_id().clone()).collect()
+    }
+
+    /// As the engine takes them; its workers are this program.
+    pub fn options(&self) -> Result<EngineOptions> {
+        Ok(EngineOptions {
+            worker: worker_command(&self.cuda)?,
+            model: self.model.clone(),
+            backend: self.backend.into(),
+            kv_tokens: self.kv_tokens,
+            max_batch_tokens: self.max_batch_tokens,
+            max_concurrent_requests: self.max_concurrent_requests,
+            max_batch_size: self.max_batch_size,
+            itl_bound: self.itl_bound.map(|ms| Duration::from_millis(ms.into())),
+            prefix_cache: !self.no_prefix_cache,
+            step_ahead: !self.no_step_ahead,
+            check_invariants: self.check_invariants,
+            max_input_length: self.max_input_length,
+            max_total_tokens: self.max_total_tokens,
+            threads_per_rank: self.threads_per_rank.map(|threads| threads as usize),
+            isa: self.isa,
+            collective_limit: Duration::from_secs(self.collective_timeout.into()),
+            step_limit: Duration::from_secs(self.step_timeout.into()),
+            cuda: self.cuda.settings(),
+        })
+    }
+}
+
+/// Starts this program as a worker.
+pub fn worker_command(cuda: &CudaArgs) -> Result<WorkerCommand> {
+    let mut arguments = vec![OsString::from("worker")];
+    arguments.extend(cuda.arguments());
+    Ok(WorkerCommand { program: program()?, arguments })
+}
+
+/// This program's file. Where there is no /proc to tell it, as it was called.
+fn program() -> Result<PathBuf> {
+    std::env::current_exe()
+        .or_else(|error| {
+            let called = Path::new(OsStr::from_bytes(linux_execfn().to_bytes()));
+            if called.is_file() { std::path::absolute(called) } else { Err(error) }
+        })
+        .context("cannot tell where this program is, to start workers")
+}
+
+/// Tensor-parallel degrees. Ranks beyond the largest have never been tried.
+pub fn ranks() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(1..=64)
+}
+
+fn seconds() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(1..=86_400)
+}
+
+/// An instruction set, by its name, if this processor has it.
+pub fn isa(name: &str) -> Result<Isa> {
+    let isa: Isa = name.parse()?;
+    ensure!(isa.supported(), "this processor does not have {isa}");
+    Ok(isa)
+}

@@ -1,0 +1,201 @@
+//! A model with its workers and the service over them.
+
+use crate::launch::Launch;
+use crate::{BackendChoice, CudaSettings, EngineError, Room, Wanted, WorkerCommand, demo, find_room};
+use api::Limits;
+use backend_cpu::Isa;
+use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
+use model::FalconConfig;
+use server::{Info, Service};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use step::BLOCK_TOKENS;
+use text::Tokenizer;
+
+/// Which model runs, and how.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Starts a worker, which calls [`open_rank`](crate::open_rank) with settings equal to `cuda`.
+    pub worker: WorkerCommand,
+    /// Folder of the model; the demo model if `None`.
+    pub model: Option<PathBuf>,
+    /// Where the model runs.
+    pub backend: BackendChoice,
+    /// Tokens in each rank's KV cache; `None`: as many as memory allows on GPUs, and 16,384 on processors.
+    pub kv_tokens: Option<u32>,
+    /// The most tokens that one step computes; `None`: as many as memory allows.
+    pub max_batch_tokens: Option<u32>,
+    /// The most requests that run or wait at once; `None`: by the size of the KV cache.
+    pub max_concurrent_requests: Option<u32>,
+    /// The most requests that run at once; `None`: as many as run or wait.
+    pub max_batch_size: Option<u32>,
+    /// The time between tokens that prefill beside decode is to keep; `None`: whatever comes.
+    pub itl_bound: Option<Duration>,
+    /// Sequences that begin alike share what has been computed.
+    pub prefix_cache: bool,
+    /// A step is sent to the workers before they have answered the one before.
+    pub step_ahead: bool,
+    /// The scheduler's invariants are checked whenever there is nothing to do.
+    pub check_invariants: bool,
+    /// The most tokens of a prompt; `None`: one less than of a sequence.
+    pub max_input_length: Option<usize>,
+    /// The most tokens of a sequence; `None`: what model and KV cache allow.
+    pub max_total_tokens: Option<usize>,
+    /// Threads that compute in each rank; `None`: an even share of the cores. (cpu)
+    pub threads_per_rank: Option<usize>,
+    /// The instruction set; `None`: the best that the processor has. (cpu)
+    pub isa: Option<Isa>,
+    /// How long a rank waits for the others within a step.
+    pub collective_limit: Duration,
+    /// How long a step is allowed at least.
+    pub step_limit: Duration,
+    /// How ranks use GPUs.
+    pub cuda: CudaSettings,
+}
+
+impl EngineOptions {
+    /// Seconds of [`Self::collective_limit`], where nobody says how many.
+    pub const COLLECTIVE_LIMIT_S: u32 = 60;
+    /// Seconds of [`Self::step_limit`], where nobody says how many.
+    pub const STEP_LIMIT_S: u32 = 10;
+
+    /// The demo model, with what is chosen where nobody says.
+    #[must_use]
+    pub fn new(worker: WorkerCommand) -> Self {
+        Self {
+            worker,
+            model: None,
+            backend: BackendChoice::Auto,
+            kv_tokens: None,
+            max_batch_tokens: None,
+            max_concurrent_requests: None,
+            max_batch_size: None,
+            itl_bound: None,
+            prefix_cache: true,
+            step_ahead: true,
+            check_invariants: false,
+            max_input_length: None,
+            max_total_tokens: None,
+            threads_per_rank: None,
+            isa: None,
+            collective_limit: Duration::from_secs(Self::COLLECTIVE_LIMIT_S.into()),
+            step_limit: Duration::from_secs(Self::STEP_LIMIT_S.into()),
+            cuda: CudaSettings::default(),
+        }
+    }
+}
+
+/// Requests that run or wait at once, where nobody says how many: one for so many tokens of the KV cache, within limits.
+const REQUEST_TOKENS: u32 = 128;
+const CONCURRENT_REQUESTS_LEAST: u32 = 128;
+const CONCURRENT_REQUESTS_MOST: u32 = 1024;
+
+/// A model whose workers have been started; they may still be loading.
+pub struct Engine {
+    /// The workers.
+    pub coordinator: Coordinator,
+    /// What answers requests.
+    pub service: Service,
+}
+
+impl Engine {
+    /// Starts `world` workers. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: the model is not there or does not fit, or a setting does not suit it. What goes wrong in a worker is
+    /// told by the coordinator's status.
+    pub fn start(options: &EngineOptions, world: u32) -> Result<Self, EngineError> {
+        let world = world as usize;
+        let model_dir = options.model.clone().map_or_else(demo::model_dir, Ok)?;
+        if !model_dir.is_dir() {
+            return Err(EngineError::NoFolder { dir: model_dir });
+        }
+        let config = weights::read_config(&model_dir)?;
+        let tokenizer = Tokenizer::open(&model_dir)?;
+        let backend = options.backend.resolve(world)?;
+        let requests_most = options.max_concurrent_requests.unwrap_or(CONCURRENT_REQUESTS_MOST);
+        let wanted = Wanted {
+            kv_tokens: options.kv_tokens,
+            step_rows: options.max_batch_tokens,
+            kv_tokens_most: u64::from(requests_most) * config.max_positions as u64,
+        };
+        let room = find_room(backend, &config, world, &wanted)
+            .map_err(|error| EngineError::Room { dir: model_dir.clone(), error })?;
+        let kv_tokens = room.kv_blocks * BLOCK_TOKENS as u32;
+        let usual = (kv_tokens / REQUEST_TOKENS).clamp(CONCURRENT_REQUESTS_LEAST, CONCURRENT_REQUESTS_MOST);
+        let max_concurrent_requests = options.max_concurrent_requests.unwrap_or(usual);
+        let info = Info {
+            model_id: model_id(&model_dir),
+            backend: backend.to_owned(),
+            tensor_parallel: world,
+            limits: options.limits(&config, kv_tokens as usize, max_concurrent_requests)?,
+            max_concurrent_requests: max_concurrent_requests as usize,
+        };
+        let launch = Launch::new(backend, world, &options.cuda)?;
+        let processes = ProcessConfig {
+            program: options.worker.program.clone(),
+            arguments: options.worker.arguments.clone(),
+            environment: launch.environment,
+            model_dir,
+            backend: backend.to_owned(),
+            threads_per_rank: options.threads(world),
+            isa: options.isa.map(|isa| isa.to_string()),
+            collective_limit: options.collective_limit,
+            rendezvous: launch.rendezvous,
+        };
+        tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", room.step_rows);
+        let scheduling = options.scheduling(world, room, max_concurrent_requests);
+        let coordinator = Coordinator::start(scheduling, Workers::Processes(processes));
+        let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
+        Ok(Self { coordinator, service })
+    }
+}
+
+impl EngineOptions {
+    fn scheduling(&self, world: usize, room: Room, max_concurrent_requests: u32) -> CoordinatorConfig {
+        // A sequence that decodes needs a row of every step.
+        let sequences_max = self.max_batch_size.unwrap_or(max_concurrent_requests).min(room.step_rows);
+        CoordinatorConfig {
+            world,
+            kv_blocks: room.kv_blocks,
+            step_rows_max: room.step_rows as usize,
+            sequences_max: sequences_max as usize,
+            steps_in_flight_max: if self.step_ahead { 2 } else { 1 },
+            prefix_cache: self.prefix_cache,
+            itl_bound: self.itl_bound,
+            step_limit: self.step_limit,
+            check_invariants: self.check_invariants,
+        }
+    }
+
+    fn limits(&self, config: &FalconConfig, room: usize, requests: u32) -> Result<Limits, EngineError> {
+        let positions = config.max_positions;
+        let total = self.max_total_tokens.unwrap_or_else(|| positions.min(room));
+        if !(2..=positions).contains(&total) {
+            return Err(EngineError::TotalTokens { total, positions });
+        }
+        if total > room {
+            return Err(EngineError::TotalBeyondCache { total, room });
+        }
+        let (input, most) = (self.max_input_length.unwrap_or(total - 1), total - 1);
+        if !(1..=most).contains(&input) {
+            return Err(EngineError::InputLength { input, most });
+        }
+        let limits = Limits::of_model(positions, config.vocab);
+        // Each sequence of a request counts as one of those that may run or wait.
+        let max_best_of = limits.max_best_of.min(requests as usize);
+        Ok(Limits { max_input_length: input, max_total_tokens: total, max_best_of, ..limits })
+    }
+
+    fn threads(&self, world: usize) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads_per_rank.unwrap_or((cores / world).max(1))
+    }
+}
+
+/// A model is called as its folder.
+fn model_id(dir: &Path) -> String {
+    let absolute = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    absolute.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,95 @@
+//! Why an engine cannot be started. Settings go by the names of the command's flags.
+
+use backend::CollectiveError;
+use backend_cuda::DiscoverError;
+use std::path::PathBuf;
+use text::TokenizerError;
+use weights::WeightsError;
+
+/// Why an engine cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The model's folder is not there.
+    #[error("--model {}: there is no such folder", .dir.display())]
+    NoFolder {
+        /// The folder that was named.
+        dir: PathBuf,
+    },
+    /// The demo model was not installed, and the source tree is gone.
+    #[error("the demo model is in none of {candidates:?}; name a model's folder with --model")]
+    NoDemo {
+        /// Where it was looked for.
+        candidates: Vec<PathBuf>,
+    },
+    /// The model's config.json.
+    #[error(transparent)]
+    Config(#[from] WeightsError),
+    /// The model's tokenizer.json.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The GPUs that were asked for.
+    #[error("--backend cuda: {0}")]
+    Gpus(DiscoverError),
+    /// The model does not fit.
+    #[error("--model {}: {error}", .dir.display())]
+    Room {
+        /// The model's folder.
+        dir: PathBuf,
+        /// What is too small.
+        error: RoomError,
+    },
+    /// The longest sequence is longer than the model can have one.
+    #[error("--max-total-tokens is {total}, expected 2 to {positions}")]
+    TotalTokens {
+        /// Tokens that were asked for.
+        total: usize,
+        /// Positions of the model.
+        positions: usize,
+    },
+    /// The longest sequence is longer than the KV cache.
+    #[error("--max-total-tokens is {total}, and --kv-tokens has room for {room} only")]
+    TotalBeyondCache {
+        /// Tokens that were asked for.
+        total: usize,
+        /// Tokens of the KV cache.
+        room: usize,
+    },
+    /// The longest prompt leaves no room for an answer.
+    #[error("--max-input-length is {input}, expected 1 to {most}")]
+    InputLength {
+        /// Tokens that were asked for.
+        input: usize,
+        /// One less than the longest sequence.
+        most: usize,
+    },
+    /// The ranks' place to meet.
+    #[error(transparent)]
+    Rendezvous(#[from] CollectiveError),
+    /// The folders of the system's libraries.
+    #[error("looking for NVIDIA's libraries: {0}")]
+    Libraries(std::io::Error),
+    /// NCCL was asked for, and is not there.
+    #[error("--all-reduce nccl: {0}")]
+    NoNccl(String),
+}
+
+/// Why there is no room for a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RoomError {
+    /// The GPUs cannot be used, or their memory is too small.
+    #[error(transparent)]
+    Gpus(#[from] DiscoverError),
+    /// The host's memory is too small.
+    #[error(
+        "the model's weights take {:.2} GB, and {:.2} GB of memory are available",
+        *.weights as f64 / 1e9, *.available as f64 / 1e9
+    )]
+    Host {
+        /// Bytes of the weights, over all ranks.
+        weights: u64,
+        /// Bytes that may still be taken.
+        available: u64,
+    },
+}

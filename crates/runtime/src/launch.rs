@@ -1,0 +1,76 @@
+//! How workers are started, and where they meet.
+
+use crate::{CudaSettings, EngineError};
+use backend_cpu::SharedMemory;
+use backend_cuda::{AllReduceChoice, CUBLASLT, LIBRARY_PATH, Libraries, NCCL};
+use coordinator::Rendezvous;
+use std::any::Any;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What starts a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// What the workers find when they start, beside their command.
+pub(crate) struct Launch {
+    /// Variables that are set for them.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// Where they meet.
+    pub(crate) rendezvous: Rendezvous,
+}
+
+/// What the ranks on GPUs rest on. What the user has set stays.
+const CUDA_ENVIRONMENT: [(&str, &str); 5] = [
+    // Rank 0 has the first GPU that nvidia-smi lists, and so on.
+    ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+    // A kernel that is loaded at its first launch waits for kernels that wait for other ranks.
+    ("CUDA_MODULE_LOADING", "EAGER"),
+    // All ranks are on this machine: no network plugin is looked for, and nothing can be reached from outside.
+    ("NCCL_NET", "Socket"),
+    ("NCCL_SOCKET_IFNAME", "lo"),
+    ("NCCL_DEBUG", "WARN"),
+];
+
+impl Launch {
+    /// For `world` ranks on this machine.
+    pub(crate) fn new(backend: &str, world: usize, cuda: &CudaSettings) -> Result<Self, EngineError> {
+        let mut environment: Vec<(OsString, OsString)> = Vec::new();
+        let mut set_default = |name: &str, value: &str| {
+            if std::env::var_os(name).is_none() {
+                environment.push((name.into(), value.into()));
+            }
+        };
+        // Workers say as much as their coordinator, whose default is not theirs.
+        if tracing::enabled!(tracing::Level::INFO) {
+            set_default("PEREGRINE_LOG", "info");
+        }
+        if backend == "cuda" {
+            CUDA_ENVIRONMENT.iter().for_each(|(name, value)| set_default(name, value));
+        }
+        let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
+        let mut address = String::new();
+        if world > 1 {
+            let memory = SharedMemory::create(world)?;
+            address = memory.path();
+            keep.push(Box::new(memory));
+        }
+        if backend == "cuda" {
+            let wanted: &[_] = if world > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };
+            let libraries = Libraries::find(wanted).map_err(EngineError::Libraries)?;
+            for (library, told) in libraries.missing() {
+                if library.name == NCCL.name && cuda.all_reduce == AllReduceChoice::Nccl {
+                    return Err(EngineError::NoNccl(told));
+                }
+            }
+            environment.extend(libraries.library_path().map(|path| (LIBRARY_PATH.into(), path)));
+            keep.push(Box::new(libraries));
+        }
+        Ok(Self { environment, rendezvous: Rendezvous { address, keep: Box::new(keep) } })
+    }
+}
