@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Streams every request of prompts.json over gRPC and prints the answers as they come.
+"""Streams every request of a file of prompts over gRPC and prints the answers as they come.
 
 Needs the packages grpcio and grpcio-tools.
-usage: grpc_client.py [ADDR]    the server's gRPC address, localhost:50051 if not given
+usage: grpc_client.py [ADDR [FILE]]
+    ADDR    the server's gRPC address, localhost:50051 if not given
+    FILE    demo.json, for the demo model, if not given; prompts.json is for Falcon's own models
 """
 
 import pathlib
@@ -27,17 +29,22 @@ def stream(stub, body):
 
 
 def main():
+    if any(argument.startswith("-") for argument in sys.argv[1:]):
+        sys.exit(__doc__)
     addr = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
     with grpc.insecure_channel(addr) as channel:
         stub = services.GenerationStub(channel)
         info = stub.GetInfo(pb.GetInfoRequest())
         print(f"{info.model_id} over {info.tensor_parallel} workers, backend {info.backend}")
-        for name, body, follow_up in prompts.requests():
+        for name, body, request in prompts.requests(*sys.argv[2:3]):
             print(f"\n--- {name}\n{body['inputs']}", end="")
             answer = stream(stub, body)
-            if follow_up:
-                print(f"--- {name}, second turn: {follow_up}")
-                stream(stub, prompts.next_turn(body, answer, follow_up))
+            expected = request.get("contains", "")
+            if expected not in answer:
+                sys.exit(f"{name}: {expected!r} is not in the answer")
+            if "follow_up" in request:
+                print(f"--- {name}, second turn: {request['follow_up']}")
+                stream(stub, prompts.next_turn(body, answer, request["follow_up"]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Sends every request of prompts.json over HTTP and prints the answers. Needs curl and python3.
-# usage: http.sh [ADDR]    the server's HTTP address, localhost:8080 if not given
+# Sends every request of a file of prompts over HTTP and prints the answers. Needs curl and python3.
+usage='usage: http.sh [ADDR [FILE]]
+    ADDR    the HTTP address of the server, localhost:8080 if not given
+    FILE    demo.json, for the demo model, if not given; prompts.json is for the models of Falcon'
 set -euo pipefail
+[[ ${1:-} != -* ]] || { echo "$usage"; exit; }
 addr=${1:-localhost:8080}
 folder=$(dirname "${BASH_SOURCE[0]}")
 
-python3 "$folder/prompts.py" | while IFS= read -r body; do
+python3 "$folder/prompts.py" "${2:-demo.json}" | while IFS= read -r body; do
     curl --silent --show-error --fail-with-body "http://$addr/generate" \
         --header 'content-type: application/json' --data-binary "$body"
     echo

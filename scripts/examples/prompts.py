@@ -1,15 +1,22 @@
-"""The requests of prompts.json, as TGI's JSON bodies. Run as a program it prints one body a line."""
+"""The requests of a file of prompts, as TGI's JSON bodies. Run as a program it prints one body a line.
+
+usage: prompts.py [FILE]    demo.json (for the demo model; the default), prompts.json (for Falcon's own models), or any like them
+"""
 
 import json
 import pathlib
+import sys
+
+FOLDER = pathlib.Path(__file__).parent
 
 
-def requests():
-    """Yields (name, body, follow_up) for each request; follow_up is None but for conversations of two turns."""
-    file = json.loads(pathlib.Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
+def requests(name="demo.json"):
+    """Yields (name, body, request) for each request of a file in this folder, or of any path."""
+    path = FOLDER / name
+    file = json.loads(path.read_text(encoding="utf-8"))
     for request in file["requests"]:
         parameters = request.get("parameters", file[request["model"] + "_parameters"])
-        yield request["name"], {"inputs": request["inputs"], "parameters": parameters}, request.get("follow_up")
+        yield request["name"], {"inputs": request["inputs"], "parameters": parameters}, request
 
 
 def next_turn(body, answer, follow_up):
@@ -19,5 +26,7 @@ def next_turn(body, answer, follow_up):
 
 
 if __name__ == "__main__":
-    for _, body, _ in requests():
+    if any(argument.startswith("-") for argument in sys.argv[1:]):
+        sys.exit(__doc__)
+    for _, body, _ in requests(*sys.argv[1:2]):
         print(json.dumps(body))
