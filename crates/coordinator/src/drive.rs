@@ -6,7 +6,7 @@ use crate::local::LocalWorker;
 use crate::process::{WorkerProcess, load_request};
 use crate::watchdog::{Sent, Watchdog};
 use crate::{Activity, CoordinatorConfig, ProcessConfig, Workers};
-use scheduler::{Load, Pace, Scheduler, SchedulerConfig, Submission};
+use scheduler::{ItlController, Occupancy, Scheduler, SchedulerConfig, Submission};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use step::{SeqId, StepResult};
@@ -105,7 +105,7 @@ pub(crate) struct Driver {
     results: Vec<VecDeque<StepResult>>,
     watchdog: Watchdog,
     /// Bounds the time of steps, if that is asked for.
-    pace: Option<Pace>,
+    itl: Option<ItlController>,
     /// Nothing has happened since the scheduler was checked.
     checked: bool,
     /// Workers whose end has not been seen.
@@ -129,9 +129,9 @@ impl Driver {
             steps_in_flight_max: config.steps_in_flight_max,
             prefix_cache: config.prefix_cache,
         });
-        let pace = config.itl_bound.map(|bound| Pace::new(micros(bound), config.step_rows_max));
-        if let Some(pace) = &pace {
-            scheduler.limit_prompt_rows(pace.prompt_rows());
+        let itl = config.itl_bound.map(|bound| ItlController::new(micros(bound), config.step_rows_max));
+        if let Some(itl) = &itl {
+            scheduler.limit_prompt_rows(itl.prompt_rows());
         }
         Self {
             events: Sender(events),
@@ -143,7 +143,7 @@ impl Driver {
             callers: HashMap::new(),
             results: vec![VecDeque::new(); config.world],
             watchdog: Watchdog::new(config.step_limit),
-            pace,
+            itl,
             checked: true,
             alive: 0,
             draining: false,
@@ -332,9 +332,9 @@ impl Driver {
     /// The oldest step has been answered: what its time says for those that follow.
     fn measure(&mut self) {
         let Some((sent, taken)) = self.watchdog.answered(Instant::now()) else { return };
-        if let Some(pace) = self.pace.as_mut().filter(|_| sent.rows > sent.prompt_rows) {
-            pace.observe(sent.prompt_rows, micros(taken));
-            self.scheduler.limit_prompt_rows(pace.prompt_rows());
+        if let Some(itl) = self.itl.as_mut().filter(|_| sent.rows > sent.prompt_rows) {
+            itl.observe(sent.prompt_rows, micros(taken));
+            self.scheduler.limit_prompt_rows(itl.prompt_rows());
         }
     }
 
@@ -404,7 +404,7 @@ impl Driver {
         };
         self.deadline = None;
         self.callers.clear();
-        let load = Load { waiting: 0, running: 0, blocks_available: self.config.kv_blocks as usize };
+        let load = Occupancy { waiting: 0, running: 0, blocks_available: self.config.kv_blocks as usize };
         self.activity.send_modify(|activity| activity.load = load);
         self.status.send_replace(status);
         if now {

@@ -3,7 +3,7 @@
 use crate::drive::{Driver, Event};
 use crate::generation::{EndSequence, Generation};
 use crate::{CoordinatorConfig, Status, Workers};
-use scheduler::{Load, Submission, Totals};
+use scheduler::{Occupancy, Submission, Totals};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use step::{BLOCK_TOKENS, SeqId};
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
     /// What is going on.
-    pub load: Load,
+    pub load: Occupancy,
     /// What has been done so far.
     pub totals: Totals,
 }

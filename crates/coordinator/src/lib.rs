@@ -28,4 +28,4 @@ pub use fleet::{RankMemory, Status};
 pub use generation::{EndSequence, Generation, Update};
 pub use handle::{Activity, Coordinator, SubmitError};
 pub use local::{LocalAnswers, LocalCommands, LocalRank, LocalRun};
-pub use scheduler::{Load, Submission, Totals};
+pub use scheduler::{Occupancy, Submission, Totals};

@@ -11,18 +11,20 @@
 //! not here. What turns out to be surplus, because a sequence ended meanwhile, is dropped at its commit.
 //!
 //! **Invariants:** no tensor, clock, socket, log or random number · a sequence that is admitted has the blocks for all its
-//! tokens promised to it · a shared block is full, and nobody writes to it · no plan names a sequence after its end ·
+//! tokens reserved for it · a shared block is full, and nobody writes to it · no plan names a sequence after its end ·
 //! whoever waits is overtaken by a bounded number of others.
 
 #![forbid(unsafe_code)]
 
-mod pace;
+mod itl;
 mod pool;
 mod queue;
 mod scheduler;
 mod sequence;
+mod types;
 
-pub use pace::Pace;
+pub use itl::ItlController;
 pub use pool::{BlockContent, BlockPool, PrefixId};
-pub use scheduler::{CommitError, Event, Load, Scheduler, SchedulerConfig, SubmitError, Totals};
+pub use scheduler::Scheduler;
 pub use sequence::Submission;
+pub use types::{CommitError, Event, Occupancy, SchedulerConfig, SubmitError, Totals};

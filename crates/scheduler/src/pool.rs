@@ -22,8 +22,8 @@ pub struct BlockContent {
     pub tokens: [u32; BLOCK_TOKENS],
 }
 
-/// Hands out KV blocks against promises, and shares full ones. A promise is made before a sequence is admitted and covers
-/// every block that it can ever need, so taking a promised block cannot fail.
+/// Hands out KV blocks against reservations, and shares full ones. Every block that a sequence can ever need is reserved
+/// before it is admitted, so taking a reserved block cannot fail.
 ///
 /// A block is free, or has users, or is idle: it has none, but its content is known, and it is kept until its room is
 /// needed. Of the idle ones the least recently used goes first.
@@ -38,8 +38,8 @@ pub struct BlockPool {
     /// Blocks whose content is known.
     known: HashMap<BlockContent, BlockId>,
     idle: Idle,
-    /// Blocks promised but not taken yet; never more than are free or idle.
-    promised: usize,
+    /// Blocks reserved but not taken yet; never more than are free or idle.
+    reserved: usize,
     last_prefix: PrefixId,
 }
 
@@ -70,7 +70,7 @@ impl BlockPool {
             free: (0..total).rev().map(BlockId).collect(),
             known: HashMap::new(),
             idle: Idle::default(),
-            promised: 0,
+            reserved: 0,
             last_prefix: PrefixId::EMPTY,
         }
     }
@@ -81,10 +81,10 @@ impl BlockPool {
         self.slots.len()
     }
 
-    /// Blocks that are neither used nor promised.
+    /// Blocks that are neither used nor reserved.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.free.len() + self.idle.len - self.promised
+        self.free.len() + self.idle.len - self.reserved
     }
 
     /// Blocks whose content is known, used or not.
@@ -95,42 +95,38 @@ impl BlockPool {
 
     /// Promises `count` blocks if so many are available.
     #[must_use]
-    pub fn promise(&mut self, count: usize) -> bool {
+    pub fn reserve(&mut self, count: usize) -> bool {
         let granted = count <= self.available();
         if granted {
-            self.promised += count;
+            self.reserved += count;
         }
         granted
     }
 
-    /// Takes one block of a promise; the content of an idle one is forgotten if none is free.
+    /// Takes one block of a reservation; the content of an idle one is forgotten if none is free.
     ///
     /// # Panics
     ///
-    /// If nothing is promised.
-    pub fn take_promised(&mut self) -> BlockId {
-        self.promised = self.promised.checked_sub(1).expect("a block is taken only under a promise");
+    /// If nothing is reserved.
+    pub fn take_reserved(&mut self) -> BlockId {
+        self.reserved = self.reserved.checked_sub(1).expect("a block is taken only under a reservation");
         let block = self.free.pop().unwrap_or_else(|| self.forget_oldest());
         self.slots[block.0 as usize].users = 1;
         block
     }
 
-    /// Ends one use of each of these blocks, which follow each other in a sequence, and takes back what is left of the
-    /// promise for it.
+    /// Ends one use of each of these blocks, which follow each other in a sequence, and takes back the `unused` rest of
+    /// the reservation for it.
     ///
     /// # Panics
     ///
-    /// If more is given back than was promised or taken.
-    pub fn give_back(
-        &mut self,
-        blocks: impl IntoIterator<Item = BlockId, IntoIter: DoubleEndedIterator>,
-        promise: usize,
-    ) {
-        self.promised = self.promised.checked_sub(promise).expect("only what was promised is given back");
+    /// If more is released than was reserved or taken.
+    pub fn release(&mut self, blocks: impl IntoIterator<Item = BlockId, IntoIter: DoubleEndedIterator>, unused: usize) {
+        self.reserved = self.reserved.checked_sub(unused).expect("only what was reserved is released");
         // The last first: an idle block must go before the one that it follows.
         for block in blocks.into_iter().rev() {
             let slot = &mut self.slots[block.0 as usize];
-            slot.users = slot.users.checked_sub(1).expect("a block is given back as often as it was taken");
+            slot.users = slot.users.checked_sub(1).expect("a block is released as often as it was taken");
             match (slot.users, &slot.known) {
                 (0, None) => self.free.push(block),
                 (0, Some(_)) => self.append_idle(block),
@@ -165,11 +161,11 @@ impl BlockPool {
         self.slots[block.0 as usize].users == 0
     }
 
-    /// Adds a user to a known block. It needs no promise, but an idle one is not [available](Self::available) any more.
+    /// Adds a user to a known block. It needs no reservation, but an idle one is not [available](Self::available) any more.
     ///
     /// # Panics
     ///
-    /// If its content is not known, or if it is idle and promised away.
+    /// If its content is not known, or if it is idle and reserved away.
     pub fn share(&mut self, block: BlockId) {
         let slot = &mut self.slots[block.0 as usize];
         assert!(slot.known.is_some(), "only a known block is shared");
@@ -177,7 +173,7 @@ impl BlockPool {
         if slot.users == 1 {
             self.remove_idle(block);
             assert!(
-                self.promised <= self.free.len() + self.idle.len,
+                self.reserved <= self.free.len() + self.idle.len,
                 "an idle block is shared only if it is available"
             );
         }
@@ -212,14 +208,14 @@ impl BlockPool {
         Some(prefix)
     }
 
-    /// Checks every invariant; `users` says how often each block is used, and `promised` how many are promised.
+    /// Checks every invariant; `users` says how often each block is used, and `reserved` how many are reserved.
     ///
     /// # Panics
     ///
     /// If one does not hold.
-    pub fn check(&self, users: &[u32], promised: usize) {
-        assert_eq!(self.promised, promised, "promises do not add up");
-        assert!(promised <= self.free.len() + self.idle.len, "more is promised than there is");
+    pub fn check(&self, users: &[u32], reserved: usize) {
+        assert_eq!(self.reserved, reserved, "reservations do not add up");
+        assert!(reserved <= self.free.len() + self.idle.len, "more is reserved than there is");
         let mut seen = vec![false; self.slots.len()];
         for &block in &self.free {
             assert!(!std::mem::replace(&mut seen[block.0 as usize], true), "block {block} is free twice");
@@ -256,7 +252,7 @@ impl BlockPool {
 
     /// Forgets the content of the least recently used idle block, which is free then.
     fn forget_oldest(&mut self) -> BlockId {
-        let block = self.idle.oldest.expect("promised blocks are free or idle");
+        let block = self.idle.oldest.expect("reserved blocks are free or idle");
         self.remove_idle(block);
         let (_, content) = self.slots[block.0 as usize].known.take().expect("an idle block is known");
         self.known.remove(&content);

@@ -10,7 +10,8 @@ pub(crate) const OVERTAKEN_MAX: u64 = 64;
 /// Sequences of each priority, first come first served.
 ///
 /// Others may overtake the first of a class, for reasons that are the scheduler's; after [`OVERTAKEN_MAX`] times it is
-/// *due*. So whoever has `n` of its class and above it before it waits for at most `(n + 1)·(OVERTAKEN_MAX + 1)` others.
+/// *overdue*, and must run next. So a sequence with `n` others before it, of its class and above, waits for at
+/// most `(n + 1)·(OVERTAKEN_MAX + 1)` admissions.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     /// By [`Priority`], the lowest first.
@@ -28,7 +29,7 @@ struct Class {
 
 /// A place in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct QueuePosition {
     pub(crate) class: Priority,
     pub(crate) index: usize,
 }
@@ -49,12 +50,12 @@ impl Queue {
         class.waiting.push_back(Box::new(sequence));
     }
 
-    pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Sequence> {
+    pub(crate) fn get_mut(&mut self, place: QueuePosition) -> Option<&mut Sequence> {
         self.classes[place.class as usize].waiting.get_mut(place.index).map(|sequence| &mut **sequence)
     }
 
     /// Takes out the sequence at a place that is taken, since it is admitted.
-    pub(crate) fn admit(&mut self, place: Place) -> Box<Sequence> {
+    pub(crate) fn admit(&mut self, place: QueuePosition) -> Box<Sequence> {
         self.admitted += 1;
         self.remove(place)
     }
@@ -63,22 +64,22 @@ impl Queue {
     pub(crate) fn withdraw(&mut self, seq: SeqId) -> bool {
         let place = Self::CLASSES.iter().find_map(|&class| {
             let index = self.classes[class as usize].waiting.iter().position(|sequence| sequence.seq == seq)?;
-            Some(Place { class, index })
+            Some(QueuePosition { class, index })
         });
         place.map(|place| self.remove(place)).is_some()
     }
 
     /// The first of the classes that nobody may overtake any more; among several the one that came first.
-    pub(crate) fn due(&self) -> Option<Place> {
-        let due = Self::CLASSES.into_iter().filter_map(|class| {
+    pub(crate) fn must_run_next(&self) -> Option<QueuePosition> {
+        let overdue = Self::CLASSES.into_iter().filter_map(|class| {
             let Class { waiting, first_since } = &self.classes[class as usize];
             let first = waiting.front().filter(|_| self.admitted - first_since >= OVERTAKEN_MAX)?;
-            Some((first.seq, Place { class, index: 0 }))
+            Some((first.seq, QueuePosition { class, index: 0 }))
         });
-        due.min_by_key(|(seq, _)| *seq).map(|(_, place)| place)
+        overdue.min_by_key(|(seq, _)| *seq).map(|(_, place)| place)
     }
 
-    fn remove(&mut self, place: Place) -> Box<Sequence> {
+    fn remove(&mut self, place: QueuePosition) -> Box<Sequence> {
         let class = &mut self.classes[place.class as usize];
         if place.index == 0 {
             class.first_since = self.admitted;

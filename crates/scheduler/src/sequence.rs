@@ -59,8 +59,8 @@ pub(crate) struct Sequence {
     /// Steps in flight that name it.
     pub(crate) in_flight: usize,
     pub(crate) blocks: Vec<BlockId>,
-    /// How many of `blocks` the ranks have been told of.
-    pub(crate) told: usize,
+    /// How many of `blocks` have been sent to the ranks.
+    pub(crate) blocks_sent: usize,
     /// Blocks for the longest that it can become.
     pub(crate) blocks_max: usize,
     /// Prompt tokens that were known when it was admitted; `None` once its caller has heard of it.
@@ -71,7 +71,7 @@ pub(crate) struct Sequence {
     guess: BlockId,
     /// Its blocks are published as they are computed. It stays private once another has the same content.
     pub(crate) publishes: bool,
-    /// The content of the next block of its prompt, as others are told that it is being computed.
+    /// The content of the next block of its prompt, while it is being computed, so that others may wait for it.
     pub(crate) computing: Option<BlockContent>,
     pub(crate) ended: bool,
 }
@@ -90,7 +90,7 @@ impl Sequence {
             sampling: 0,
             in_flight: 0,
             blocks: Vec::new(),
-            told: 0,
+            blocks_sent: 0,
             blocks_max,
             cached: Some(0),
             prefix: Prefix::default(),
@@ -184,7 +184,7 @@ impl Sequence {
         self.blocks = shared;
     }
 
-    pub(crate) fn introduction(&self) -> NewSequence {
+    pub(crate) fn to_new_sequence(&self) -> NewSequence {
         NewSequence {
             seq: self.seq,
             tokens: self.tokens.clone(),

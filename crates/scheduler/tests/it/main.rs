@@ -1,7 +1,7 @@
 //! Tests of `scheduler` from outside: readable traces, the block pool against a model, and a random simulation.
 
 mod fairness;
-mod pace;
+mod itl;
 mod pool;
 mod ranks;
 mod seed;

@@ -3,7 +3,7 @@
 
 use crate::ranks::{Ranks, prompt_logprob};
 use crate::seed::Seed;
-use scheduler::{Event, Load, Scheduler, SchedulerConfig, Submission, SubmitError};
+use scheduler::{Event, Occupancy, Scheduler, SchedulerConfig, Submission, SubmitError};
 use std::collections::{BTreeMap, VecDeque};
 use step::{BLOCK_TOKENS, FinishReason, Priority, SamplingParams, SeqId, StepPlan, StepResult};
 
@@ -192,7 +192,7 @@ impl Simulation {
             assert!(runs, "sequence {seq} could run");
         }
         if let Some((seq, request)) = self.live().find(|(_, request)| !request.introduced) {
-            let Load { running, blocks_available, .. } = self.scheduler.load();
+            let Occupancy { running, blocks_available, .. } = self.scheduler.load();
             let room = running < self.config.sequences_max && request.blocks_max() <= blocks_available;
             let may_wait = self.live().any(|(_, other)| other.introduced && request.begins_like(other));
             assert!(!room || may_wait, "there is room for sequence {seq}");
@@ -255,7 +255,11 @@ impl Simulation {
             self.check();
         }
         let blocks_available = self.config.blocks as usize;
-        assert_eq!(self.scheduler.load(), Load { waiting: 0, running: 0, blocks_available }, "all blocks are back");
+        assert_eq!(
+            self.scheduler.load(),
+            Occupancy { waiting: 0, running: 0, blocks_available },
+            "all blocks are back"
+        );
     }
 }
 
