@@ -5,6 +5,7 @@ use super::tree::{SourceFile, Tree};
 /// What lies at the top, beside files whose names begin with a dot.
 const TOP_LEVEL: &[&str] = &[
     "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
@@ -12,6 +13,7 @@ const TOP_LEVEL: &[&str] = &[
     "clippy.toml",
     "crates",
     "docs",
+    "findings",
     "kernels",
     "proto",
     "rustfmt.toml",
