@@ -23,6 +23,11 @@ const TOP_LEVEL: &[&str] = &[
 
 const FILE_BYTES_MAX: usize = 1 << 20;
 const TREE_BYTES_MAX: usize = 56 << 20;
+/// Lines of a source file: a longer one has more than one subject.
+const SOURCE_LINES_MAX: usize = 500;
+const SOURCE_ENDINGS: &[&str] = &[".rs", ".cu", ".h", ".py", ".proto"];
+/// Source files that are longer, until they are taken apart.
+const LONG: &[&str] = &["crates/backend-cuda/src/cuda.rs"];
 /// Where larger files may be: models and tokenizers.
 const LARGE: &[&str] = &["crates/runtime/falcon-demo/", "testdata/models/", "testdata/tokenizer/"];
 
@@ -90,6 +95,11 @@ fn check_text(path: &str, text: &str, violations: &mut Vec<String>) {
             report("a tab");
         }
     }
+    let lines = text.lines().count();
+    let is_source = SOURCE_ENDINGS.iter().any(|ending| path.ends_with(ending)) && !is_under(path, FOREIGN);
+    if is_source && lines > SOURCE_LINES_MAX && !LONG.contains(&path) {
+        violations.push(format!("{path}: {lines} lines, at most {SOURCE_LINES_MAX} are allowed"));
+    }
     if !is_under(path, FOREIGN) && !text.is_empty() && !text.ends_with('\n') {
         violations.push(format!("{path}: no newline at the end"));
     }
@@ -130,6 +140,16 @@ mod tests {
         assert!(
             violations("Cargo.lock", "source = \"registry+https://github.com/rust-lang/crates.io-index\"\n").is_empty()
         );
+    }
+
+    #[test]
+    fn source_files_have_one_subject() {
+        let lines = |count| "//\n".repeat(count);
+        assert!(violations("crates/a/src/lib.rs", &lines(SOURCE_LINES_MAX)).is_empty());
+        assert_eq!(violations("crates/a/src/lib.rs", &lines(SOURCE_LINES_MAX + 1)).len(), 1);
+        for path in ["docs/a.md", "testdata/make.py", LONG[0]] {
+            assert!(violations(path, &lines(SOURCE_LINES_MAX + 1)).is_empty(), "{path}");
+        }
     }
 
     #[test]
