@@ -1,12 +1,12 @@
 //! The KV cache: blocks of keys and values of all layers, and how a batch is cut for attention.
 
+use crate::executor::Executor;
 use crate::kernels::attention::{AttentionTile, HeadTile, PositionTable, QUERIES, RowTile, block_len, store};
 use crate::kernels::memory::Buffer;
 use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::Cuts;
 use crate::memory::{CpuTensor, buffer};
-use crate::team::Team;
 use backend::{AttentionShape, BackendError, Batch, Positions, Tensor, positions};
 use step::BLOCK_TOKENS;
 
@@ -43,7 +43,14 @@ impl CpuKvCache {
     }
 
     /// [`backend::Backend::attend`].
-    pub(crate) fn attend(&mut self, team: &mut Team, qkv: &CpuTensor, batch: &Batch, layer: usize, y: &mut CpuTensor) {
+    pub(crate) fn attend(
+        &mut self,
+        executor: &mut Executor,
+        qkv: &CpuTensor,
+        batch: &Batch,
+        layer: usize,
+        y: &mut CpuTensor,
+    ) {
         assert_eq!(qkv.columns(), self.shape.qkv_columns(), "columns of queries, keys and values");
         assert_eq!(y.columns(), self.shape.attended_columns(), "columns of attention's result");
         assert!(qkv.rows() == batch.rows() && y.rows() == batch.rows(), "rows of attention");
@@ -51,13 +58,13 @@ impl CpuKvCache {
             return;
         }
         self.cut_rows(batch);
-        self.store(&mut team.pool, qkv, batch, layer);
+        self.store(&mut executor.pool, qkv, batch, layer);
         let heads_len = self.blocks * block_len(self.shape.head_dim);
         let layer = &self.values[layer * self.shape.groups.len() * heads_len..][..self.shape.groups.len() * heads_len];
         let this = &*self;
         let (rows, heads) = (Cuts::At(&this.row_cuts), Cuts::At(&this.head_cuts));
-        let (isa, columns) = (team.isa, y.columns());
-        team.pool.for_each_tile(y.used_mut(), columns, rows, heads, &mut team.scratch, |scratch, tile| {
+        let (isa, columns) = (executor.isa, y.columns());
+        executor.pool.for_each_tile(y.used_mut(), columns, rows, heads, &mut executor.scratch, |scratch, tile| {
             let row_tile = &this.row_tiles[tile.row_part];
             let heads = &this.head_tiles[tile.column_part];
             let attention = AttentionTile {

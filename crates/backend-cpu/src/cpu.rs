@@ -1,5 +1,6 @@
 //! The backend.
 
+use crate::executor::{Executor, INPUTS, TASK_ELEMENTS};
 use crate::kernels::amx::Input;
 use crate::kernels::gelu::Gelu;
 use crate::kernels::norm::LayerNorm;
@@ -7,8 +8,8 @@ use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
 use crate::kernels::tiles::Cuts;
-use crate::products::{Factor, INPUTS, Source, Sum};
-use crate::team::{TASK_ELEMENTS, Team};
+use crate::products::{Factor, Source, Sum};
+use crate::sync::SPINS;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, MappedWeight, Norm,
@@ -30,14 +31,11 @@ pub struct CpuOptions {
 
 /// One rank on a processor. It must be made on the thread that uses it.
 pub struct Cpu<C> {
-    team: Team,
+    executor: Executor,
     collective: C,
     /// Whole rows of logits, a few at a time.
     whole_rows: Vec<f32>,
 }
-
-/// How often a waiting thread looks before it sleeps: some 20 to 50 µs, longer than what lies between two operations.
-const SPINS: u32 = 1000;
 
 impl<C: Collective> Cpu<C> {
     /// Starts the rank's threads.
@@ -48,11 +46,8 @@ impl<C: Collective> Cpu<C> {
     pub fn new(options: &CpuOptions, collective: C) -> Result<Self, BackendError> {
         let device = |operation: &'static str, message: String| BackendError::Device { operation, message };
         let threads = options.threads.max(1);
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        if !isa.supported() {
-            let message = format!("this processor has no {isa}; the best that it has is {}", Isa::detect());
-            return Err(device("choosing the instruction set", message));
-        }
+        let isa = choose_isa(options.isa, Isa::supported);
+        let isa = isa.map_err(|message| device("choosing the instruction set", message))?;
         // Threads that this one starts inherit its cores.
         if let Some(cores) = &options.cores {
             hold_this_thread(cores).map_err(|error| device("choosing cores", format!("{cores:?}: {error}")))?;
@@ -62,13 +57,13 @@ impl<C: Collective> Cpu<C> {
         let ranks_here = if options.cores.is_some() { 1 } else { collective.world() };
         let spins = if threads * ranks_here <= cores { SPINS } else { 0 };
         let pool = Pool::new(threads, spins).map_err(|error| device("starting threads", error.to_string()))?;
-        Ok(Self { team: Team::new(isa, pool)?, collective, whole_rows: Vec::new() })
+        Ok(Self { executor: Executor::new(isa, pool)?, collective, whole_rows: Vec::new() })
     }
 
     /// The instruction set in use.
     #[must_use]
     pub fn isa(&self) -> Isa {
-        self.team.isa
+        self.executor.isa
     }
 }
 
@@ -80,7 +75,7 @@ impl<C: Collective> Backend for Cpu<C> {
     type Outputs = Vec<LogitsOutput>;
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
-        self.team.matrix(rows, columns, read)
+        self.executor.matrix(rows, columns, read)
     }
 
     fn mapped_matrix(
@@ -89,7 +84,7 @@ impl<C: Collective> Backend for Cpu<C> {
     ) -> Result<Option<CpuMatrix>, BackendError> {
         // The matrix unit wants tiles.
         let weight = if self.isa() == Isa::Amx { None } else { weight() };
-        weight.map(|weight| self.team.mapped_matrix(&weight)).transpose()
+        weight.map(|weight| self.executor.mapped_matrix(&weight)).transpose()
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
@@ -97,12 +92,12 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<CpuTensor, BackendError> {
-        self.team.make_room(rows_max, columns)?;
+        self.executor.make_room(rows_max, columns)?;
         CpuTensor::new(rows_max, columns, self.isa())
     }
 
     fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize) -> Result<CpuKvCache, BackendError> {
-        for scratch in &mut self.team.scratch {
+        for scratch in &mut self.executor.scratch {
             scratch.attention.reserve(shape.head_dim, shape.max_positions);
         }
         CpuKvCache::new(shape, layers, blocks)
@@ -130,9 +125,9 @@ impl<C: Collective> Backend for Cpu<C> {
 
     fn layer_norm(&mut self, x: &CpuTensor, norm: &Norm<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
         assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()), "shapes of a norm");
-        let (isa, columns) = (self.team.isa, x.columns());
+        let (isa, columns) = (self.executor.isa, x.columns());
         let (rows, whole) = (Cuts::Every(TASK_ELEMENTS.div_ceil(columns.max(1))), Cuts::Every(columns.max(1)));
-        self.team.pool.for_each_plain_tile(y.used_mut(), columns, rows, whole, |mut tile| {
+        self.executor.pool.for_each_plain_tile(y.used_mut(), columns, rows, whole, |mut tile| {
             for row in tile.rows.clone() {
                 let y = tile.row(row);
                 dispatch(isa, LayerNorm { x: x.row(row), scale: &norm.scale, bias: &norm.bias, eps: norm.eps, y });
@@ -142,27 +137,18 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn linear(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
-        self.team.product(x, factor(linear), y, false);
+        self.executor.product(x, factor(linear), y, false);
         Ok(())
     }
 
     fn linear_add(&mut self, x: &CpuTensor, linear: &Linear<Self>, y: &mut CpuTensor) -> Result<(), BackendError> {
-        self.team.product(x, factor(linear), y, true);
+        self.executor.product(x, factor(linear), y, true);
         Ok(())
     }
 
     fn gelu(&mut self, x: &mut CpuTensor) -> Result<(), BackendError> {
-        let isa = self.team.isa;
-        let len = x.used().len();
-        self.team.pool.for_each_plain_tile(
-            x.used_mut(),
-            len,
-            Cuts::Every(1),
-            Cuts::Every(TASK_ELEMENTS),
-            |mut tile| {
-                dispatch(isa, Gelu { x: tile.row(0) });
-            },
-        );
+        let isa = self.executor.isa;
+        self.executor.pool.for_each_part(x.used_mut(), TASK_ELEMENTS, |_, x| dispatch(isa, Gelu { x }));
         Ok(())
     }
 
@@ -180,18 +166,18 @@ impl<C: Collective> Backend for Cpu<C> {
         for NormLinear { norm, linear, gelu, y } in products {
             let input = packed.iter().position(|packed| std::ptr::eq(*packed, *norm)).unwrap_or_else(|| {
                 if packed.len() == INPUTS {
-                    self.team.sums(&mut sums, false);
+                    self.executor.sums(&mut sums, false);
                     sums.clear();
                     packed.clear();
                 }
                 let Norm { scale, bias, eps } = norm;
-                self.team.pack(packed.len(), x, &Input::Norm { x: x.used(), scale, bias, eps: *eps });
+                self.executor.pack(packed.len(), x, &Input::Norm { x: x.used(), scale, bias, eps: *eps });
                 packed.push(norm);
                 packed.len() - 1
             });
             sums.push(Sum { terms: vec![(Source::Input(input), factor(linear))], gelu: *gelu, y });
         }
-        self.team.sums(&mut sums, false);
+        self.executor.sums(&mut sums, false);
         Ok(())
     }
 
@@ -206,9 +192,9 @@ impl<C: Collective> Backend for Cpu<C> {
         if self.isa() != Isa::Amx {
             return backend::dense_then_down(self, attention, dense, up, down, y);
         }
-        let sources = [self.team.source(0, attention), self.team.source(1, up)];
+        let sources = [self.executor.source(0, attention), self.executor.source(1, up)];
         let terms = sources.into_iter().zip([factor(dense), factor(down)]).collect();
-        self.team.sums(&mut [Sum { terms, gelu: false, y }], false);
+        self.executor.sums(&mut [Sum { terms, gelu: false, y }], false);
         Ok(())
     }
 
@@ -220,7 +206,7 @@ impl<C: Collective> Backend for Cpu<C> {
         cache: &mut CpuKvCache,
         y: &mut CpuTensor,
     ) -> Result<(), BackendError> {
-        cache.attend(&mut self.team, qkv, batch, layer, y);
+        cache.attend(&mut self.executor, qkv, batch, layer, y);
         Ok(())
     }
 
@@ -239,18 +225,10 @@ impl<C: Collective> Backend for Cpu<C> {
     fn all_reduce_add(&mut self, partial: &mut CpuTensor, x: &mut CpuTensor) -> Result<(), BackendError> {
         assert_eq!((partial.rows(), partial.columns()), (x.rows(), x.columns()), "shapes of a sum");
         self.all_reduce(partial)?;
-        let isa = self.team.isa;
-        let len = x.used().len();
-        self.team.pool.for_each_plain_tile(
-            x.used_mut(),
-            len,
-            Cuts::Every(1),
-            Cuts::Every(TASK_ELEMENTS),
-            |mut tile| {
-                let term = &partial.used()[tile.columns.clone()];
-                dispatch(isa, AddTo { sum: tile.row(0), term });
-            },
-        );
+        let (isa, partial) = (self.executor.isa, partial.used());
+        self.executor.pool.for_each_part(x.used_mut(), TASK_ELEMENTS, |columns, sum| {
+            dispatch(isa, AddTo { sum, term: &partial[columns] });
+        });
         Ok(())
     }
 
@@ -266,7 +244,7 @@ impl<C: Collective> Backend for Cpu<C> {
     ) -> Result<Vec<LogitsOutput>, BackendError> {
         assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
         let columns: usize = vocab.iter().sum();
-        let at_once = self.team.pool.threads();
+        let at_once = self.executor.pool.threads();
         let mut outputs = Vec::new();
         outputs.resize(uses.len(), None);
         self.whole_rows.resize(at_once.min(uses.len()) * columns, 0.0);
@@ -275,12 +253,19 @@ impl<C: Collective> Backend for Cpu<C> {
                 self.collective.all_gather(logits.row(chunk * at_once + i), vocab, whole)?;
             }
             let whole_rows = &self.whole_rows;
-            let scratch = &mut self.team.scratch;
-            self.team.pool.for_each_tile(outputs, 1, Cuts::Every(1), Cuts::Every(1), scratch, |scratch, mut tile| {
-                let row = tile.row_part;
-                let logits = &whole_rows[row * columns..][..columns];
-                tile.row(row)[0] = Some(use_row(&mut scratch.sampler, logits, &uses[row]));
-            });
+            let scratch = &mut self.executor.scratch;
+            self.executor.pool.for_each_tile(
+                outputs,
+                1,
+                Cuts::Every(1),
+                Cuts::Every(1),
+                scratch,
+                |scratch, mut tile| {
+                    let row = tile.row_part;
+                    let logits = &whole_rows[row * columns..][..columns];
+                    tile.row(row)[0] = Some(use_row(&mut scratch.sampler, logits, &uses[row]));
+                },
+            );
         }
         Ok(outputs.into_iter().map(|output| output.expect("each row has been used")).collect())
     }
@@ -306,16 +291,28 @@ fn hold_this_thread(cores: &[usize]) -> rustix::io::Result<()> {
     sched_setaffinity(None, &set)
 }
 
+/// The instruction set that was asked for, or the richest that the processor `has`.
+fn choose_isa(asked: Option<Isa>, has: impl Fn(Isa) -> bool) -> Result<Isa, String> {
+    let best = Isa::ALL.into_iter().rfind(|&isa| has(isa)).unwrap_or(Isa::Plain);
+    match asked.unwrap_or(best) {
+        isa if has(isa) => Ok(isa),
+        isa => Err(format!("this processor has no {isa}; the best that it has is {best}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_unsupported_instruction_set_is_refused_with_what_there_is() {
-        for isa in Isa::ALL.into_iter().filter(|isa| !isa.supported()) {
-            let options = CpuOptions { threads: 1, isa: Some(isa), cores: None };
-            let error = Cpu::new(&options, backend::Alone).err().expect("no such instructions").to_string();
-            assert!(error.contains(&isa.to_string()) && error.contains(&Isa::detect().to_string()), "{error}");
+        for best in Isa::ALL {
+            let choose = |asked| choose_isa(asked, |isa| isa <= best);
+            assert_eq!(choose(None), Ok(best));
+            for isa in Isa::ALL {
+                let refused = || format!("this processor has no {isa}; the best that it has is {best}");
+                assert_eq!(choose(Some(isa)), if isa <= best { Ok(isa) } else { Err(refused()) });
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ pub mod linear;
 pub mod memory;
 pub mod norm;
 pub mod pool;
+#[cfg(test)]
+mod pool_tests;
 pub mod probe;
 pub mod simd;
 pub mod sum;

@@ -13,17 +13,19 @@
 
 mod cache;
 mod cpu;
+mod executor;
 mod isa;
 #[allow(unsafe_code, reason = "vector instructions, and borrowed data shared with the threads of the pool")]
 mod kernels;
 mod memory;
 pub mod probe;
 mod products;
-#[allow(unsafe_code, reason = "reads and writes what other processes share, in turns that the protocol makes")]
 mod shm;
+#[allow(unsafe_code, reason = "reads and writes what other processes share, in turns that the protocol makes")]
+mod shm_exchange;
 #[allow(unsafe_code, reason = "maps the shared memory")]
 mod shm_region;
-mod team;
+mod sync;
 
 #[cfg(feature = "amx-standin")]
 pub use amx_standin::install as install_amx_standin;

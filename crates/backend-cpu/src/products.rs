@@ -1,5 +1,6 @@
-//! Products of a team: which kernel, and how they are shared out.
+//! Products of an executor: which kernel, and how they are shared out.
 
+use crate::executor::{Executor, INPUTS, TASK_ELEMENTS};
 use crate::kernels::amx::{
     Activations, Amx, BLOCK_CHUNKS, CHUNK_COLUMNS, GROUP_ROWS, Input, Output, PANELS_OUTPUTS, PackedWeights,
     ProductTile, TILE_ROWS, Term, pack_panel, panel_len,
@@ -9,7 +10,6 @@ use crate::kernels::memory::Buffer;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::{CutMatrix, Cuts};
 use crate::memory::{RowMajor, Weight, buffer};
-use crate::team::{TASK_ELEMENTS, Team};
 use crate::{CpuMatrix, CpuTensor, Isa};
 use backend::{BackendError, MappedWeight, ReadWeights, Tensor};
 use half::bf16;
@@ -39,7 +39,7 @@ pub struct Factor<'a> {
 /// Where a product finds packed activations.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
-    /// An input of the team, by its number.
+    /// An input of the executor, by its number.
     Input(usize),
     /// A tensor that is packed.
     Tensor(&'a CpuTensor),
@@ -55,10 +55,7 @@ pub struct Sum<'a> {
     pub y: &'a mut CpuTensor,
 }
 
-/// How many inputs can be packed at a time.
-pub const INPUTS: usize = 2;
-
-impl Team {
+impl Executor {
     /// Reads a weight, in the form that the instruction set wants.
     pub fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
         let weight = match self.isa {
@@ -75,9 +72,9 @@ impl Team {
         let (rows, columns) = (weight.rows(), weight.columns.len());
         let rows_of_task = READ_WEIGHTS.div_ceil(columns.max(1));
         let mut fetched: Vec<_> = (0..rows.div_ceil(rows_of_task)).map(|_| Ok(())).collect();
-        self.pool.for_each_plain_tile(&mut fetched, 1, Cuts::Every(1), Cuts::Every(1), |mut tile| {
-            let task = tile.row_part;
-            tile.row(task)[0] = weight.fetch(task * rows_of_task..rows.min((task + 1) * rows_of_task));
+        self.pool.for_each_part(&mut fetched, 1, |task, fetched| {
+            let task = task.start;
+            fetched[0] = weight.fetch(task * rows_of_task..rows.min((task + 1) * rows_of_task));
         });
         fetched.into_iter().collect::<Result<(), _>>()?;
         Ok(CpuMatrix { weight: Weight::Rows(RowMajor::mapped(weight)), rows, columns })
@@ -85,9 +82,7 @@ impl Team {
 
     fn read_rows(&mut self, len: usize, read: &ReadWeights<'_>) -> Result<Buffer<bf16>, BackendError> {
         let mut values = buffer("a weight", len)?;
-        self.pool.for_each_plain_tile(&mut values, len, Cuts::Every(1), Cuts::Every(READ_WEIGHTS), |mut tile| {
-            read(tile.columns.clone(), tile.row(0));
-        });
+        self.pool.for_each_part(&mut values, READ_WEIGHTS, read);
         Ok(values)
     }
 
@@ -178,7 +173,7 @@ impl Team {
         room.ok_or(BackendError::OutOfMemory { what: "a packed tensor", bytes })
     }
 
-    /// Packs what becomes of `x` as an input of [`Team::sums`], of which there are [`INPUTS`].
+    /// Packs what becomes of `x` as an input of [`Executor::sums`], of which there are [`INPUTS`].
     pub fn pack(&mut self, number: usize, x: &CpuTensor, input: &Input<'_>) {
         self.inputs[number].pack(amx_of(self.isa), &mut self.pool, (x.rows(), x.columns()), input);
     }
@@ -221,7 +216,7 @@ fn term<'a>(inputs: &'a [Activations; INPUTS], source: Source<'a>, Factor { weig
     assert_eq!(x.shape.columns, weight.columns, "the input's columns");
     match &weight.weight {
         Weight::Tiles(weights) => Term { x, weights, bias },
-        Weight::Rows(_) => unreachable!("a team has weights of one form"),
+        Weight::Rows(_) => unreachable!("a executor has weights of one form"),
     }
 }
 
@@ -258,7 +253,7 @@ fn outputs_of_task(threads: usize, outputs: usize, weights: usize, tasks_per_thr
     }
 }
 
-/// Tiles are made only for a team whose instruction set has been checked.
+/// Tiles are made only for an executor whose instruction set has been checked.
 fn amx_of(isa: Isa) -> Amx {
     assert_eq!(isa, Isa::Amx, "the instruction set of packed weights");
     Amx::detect().expect("the backend was made only where the processor supports its instruction set")

@@ -1,27 +1,15 @@
-//! The memory that the ranks of one host share: a line of control words for each rank, then two slots for each.
+//! The memory that the ranks of one host share: a line of control words for each rank and one for whoever made the memory,
+//! then two slots for each rank.
 
+use crate::shm_exchange::{Control, Memory, SLOTS};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::mem::offset_of;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Elements of a slot. With two for each of 8 ranks, 8 MiB are shared.
-pub const SLOT_LEN: usize = 128 << 10;
-/// Slots of a rank: while others read from one, it fills the next.
-pub const SLOTS: usize = 2;
-
-/// What one rank tells the others. The system's zeros are its first state.
-#[repr(C, align(64))]
-pub struct Control {
-    /// How many ticks the rank has reached; the others sleep on it.
-    pub tick: AtomicU32,
-    /// How many others sleep on `tick`.
-    pub sleepers: AtomicU32,
-    /// Not 0 once the rank has left.
-    pub left: AtomicU32,
-    /// What the rank is doing, for each slot: the operation, and how many elements its result has.
-    pub doing: [(AtomicU32, AtomicU64); SLOTS],
-}
+const SLOT_LEN: usize = 128 << 10;
 
 /// A mapping of the shared memory.
 pub struct Region {
@@ -36,7 +24,17 @@ unsafe impl Send for Region {}
 impl Region {
     /// How many bytes a world takes.
     pub fn len_bytes(world: usize) -> usize {
-        world * (size_of::<Control>() + SLOTS * SLOT_LEN * size_of::<f32>())
+        Self::slots_at(world) + world * SLOTS * SLOT_LEN * size_of::<f32>()
+    }
+
+    /// Where the slots begin, behind the control lines.
+    fn slots_at(world: usize) -> usize {
+        (world + 1) * size_of::<Control>()
+    }
+
+    /// Where in the memory of a world whoever makes it writes its process id.
+    pub fn owner_pid_at(world: usize) -> u64 {
+        (world * size_of::<Control>() + offset_of!(Control, pid)) as u64
     }
 
     /// Maps the memory behind `fd`, which must have [`Region::len_bytes`] bytes: to touch more would be fatal.
@@ -48,44 +46,38 @@ impl Region {
         Ok(Self { base: NonNull::new(base.cast()).expect("a mapping is not at address 0"), world })
     }
 
-    /// A rank's control words.
-    pub fn control(&self, rank: usize) -> &Control {
-        assert!(rank < self.world, "rank {rank} of {}", self.world);
-        // SAFETY: the lines come first, from a page boundary on, one for each rank; they are atomics, for which every
-        // bit pattern is valid and which all may change at once. The mapping lives as long as `self`.
+    /// Where elements of a slot begin. Panics if they are not within it.
+    fn slot_at(&self, rank: usize, slot: usize, range: &Range<usize>) -> NonNull<f32> {
+        let inside = range.start <= range.end && range.end <= SLOT_LEN;
+        assert!(rank < self.world && slot < SLOTS && inside, "slot out of bounds");
+        let skipped = (rank * SLOTS + slot) * SLOT_LEN + range.start;
+        // SAFETY: behind the control lines there are `world * SLOTS * SLOT_LEN` elements, and `skipped` is at most that
+        // by the assertion.
+        unsafe { self.base.add(Self::slots_at(self.world)).cast::<f32>().add(skipped) }
+    }
+}
+
+impl Memory for Region {
+    const SLOT_LEN: usize = SLOT_LEN;
+    const SHARED_OUT_FROM: usize = 4096;
+
+    fn control(&self, rank: usize) -> &Control {
+        assert!(rank <= self.world, "rank {rank} of {}", self.world);
+        // SAFETY: the lines come first, from a page boundary on, one for each rank and another; they are atomics, for
+        // which every bit pattern is valid and which all may change at once. The mapping lives as long as `self`.
         unsafe { self.base.cast::<Control>().add(rank).as_ref() }
     }
 
-    /// Elements `from..from + len` of a rank's slot.
-    ///
-    /// # Safety
-    ///
-    /// Nobody, in any process, writes these elements while the slice lives.
-    pub unsafe fn slot(&self, rank: usize, slot: usize, from: usize, len: usize) -> &[f32] {
-        let start = self.slot_at(rank, slot, from, len);
+    unsafe fn read<R>(&self, rank: usize, slot: usize, range: Range<usize>, read: impl FnOnce(&[f32]) -> R) -> R {
+        let start = self.slot_at(rank, slot, &range);
         // SAFETY: `slot_at` has checked the bounds; the caller keeps writers away; every bit pattern is an f32.
-        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+        read(unsafe { std::slice::from_raw_parts(start.as_ptr(), range.len()) })
     }
 
-    /// Elements `from..from + len` of a rank's slot, to be written.
-    ///
-    /// # Safety
-    ///
-    /// Nobody, in any process, reads or writes these elements while the slice lives.
-    #[allow(clippy::mut_from_ref, reason = "what is exclusive is shared between processes, so no `&mut` could say it")]
-    pub unsafe fn slot_mut(&self, rank: usize, slot: usize, from: usize, len: usize) -> &mut [f32] {
-        let start = self.slot_at(rank, slot, from, len);
+    unsafe fn write(&self, rank: usize, slot: usize, range: Range<usize>, write: impl FnOnce(&mut [f32])) {
+        let start = self.slot_at(rank, slot, &range);
         // SAFETY: `slot_at` has checked the bounds; the caller keeps all others away; every bit pattern is an f32.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
-    }
-
-    /// Where elements of a slot begin. Panics if they are not within it.
-    fn slot_at(&self, rank: usize, slot: usize, from: usize, len: usize) -> NonNull<f32> {
-        assert!(rank < self.world && slot < SLOTS && from <= SLOT_LEN && len <= SLOT_LEN - from, "slot out of bounds");
-        let skipped = (rank * SLOTS + slot) * SLOT_LEN + from;
-        // SAFETY: behind the control lines there are `world * SLOTS * SLOT_LEN` elements, and `skipped` is at most that
-        // by the assertion.
-        unsafe { self.base.add(self.world * size_of::<Control>()).cast::<f32>().add(skipped) }
+        write(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) });
     }
 }
 

@@ -10,6 +10,12 @@ pub trait Collective: Send {
     /// How many ranks there are.
     fn world(&self) -> usize;
 
+    /// The processes on which operations depend, as far as they are known, this one included: those of the ranks that have
+    /// come to an operation, and of whoever connected them. While one of them is stopped, no limit of a wait runs.
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// `x = Σ x` over all ranks, summed in rank order, so that every rank has the same bits.
     ///
     /// # Errors
@@ -55,6 +61,10 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 
     fn world(&self) -> usize {
         (**self).world()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        (**self).processes()
     }
 
     fn all_reduce(&mut self, x: &mut [f32]) -> Result<(), CollectiveError> {

@@ -26,6 +26,8 @@ pub struct CoordinatorConfig {
     /// How long a step may take at least, before the ranks that have not answered it count as hung. It may take 20 times as
     /// long as the longest of its size, if that is more.
     pub step_limit: Duration,
+    /// How long ranks that a step waits for may be stopped by a signal; that is no time of the step.
+    pub pause_limit: Duration,
     /// The scheduler's invariants are checked whenever there is nothing to do. Debug builds always do that.
     pub check_invariants: bool,
 }

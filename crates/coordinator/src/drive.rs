@@ -10,9 +10,10 @@ use scheduler::{ItlController, Occupancy, Scheduler, SchedulerConfig, Submission
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use step::{SeqId, StepResult};
+use timeouts::StepTimeLimits;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use wire::control as pb;
 
 /// How long the loop listens for what other ranks say about a failure before it ends the epoch.
@@ -82,6 +83,14 @@ impl Worker {
         }
     }
 
+    /// Whether a signal has stopped its process.
+    fn is_stopped(&self) -> bool {
+        match self {
+            Self::Process(process) => process.is_stopped(),
+            Self::Local(_) => false,
+        }
+    }
+
     /// What can be told of it without asking it.
     fn seen(&self) -> String {
         match self {
@@ -104,6 +113,8 @@ pub(crate) struct Driver {
     /// Results of each rank that wait for those of the others.
     results: Vec<VecDeque<StepResult>>,
     watchdog: Watchdog,
+    /// A rank that a step waits for is stopped, and the log says so.
+    stopped: bool,
     /// Bounds the time of steps, if that is asked for.
     itl: Option<ItlController>,
     /// Nothing has happened since the scheduler was checked.
@@ -142,7 +153,8 @@ impl Driver {
             scheduler,
             callers: HashMap::new(),
             results: vec![VecDeque::new(); config.world],
-            watchdog: Watchdog::new(config.step_limit),
+            watchdog: Watchdog::new(StepTimeLimits::of_coordinator(config.step_limit), config.pause_limit),
+            stopped: false,
             itl,
             checked: true,
             alive: 0,
@@ -171,11 +183,12 @@ impl Driver {
                 biased;
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
                 () = sleep_until(self.deadline) => self.fail(self.fleet.reason()),
-                () = sleep_until(self.watchdog.deadline()), if self.deadline.is_none() => self.on_late_step(),
+                () = tokio::time::sleep(Watchdog::ASK_EVERY), if self.watchdog.is_waiting() => {}
             }
             while let Ok(event) = events.try_recv() {
                 self.on(event);
             }
+            self.watch();
             self.pump();
         }
         let ended = async {
@@ -375,16 +388,23 @@ impl Driver {
         }
     }
 
-    /// Some rank has not answered the oldest step in time.
-    fn on_late_step(&mut self) {
-        let (Phase::Running(links), Some(Sent { step, rows, begun, .. })) = (&self.phase, self.watchdog.oldest())
-        else {
-            unreachable!("steps are in flight while ranks run");
-        };
-        let silent = links.iter().zip(&self.results).enumerate().filter(|(_, (_, results))| results.is_empty());
-        let silent: Vec<_> = silent.map(|(rank, (link, _))| format!("rank {rank} {}", link.worker.seen())).collect();
-        let seconds = begun.elapsed().as_secs_f32();
-        self.fail(format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {}", silent.join(", ")));
+    /// Looks whether some rank has not answered the oldest step in time.
+    fn watch(&mut self) {
+        let (Phase::Running(links), None) = (&self.phase, self.deadline) else { return };
+        let silent = || links.iter().zip(&self.results).enumerate().filter(|(_, (_, results))| results.is_empty());
+        let stopped = || silent().filter(|(_, (link, _))| link.worker.is_stopped()).map(|(rank, _)| rank);
+        let late = self.watchdog.late(Instant::now(), || stopped().next().is_some());
+        match (std::mem::replace(&mut self.stopped, self.watchdog.sees_stopped()), self.stopped) {
+            (false, true) => warn!("stopped by a signal, and waited for: ranks {:?}", stopped().collect::<Vec<_>>()),
+            (true, false) => info!("no rank is stopped any more"),
+            _ => {}
+        }
+        if let Some((Sent { step, rows, .. }, after)) = late {
+            let silent: Vec<_> =
+                silent().map(|(rank, (link, _))| format!("rank {rank} {}", link.worker.seen())).collect();
+            let (seconds, silent) = (after.as_secs_f32(), silent.join(", "));
+            self.fail(format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {silent}"));
+        }
     }
 
     fn fail(&mut self, reason: String) {

@@ -125,11 +125,14 @@ impl WorkerProcess {
         commands
     }
 
+    /// Whether a signal has stopped the process.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.pid.is_some_and(timeouts::is_stopped)
+    }
+
     /// What can be told of it without asking it: whether it is stopped, and what it said last.
     pub(crate) fn seen(&self) -> String {
-        let state = self.pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
-        let stopped = state.is_some_and(|state| state.lines().any(|line| line.starts_with("State:\tT")));
-        let state = if stopped { "(its process is stopped; " } else { "(" };
+        let state = if self.is_stopped() { "(its process is stopped; " } else { "(" };
         match &*self.last_words.text() {
             "" => format!("{state}it has said nothing)"),
             words => format!("{state}it said last: {words})"),

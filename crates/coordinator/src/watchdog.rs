@@ -1,19 +1,10 @@
-//! How long a step may take. Pure: it is told what happens when, and says until when the oldest step must be answered.
+//! Whether the ranks are late with a step. Pure: it is told what happens when, and is asked again and again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 use step::{StepId, StepPlan};
+use timeouts::{StepTimeLimits, Stopwatch};
 use tokio::time::Instant;
-
-/// A step may take so many times as long as the longest one of its size.
-const TIMES_LONGEST: u32 = 20;
-
-/// Where nothing of any size has been measured, a step may take so many times as long as one must be allowed at least: the
-/// first ones fault in memory, and nobody knows how fast the machine is.
-const TIMES_UNKNOWN: u32 = 30;
-
-/// Steps of up to `2^i` rows are of size `i`.
-const SIZES: usize = usize::BITS as usize;
 
 /// A step that has been sent to all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,66 +13,65 @@ pub(crate) struct Sent {
     pub(crate) rows: usize,
     /// Those that are no sequence's next token.
     pub(crate) prompt_rows: usize,
-    /// When the ranks could begin with it.
-    pub(crate) begun: Instant,
 }
 
 /// The steps in flight, and how long such steps have taken.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    /// What every step is allowed.
-    least: Duration,
+    limits: StepTimeLimits,
+    /// How long a rank may be stopped by a signal.
+    pause_limit: Duration,
     in_flight: VecDeque<Sent>,
-    longest: [Option<Duration>; SIZES],
+    /// Of the oldest step, from when the ranks could begin with it.
+    clock: Stopwatch,
 }
 
 impl Watchdog {
-    pub(crate) fn new(least: Duration) -> Self {
-        Self { least, in_flight: VecDeque::new(), longest: [None; SIZES] }
+    /// How often it must be asked while steps are in flight.
+    pub(crate) const ASK_EVERY: Duration = Stopwatch::READ_EVERY;
+
+    pub(crate) fn new(limits: StepTimeLimits, pause_limit: Duration) -> Self {
+        Self { limits, pause_limit, in_flight: VecDeque::new(), clock: Stopwatch::start(Instant::now().into_std()) }
     }
 
     /// A step has been sent.
     pub(crate) fn sent(&mut self, plan: &StepPlan, now: Instant) {
+        if self.in_flight.is_empty() {
+            self.clock = Stopwatch::start(now.into_std());
+        }
         let (step, rows, prompt_rows) = (plan.step, plan.rows(), plan.rows() - plan.decode_rows());
-        self.in_flight.push_back(Sent { step, rows, prompt_rows, begun: now });
+        self.in_flight.push_back(Sent { step, rows, prompt_rows });
     }
 
     /// All ranks have answered the oldest step; they have gone on to the next. Returns it, and how long it took.
     pub(crate) fn answered(&mut self, now: Instant) -> Option<(Sent, Duration)> {
         let sent = self.in_flight.pop_front()?;
-        let taken = now - sent.begun;
-        let longest = &mut self.longest[size(sent.rows)];
-        *longest = (*longest).max(Some(taken));
-        if let Some(next) = self.in_flight.front_mut() {
-            next.begun = next.begun.max(now);
-        }
+        let taken = self.clock.elapsed(now.into_std(), || false);
+        self.limits.observe(sent.rows, taken);
+        self.clock = Stopwatch::start(now.into_std());
         Some((sent, taken))
     }
 
-    /// The step that must be answered next.
-    pub(crate) fn oldest(&self) -> Option<Sent> {
-        self.in_flight.front().copied()
+    /// Whether steps are in flight.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.in_flight.is_empty()
     }
 
-    /// Until when it must be; `None` if nothing is in flight.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.oldest().map(|sent| sent.begun + self.limit(sent.rows))
+    /// Whether a rank that has not answered was stopped when that was asked last.
+    pub(crate) fn sees_stopped(&self) -> bool {
+        self.clock.stopped_for().is_some()
     }
 
-    fn limit(&self, rows: usize) -> Duration {
-        let measured = self.longest(size(rows)).map(|longest| longest * TIMES_LONGEST);
-        measured.unwrap_or(self.least * TIMES_UNKNOWN).max(self.least)
+    /// The oldest step, and for how long it has been waited for, if that is too long. Time in which the coordinator itself, or
+    /// a rank that has not answered it, is stopped is no time of the step; that has its own limit.
+    pub(crate) fn late(&mut self, now: Instant, is_stopped: impl FnOnce() -> bool) -> Option<(Sent, Duration)> {
+        let sent = *self.in_flight.front()?;
+        let elapsed = self.clock.elapsed(now.into_std(), is_stopped);
+        match self.clock.stopped_for() {
+            Some(stopped) => (stopped > self.pause_limit).then_some((sent, elapsed + stopped)),
+            None => (elapsed > self.limits.limit(sent.rows)).then_some((sent, elapsed)),
+        }
     }
-
-    /// The longest step of a size. Where there was none, the next smaller one tells, by its rows; else a larger one.
-    fn longest(&self, size: usize) -> Option<Duration> {
-        let below = (0..=size).rev().find_map(|of| Some(self.longest[of]? * (1 << (size - of).min(16))));
-        below.or_else(|| self.longest[size..].iter().flatten().next().copied())
-    }
-}
-
-fn size(rows: usize) -> usize {
-    rows.next_power_of_two().trailing_zeros() as usize
 }
 
 #[cfg(test)]
@@ -97,49 +87,80 @@ mod tests {
     }
 
     const LEAST: Duration = Duration::from_secs(10);
+    const PAUSE_LIMIT: Duration = Duration::from_secs(600);
 
-    /// What a step of `rows` rows is allowed.
-    fn allowed(watchdog: &mut Watchdog, rows: usize, now: Instant) -> Duration {
-        watchdog.sent(&plan(0, rows), now);
-        watchdog.deadline().expect("a step is in flight") - now
+    struct Watched {
+        watchdog: Watchdog,
+        start: Instant,
+        now: Instant,
     }
 
-    fn after(steps: &[(usize, f32)]) -> (Watchdog, Instant) {
-        let (mut watchdog, mut now) = (Watchdog::new(LEAST), Instant::now());
-        for &(rows, seconds) in steps {
-            watchdog.sent(&plan(0, rows), now);
-            now += Duration::from_secs_f32(seconds);
-            watchdog.answered(now);
+    impl Watched {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self { watchdog: Watchdog::new(StepTimeLimits::of_coordinator(LEAST), PAUSE_LIMIT), start: now, now }
         }
-        assert_eq!(watchdog.deadline(), None);
-        (watchdog, now)
-    }
 
-    #[test]
-    fn a_step_may_take_as_long_as_those_of_its_size_suggest() {
-        for (steps, rows, seconds) in [
-            (&[][..], 1, 300),
-            (&[(1, 0.01)], 1, 10),
-            (&[(1, 2.0), (1, 1.0)], 1, 40),
-            // Four times as many rows.
-            (&[(1, 2.0)], 3, 160),
-            (&[(1, 2.0), (4, 3.0)], 3, 60),
-            (&[(512, 2.0)], 1, 40),
-        ] {
-            let (mut watchdog, now) = after(steps);
-            assert_eq!(allowed(&mut watchdog, rows, now), Duration::from_secs(seconds), "{steps:?}, {rows}");
+        /// Asks for so long, or until the step is late: whether it is.
+        fn ask(&mut self, seconds: f64, stopped: bool) -> bool {
+            let end = self.now + Duration::from_secs_f64(seconds);
+            while self.now < end {
+                self.now += Watchdog::ASK_EVERY.min(end - self.now);
+                if self.watchdog.late(self.now, || stopped).is_some() {
+                    return true;
+                }
+            }
+            false
+        }
+
+        fn seconds(&self) -> f64 {
+            (self.now - self.start).as_secs_f64()
         }
     }
 
     #[test]
-    fn a_step_that_was_sent_ahead_begins_when_the_one_before_it_is_answered() {
-        let (mut watchdog, now) = after(&[(1, 0.5)]);
-        watchdog.sent(&plan(1, 1), now);
-        watchdog.sent(&plan(2, 1), now);
-        assert_eq!(watchdog.oldest().map(|sent| sent.step), Some(StepId(1)));
-        let answered = now + Duration::from_secs(9);
-        watchdog.answered(answered);
-        assert_eq!(watchdog.oldest().map(|sent| sent.step), Some(StepId(2)));
-        assert_eq!(watchdog.deadline(), Some(answered + Duration::from_secs(180)));
+    fn a_step_is_late_after_its_limit() {
+        let mut watched = Watched::new();
+        assert!(!watched.ask(1000.0, false), "nothing is in flight");
+        watched.start = watched.now;
+        watched.watchdog.sent(&plan(1, 1), watched.now);
+        watched.watchdog.sent(&plan(2, 1), watched.now);
+        assert!(!watched.ask(1.0, false));
+        let (sent, taken) = watched.watchdog.answered(watched.now).expect("it was sent");
+        assert_eq!((sent.step, taken), (StepId(1), Duration::from_secs(1)));
+        // The next one begins when the one before it is answered, and may take 20 times as long.
+        assert!(watched.ask(100.0, false));
+        assert!((21.0..21.3).contains(&watched.seconds()), "{}", watched.seconds());
+        let (sent, after) = watched.watchdog.late(watched.now, || false).expect("it is late");
+        assert_eq!((sent.step, after.as_secs()), (StepId(2), 20));
+    }
+
+    #[test]
+    fn pauses_of_the_coordinator_or_of_a_rank_are_no_time_of_a_step() {
+        for pause in [9.0, 15.0, 70.0, 500.0] {
+            let mut watched = Watched::new();
+            watched.watchdog.sent(&plan(1, 1), watched.now);
+            watched.watchdog.answered(watched.now + Duration::from_millis(50));
+            watched.watchdog.sent(&plan(2, 1), watched.now);
+            for _ in 0..3 {
+                // The coordinator does not ask, and then sees others that do not run yet.
+                watched.now += Duration::from_secs_f64(pause);
+                assert!(!watched.ask(1.0, true) && watched.watchdog.sees_stopped(), "{pause} s");
+                assert!(!watched.ask(0.5, false) && !watched.watchdog.sees_stopped(), "{pause} s");
+                // A rank is stopped, or several in turn.
+                assert!(!watched.ask(pause, true), "{pause} s");
+                assert!(!watched.ask(0.5, false), "{pause} s");
+            }
+            let (_, taken) = watched.watchdog.answered(watched.now).expect("it was sent");
+            assert!((3.0..5.0).contains(&taken.as_secs_f64()), "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_rank_that_stays_stopped_is_not_waited_for_for_ever() {
+        let mut watched = Watched::new();
+        watched.watchdog.sent(&plan(1, 1), watched.now);
+        assert!(watched.ask(1000.0, true));
+        assert!((600.0..601.0).contains(&watched.seconds()), "{}", watched.seconds());
     }
 }

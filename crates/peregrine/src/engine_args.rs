@@ -71,6 +71,10 @@ pub struct EngineArgs {
     /// step of its size took, has hung.
     #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::STEP_LIMIT_S, value_parser = seconds())]
     step_timeout: u32,
+    /// Seconds for which workers may be stopped by a signal (SIGSTOP) or a debugger within a step. This does not count for the
+    /// other limits, nor does any time in which the server itself is stopped or frozen.
+    #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::PAUSE_LIMIT_S, value_parser = seconds())]
+    pause_timeout: u32,
     #[command(flatten)]
     cuda: CudaArgs,
 }
@@ -130,6 +134,7 @@ impl EngineArgs {
             isa: self.isa,
             collective_limit: Duration::from_secs(self.collective_timeout.into()),
             step_limit: Duration::from_secs(self.step_timeout.into()),
+            pause_limit: Duration::from_secs(self.pause_timeout.into()),
             cuda: self.cuda.settings(),
         })
     }

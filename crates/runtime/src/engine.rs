@@ -49,6 +49,8 @@ pub struct EngineOptions {
     pub collective_limit: Duration,
     /// How long a step is allowed at least.
     pub step_limit: Duration,
+    /// How long workers may be stopped by a signal within a step.
+    pub pause_limit: Duration,
     /// How ranks use GPUs.
     pub cuda: CudaSettings,
 }
@@ -58,6 +60,8 @@ impl EngineOptions {
     pub const COLLECTIVE_LIMIT_S: u32 = 60;
     /// Seconds of [`Self::step_limit`], where nobody says how many.
     pub const STEP_LIMIT_S: u32 = 10;
+    /// Seconds of [`Self::pause_limit`], where nobody says how many.
+    pub const PAUSE_LIMIT_S: u32 = 600;
 
     /// The demo model, with what is chosen where nobody says.
     #[must_use]
@@ -80,6 +84,7 @@ impl EngineOptions {
             isa: None,
             collective_limit: Duration::from_secs(Self::COLLECTIVE_LIMIT_S.into()),
             step_limit: Duration::from_secs(Self::STEP_LIMIT_S.into()),
+            pause_limit: Duration::from_secs(Self::PAUSE_LIMIT_S.into()),
             cuda: CudaSettings::default(),
         }
     }
@@ -165,6 +170,7 @@ impl EngineOptions {
             prefix_cache: self.prefix_cache,
             itl_bound: self.itl_bound,
             step_limit: self.step_limit,
+            pause_limit: self.pause_limit,
             check_invariants: self.check_invariants,
         }
     }

@@ -5,8 +5,8 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 use step::{SampleMask, StepPlan, StepResult};
+use timeouts::Backoff;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use wire::Command;
@@ -69,7 +69,7 @@ fn run(
     failed: oneshot::Sender<String>,
 ) {
     let in_flight_max = rank.steps_in_flight_max();
-    let (mut queue, mut in_flight, mut pause) = (Queue::default(), 0, Pause::default());
+    let (mut queue, mut in_flight, mut backoff) = (Queue::default(), 0, Backoff::default());
     loop {
         if in_flight < in_flight_max
             && let Some(plan) = queue.pop()
@@ -91,14 +91,14 @@ fn run(
         match guarded(|| rank.poll().map_err(|error| error.to_string())) {
             Ok(Some(result)) => {
                 in_flight -= 1;
-                pause = Pause::default();
+                backoff = Backoff::default();
                 if results.send(Ok(result)).is_err() {
                     return;
                 }
             }
             Ok(None) => match commands.try_recv() {
                 Ok(command) => queue.push(command),
-                Err(TryRecvError::Empty) => pause.wait(),
+                Err(TryRecvError::Empty) => backoff.wait(),
                 Err(TryRecvError::Disconnected) => return,
             },
             Err(error) => return fail(rank, &error, results, failed),
@@ -138,24 +138,6 @@ impl Queue {
     /// The next plan, if nothing is missing for it.
     fn pop(&mut self) -> Option<StepPlan> {
         self.plans.pop_front_if(|plan| has_masks(plan, &self.masks))
-    }
-}
-
-/// How long to wait before the device is asked again: not at all at first, then so long that processors are left to others.
-#[derive(Default)]
-struct Pause(u32);
-
-impl Pause {
-    const YIELDS: u32 = 100;
-    const SLEEP: Duration = Duration::from_micros(30);
-
-    fn wait(&mut self) {
-        if self.0 < Self::YIELDS {
-            self.0 += 1;
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(Self::SLEEP);
-        }
     }
 }
 

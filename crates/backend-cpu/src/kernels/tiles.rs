@@ -127,6 +127,24 @@ impl Pool {
         let mut scratch = vec![(); self.threads()];
         self.for_each_tile(matrix, columns, row_cuts, column_cuts, &mut scratch, |(), tile| run(tile));
     }
+
+    /// Cuts `values` into parts of `len` elements, the last one shorter, and calls `run` for each with its range, on any
+    /// thread.
+    ///
+    /// # Panics
+    ///
+    /// If `run` panics.
+    pub fn for_each_part<T: Send>(
+        &mut self,
+        values: &mut [T],
+        len: usize,
+        run: impl Fn(Range<usize>, &mut [T]) + Sync,
+    ) {
+        let columns = values.len();
+        self.for_each_plain_tile(values, columns, Cuts::Every(1), Cuts::Every(len), |mut tile| {
+            run(tile.columns.clone(), tile.row(0));
+        });
+    }
 }
 
 /// A row-major matrix, cut into tiles.

@@ -62,6 +62,7 @@ impl Setup {
             prefix_cache: true,
             itl_bound: None,
             step_limit: LIMIT,
+            pause_limit: LIMIT,
             check_invariants: true,
         };
         change(&mut config);

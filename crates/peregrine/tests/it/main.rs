@@ -9,6 +9,7 @@
 //! * [`cuda`]: GPUs, which are stood in for.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`load`]: what requests share, and what they must not hold.
+//! * [`pauses`]: processes that stand still, and go on.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
 //! * [`validation`]: requests that break a rule.
@@ -22,6 +23,7 @@ mod generate_cli;
 mod lifecycle;
 mod load;
 mod memory;
+mod pauses;
 #[path = "../support/standin.rs"]
 mod standin;
 mod support;

@@ -110,6 +110,7 @@ impl Plan {
             prefix_cache: rng.u8(..5) > 0,
             itl_bound: rng.bool().then(|| Duration::from_millis(rng.u64(1..200))),
             step_limit: Duration::from_secs(10),
+            pause_limit: Duration::from_secs(600),
             check_invariants: true,
         };
         // Now and then one rank is much slower than the others, and now and then none takes any time.

@@ -8,15 +8,17 @@ use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::{attention, linear};
 use crate::memory::buffer;
-use crate::products::INPUTS;
 use backend::BackendError;
 use sampling::Sampler;
 
 /// A task is worth the wakening of a thread from this many elements on, where each costs an operation or two.
 pub const TASK_ELEMENTS: usize = 8192;
 
+/// How many inputs of products can be packed at a time.
+pub const INPUTS: usize = 2;
+
 /// Who computes, and with what.
-pub struct Team {
+pub struct Executor {
     /// The instruction set of all kernels.
     pub isa: Isa,
     /// The threads.
@@ -40,7 +42,7 @@ pub struct Scratch {
     pub sampler: Sampler,
 }
 
-impl Team {
+impl Executor {
     /// With room for all but attention, whose shape is not known yet.
     ///
     /// # Errors
