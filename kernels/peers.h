@@ -3,8 +3,10 @@
 // Each rank has a line of 128 bytes for each block of its largest grid, zero at first: word 0 is the line's epoch, words
 // 1 + 8 · wait + r are where rank r says that it has come to this wait. A flag holds the epoch and is never reset; a peer may be
 // one ahead, so waits are for "at least". An epoch counts launches, in device memory, so that a captured graph can be
-// replayed. Block b of a rank waits only for the blocks b of the others, so blocks need not all be resident, and a launch has
-// the same grid on every rank. Who waits for a rank that is gone waits for ever: the host's watchdog ends the process.
+// replayed. A launch has the same grid on every rank, and block b of a rank waits only for the blocks b of the others. Blocks do
+// not wait for a place on a multiprocessor either: the host asserts that a grid has at most one for each multiprocessor of
+// the smallest device, so all are resident once the kernels before have ended. (A larger grid would hang where devices
+// dispatched its blocks in different orders, of which CUDA promises none.) Who waits for a rank that is gone waits for ever: the host's watchdog ends the process.
 #pragma once
 #include "gpu.h"
 

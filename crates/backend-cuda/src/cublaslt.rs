@@ -7,8 +7,9 @@ use backend::BackendError;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use half::bf16;
-use std::collections::HashMap;
+use lru::LruCache;
 use std::ffi::c_void;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 
 /// What algorithms may use beside inputs and outputs.
@@ -22,8 +23,12 @@ pub(crate) struct CublasLt {
     handle: sys::cublasLtHandle_t,
     device: Rc<Device>,
     workspace: Buffer,
-    plans: HashMap<Shape, Plan>,
+    /// Those used last: each number of rows has its own, and a step may have any.
+    plans: LruCache<Shape, Plan>,
 }
+
+/// Plans that are kept. A model multiplies by four shapes of weights or so; each plan takes some hundred bytes.
+const PLANS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Shape {
@@ -52,7 +57,7 @@ impl CublasLt {
     pub(crate) fn new(device: &Rc<Device>, arena: &Arena) -> Result<Self, BackendError> {
         let handle = result::create_handle().map_err(|error| fault(device, error))?;
         let workspace = arena.buffer("cuBLASLt's workspace", WORKSPACE_BYTES)?;
-        Ok(Self { handle, device: Rc::clone(device), workspace, plans: HashMap::new() })
+        Ok(Self { handle, device: Rc::clone(device), workspace, plans: LruCache::new(PLANS_MAX) })
     }
 
     /// `y = x·Wᵀ`, or `y += x·Wᵀ`, for `rows` rows.
@@ -71,11 +76,8 @@ impl CublasLt {
         y.check("a product", 4);
         let (outputs, inputs) = (weight.rows, weight.columns);
         let shape = Shape { rows, outputs, inputs, x_stride: x.stride, y_stride: y.stride };
-        if !self.plans.contains_key(&shape) {
-            let plan = self.plan(shape, weight.stride).map_err(|error| fault(&self.device, error))?;
-            self.plans.insert(shape, plan);
-        }
-        let plan = &self.plans[&shape];
+        let plan = self.plans.try_get_or_insert(shape, || Plan::new(self.handle, shape, weight.stride));
+        let plan = plan.map_err(|error| fault(&self.device, error))?;
         let (alpha, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
         // SAFETY: the descriptors were made for these shapes, which were checked; the memory is the caller's, and lives
         // until the stream has run this; the scalars are read before the call returns.
@@ -101,9 +103,11 @@ impl CublasLt {
         };
         begun.map_err(|error| fault(&self.device, error))
     }
+}
 
+impl Plan {
     /// In the library's terms matrices are column-major: (outputs, rows) = (inputs, outputs)ᵀ · (inputs, rows).
-    fn plan(&self, shape: Shape, weight_stride: usize) -> Result<Plan, CublasError> {
+    fn new(handle: sys::cublasLtHandle_t, shape: Shape, weight_stride: usize) -> Result<Self, CublasError> {
         let Shape { rows, outputs, inputs, x_stride, y_stride } = shape;
         let (bf16, f32) = (sys::cudaDataType_t::CUDA_R_16BF, sys::cudaDataType_t::CUDA_R_32F);
         let layout = |kind, rows: usize, columns: usize, stride: usize| {
@@ -124,11 +128,24 @@ impl CublasLt {
             result::set_matmul_desc_attribute(multiply, attribute, operation, size)?;
             let (bytes, size) = ((&raw const workspace_bytes).cast(), size_of::<usize>());
             result::set_matmul_pref_attribute(preference, most, bytes, size)?;
-            let found = result::get_matmul_algo_heuristic(self.handle, multiply, weight, x, y, y, preference);
+            let found = result::get_matmul_algo_heuristic(handle, multiply, weight, x, y, y, preference);
             result::destroy_matmul_pref(preference)?;
             found?
         };
-        Ok(Plan { multiply, weight, x, y, algorithm: found.algo })
+        Ok(Self { multiply, weight, x, y, algorithm: found.algo })
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the descriptors are alive and not used behind this; calls that took them have copied what they need.
+        // Nothing can be done about a failure.
+        unsafe {
+            let _ = result::destroy_matmul_desc(self.multiply);
+            for layout in [self.weight, self.x, self.y] {
+                let _ = result::destroy_matrix_layout(layout);
+            }
+        }
     }
 }
 
@@ -137,16 +154,7 @@ impl Drop for CublasLt {
         if self.device.is_broken() || self.device.wait("leaving cuBLASLt").is_err() {
             return;
         }
-        for plan in self.plans.values() {
-            // SAFETY: the descriptors are alive and not used behind this. Nothing can be done about a failure.
-            unsafe {
-                let _ = result::destroy_matmul_desc(plan.multiply);
-                for layout in [plan.weight, plan.x, plan.y] {
-                    let _ = result::destroy_matrix_layout(layout);
-                }
-            }
-        }
-        // SAFETY: as above.
+        // SAFETY: nothing uses it behind this. Nothing can be done about a failure.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }

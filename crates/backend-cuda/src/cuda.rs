@@ -3,9 +3,9 @@
 use crate::cache::{self, CudaKvCache};
 use crate::collective::Route;
 use crate::cublaslt::{self, CublasLt};
-use crate::device::{Device, Pause};
+use crate::device::Device;
 use crate::discover::discover;
-use crate::flights::{Flights, IN_FLIGHT_MAX, Limits, State};
+use crate::flights::{Flights, IN_FLIGHT_MAX, State};
 use crate::graphs::{self, Recorded, Recording};
 use crate::history::History;
 use crate::kernels::Kernels;
@@ -25,6 +25,7 @@ use backend::{
 use half::bf16;
 use std::rc::Rc;
 use std::time::Duration;
+use timeouts::{Backoff, StepTimeLimits};
 
 /// How the ranks' sums are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,8 +63,8 @@ pub struct CudaOptions {
     pub run_ahead: bool,
     /// How long the host waits for the device, and so for the other ranks.
     pub wait_limit: Duration,
-    /// How long a step is allowed at least, where there was one of its size. When 3/4 of that have passed, and 15 times the
-    /// longest of its size, it is an error. The first of a size is allowed `wait_limit`, too.
+    /// What the coordinator allows every step. A rank gives up a little earlier: see [`StepTimeLimits::of_rank`], where the
+    /// first step is allowed `wait_limit`.
     pub step_limit: Duration,
 }
 
@@ -177,10 +178,14 @@ impl Cuda {
             recorded: Vec::new(),
             recording: None,
             limits: None,
-            flights: Flights::new(&device, Limits { least: options.step_limit * 3 / 4, first: options.wait_limit })?,
+            flights: Flights::new(&device, StepTimeLimits::of_rank(options.step_limit, options.wait_limit))?,
             begun: None,
             kernels: Kernels::load(&device)?,
-            route: Route::choose(&device, &mut *host, options.all_reduce)?,
+            route: {
+                let route = Route::choose(&device, &mut *host, options.all_reduce)?;
+                device.set_peers(host.processes());
+                route
+            },
             host,
             cublaslt,
             weights: Some(weights),
@@ -660,9 +665,9 @@ impl Backend for Cuda {
     }
 
     fn outputs(&mut self, outputs: CudaOutputs) -> Result<Vec<LogitsOutput>, BackendError> {
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         while !self.is_done(&outputs)? {
-            pause.wait();
+            backoff.wait();
         }
         match outputs.0 {
             Outputs::Here(outputs) => Ok(outputs),

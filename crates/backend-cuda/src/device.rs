@@ -3,11 +3,12 @@
 use backend::BackendError;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::{CString, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use timeouts::{Backoff, Stopwatch};
 
 /// The device of one rank, with the only stream on which the rank works.
 pub(crate) struct Device {
@@ -30,24 +31,8 @@ pub(crate) struct Device {
     check_launches: bool,
     /// How long the host waits for the device.
     wait_limit: Duration,
-}
-
-/// How long to wait before the device is asked again: not at all at first, then so long that processors are left to others.
-#[derive(Default)]
-pub(crate) struct Pause(u32);
-
-impl Pause {
-    const YIELDS: u32 = 1000;
-    const SLEEP: Duration = Duration::from_micros(20);
-
-    pub(crate) fn wait(&mut self) {
-        if self.0 < Self::YIELDS {
-            self.0 += 1;
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(Self::SLEEP);
-        }
-    }
+    /// Processes for which kernels wait, once they are known.
+    peers: OnceCell<Vec<u32>>,
 }
 
 /// A function of a module, which it keeps.
@@ -104,6 +89,7 @@ impl Device {
             sealed: Cell::new(false),
             check_launches,
             wait_limit,
+            peers: OnceCell::new(),
         })
     }
 
@@ -137,6 +123,16 @@ impl Device {
     /// From now on, allocating memory, of the device or pinned, is a bug.
     pub(crate) fn seal(&self) {
         self.sealed.set(true);
+    }
+
+    /// From now on, time in which one of these processes is stopped is no time of a wait.
+    pub(crate) fn set_peers(&self, processes: Vec<u32>) {
+        self.peers.set(processes).expect("the ranks meet once");
+    }
+
+    /// Whether a process for which kernels may wait is stopped.
+    pub(crate) fn is_peer_stopped(&self) -> bool {
+        self.peers.get().is_some_and(|peers| peers.iter().copied().any(timeouts::is_stopped))
     }
 
     /// Asserts that memory may still be allocated.
@@ -221,19 +217,19 @@ impl Device {
     }
 
     fn poll(&self, operation: &'static str, query: impl Fn() -> CUresult) -> Result<(), BackendError> {
-        let (begin, mut pause) = (Instant::now(), Pause::default());
+        let (mut clock, mut backoff) = (Stopwatch::start(Instant::now()), Backoff::default());
         loop {
             match query() {
                 CUresult::CUDA_SUCCESS => return Ok(()),
                 CUresult::CUDA_ERROR_NOT_READY => {}
                 error => return Err(self.fault(operation, DriverError(error))),
             }
-            if begin.elapsed() > self.wait_limit {
+            if clock.elapsed(Instant::now(), || self.is_peer_stopped()) > self.wait_limit {
                 let limit_ms = self.wait_limit.as_millis();
                 let text = format!("no answer within {limit_ms} ms: another rank is gone, or the device hangs");
                 return Err(self.fault_text(operation, &text));
             }
-            pause.wait();
+            backoff.wait();
         }
     }
 
@@ -262,39 +258,57 @@ impl Device {
         copied.map_err(|error| self.fault("copying on the device", error))
     }
 
-    /// Copies from the host, in the stream's order.
+    /// Copies from pageable memory of the host: the driver has taken it when the call returns. It blocks until the stream has
+    /// come to it.
     ///
     /// # Safety
     ///
-    /// `to` must be memory of the device, as long as `from`, until the stream has run this; and so must `from` stay
-    /// unchanged, if it is pinned.
+    /// `to` must be memory of the device, as long as `from`, until the stream has run this.
     pub(crate) unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<(), BackendError> {
-        if from.is_empty() {
+        // SAFETY: the caller's promise, and `from` is borrowed until the driver has taken it.
+        unsafe { self.upload_later("copying to the device", to, from.as_ptr(), from.len()) }
+    }
+
+    /// Copies from pinned memory of the host, in the stream's order.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be memory of the device, and `from` pinned memory, each of `bytes`; the latter must be neither written nor
+    /// given back until the stream has run this.
+    pub(crate) unsafe fn upload_later(
+        &self,
+        operation: &'static str,
+        to: u64,
+        from: *const u8,
+        bytes: usize,
+    ) -> Result<(), BackendError> {
+        if bytes == 0 {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        let copied = unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) };
-        copied.map_err(|error| self.fault("copying to the device", error))
+        let copied = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, self.stream.cu_stream()) };
+        copied.result().map_err(|error| self.fault(operation, error))
     }
 
     /// Copies to pinned memory of the host, in the stream's order.
     ///
     /// # Safety
     ///
-    /// `from` must be memory of the device, as long as `to`, and `to` pinned memory that is neither read, written nor given
-    /// back until the stream has run this.
+    /// `from` must be memory of the device, and `to` pinned memory, each of `bytes`; the latter must be neither read, written
+    /// nor given back until the stream has run this.
     pub(crate) unsafe fn download_later(
         &self,
         operation: &'static str,
-        to: &mut [u8],
+        to: *mut u8,
+        bytes: usize,
         from: u64,
     ) -> Result<(), BackendError> {
-        if to.is_empty() {
+        if bytes == 0 {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        let copied = unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) };
-        copied.map_err(|error| self.fault(operation, error))
+        let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, self.stream.cu_stream()) };
+        copied.result().map_err(|error| self.fault(operation, error))
     }
 
     /// Copies to the host, and waits for it.
@@ -312,7 +326,7 @@ impl Device {
         self.wait(operation)?;
         // SAFETY: the caller's promise for `from`. `to` is borrowed until the stream has run the copy: it is waited for
         // below, and where that fails the process can do nothing more with the device but end.
-        unsafe { self.download_later(operation, to, from) }?;
+        unsafe { self.download_later(operation, to.as_mut_ptr(), to.len(), from) }?;
         self.wait(operation)
     }
 }

@@ -6,14 +6,10 @@ use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaEvent, DriverError, sys};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use timeouts::{StepTimeLimits, Stopwatch};
 
 /// The most steps on their way: one that the device works on, and one that it has next.
 pub(crate) const IN_FLIGHT_MAX: usize = 2;
-/// Sizes of steps, by powers of two of their rows.
-const SIZES: usize = 16;
-/// A step may take so many times as long as the longest of its size. The coordinator allows 20, and 4/3 of the least time: so
-/// that a rank can say itself what it waits for, before it is ended.
-const PATIENCE: u32 = 15;
 
 /// The steps, by their numbers.
 pub(crate) struct Flights {
@@ -23,20 +19,9 @@ pub(crate) struct Flights {
     begun: u64,
     /// Steps that have ended.
     ended: u64,
-    /// When the last one ended: the next one has had the device since then.
-    ended_at: Instant,
-    /// By size, where there was one.
-    longest: [Option<Duration>; SIZES],
-    limits: Limits,
-}
-
-/// How long a step may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// However short others of its size were.
-    pub(crate) least: Duration,
-    /// The first of its size.
-    pub(crate) first: Duration,
+    /// Of the oldest one, since it has had the device.
+    clock: Stopwatch,
+    limits: StepTimeLimits,
 }
 
 /// How a step does.
@@ -54,23 +39,20 @@ pub(crate) enum State {
 struct Flight {
     end: CudaEvent,
     rows: usize,
-    begun: Instant,
 }
 
 impl Flights {
-    pub(crate) fn new(device: &Rc<Device>, limits: Limits) -> Result<Self, BackendError> {
-        let now = Instant::now();
+    pub(crate) fn new(device: &Rc<Device>, limits: StepTimeLimits) -> Result<Self, BackendError> {
         let slot = || {
             let end = device.context.new_event(None).map_err(|error| device.fault("making an event", error))?;
-            Ok::<_, BackendError>(Flight { end, rows: 0, begun: now })
+            Ok::<_, BackendError>(Flight { end, rows: 0 })
         };
         Ok(Self {
             device: Rc::clone(device),
             slots: [slot()?, slot()?],
             begun: 0,
             ended: 0,
-            ended_at: now,
-            longest: [None; SIZES],
+            clock: Stopwatch::start(Instant::now()),
             limits,
         })
     }
@@ -79,8 +61,10 @@ impl Flights {
     pub(crate) fn begin(&mut self, rows: usize) -> u64 {
         assert!(self.begun - self.ended < IN_FLIGHT_MAX as u64, "a step too many is on its way");
         let number = self.begun;
-        let slot = &mut self.slots[slot(number)];
-        (slot.rows, slot.begun) = (rows, Instant::now());
+        self.slots[slot(number)].rows = rows;
+        if self.begun == self.ended {
+            self.clock = Stopwatch::start(Instant::now());
+        }
         self.begun += 1;
         number
     }
@@ -96,18 +80,19 @@ impl Flights {
         if number < self.ended {
             return Ok(State::Ended);
         }
-        let slot = &self.slots[slot(number)];
-        let (rows, time) = (slot.rows, slot.begun.max(self.ended_at).elapsed());
+        let (slot, now) = (&self.slots[slot(number)], Instant::now());
+        let rows = slot.rows;
         // SAFETY: the event is alive.
         match unsafe { sys::cuEventQuery(slot.end.cu_event()) } {
             CUresult::CUDA_SUCCESS => {
-                let longest = &mut self.longest[size(rows)];
-                *longest = (*longest).max(Some(time));
-                (self.ended, self.ended_at) = (number + 1, Instant::now());
+                self.limits.observe(rows, self.clock.elapsed(now, || false));
+                self.ended = number + 1;
+                self.clock = Stopwatch::start(now);
                 Ok(State::Ended)
             }
             CUresult::CUDA_ERROR_NOT_READY => {
-                let limit = self.limits.of(self.longest[size(rows)]);
+                let time = self.clock.elapsed(now, || self.device.is_peer_stopped());
+                let limit = self.limits.limit(rows);
                 Ok(if time > limit { State::Late { rows, limit } } else { State::OnItsWay })
             }
             error => Err(self.device.fault_text("a step", &format!("{rows} rows: {}", describe(DriverError(error))))),
@@ -117,30 +102,4 @@ impl Flights {
 
 fn slot(number: u64) -> usize {
     number as usize % IN_FLIGHT_MAX
-}
-
-fn size(rows: usize) -> usize {
-    (rows.max(1).ilog2() as usize).min(SIZES - 1)
-}
-
-impl Limits {
-    /// Of a step, by the longest of its size.
-    fn of(self, longest: Option<Duration>) -> Duration {
-        longest.map_or(self.first.max(self.least), |longest| self.least.max(longest * PATIENCE))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_steps_may_take_longer() {
-        let [second, ten, minute] = [1, 10, 60].map(Duration::from_secs);
-        let limits = Limits { least: ten, first: minute };
-        assert_eq!(limits.of(None), minute);
-        assert_eq!(limits.of(Some(second / 10)), ten);
-        assert_eq!(limits.of(Some(second)), 15 * second);
-        assert_eq!([0, 1, 2, 3, 512, 1 << 20].map(size), [0, 0, 1, 1, 9, 15]);
-    }
 }

@@ -6,6 +6,7 @@ use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaEvent, result};
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Hands out memory of the device, from large pieces.
@@ -218,14 +219,32 @@ impl Pinned {
         Ok(Self { at: at.cast(), bytes, device: Rc::clone(device) })
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the memory is `bytes` long, initialized, and this object's own.
-        unsafe { std::slice::from_raw_parts(self.at, self.bytes) }
+    /// Where bytes of it are, for copies by the device. Panics if it does not have them.
+    pub(crate) fn at(&self, range: &Range<usize>) -> *mut u8 {
+        assert!(range.start <= range.end && range.end <= self.bytes, "bytes {range:?} of {}", self.bytes);
+        // SAFETY: the start is within the allocation, or just behind it.
+        unsafe { self.at.add(range.start) }
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `self` is borrowed mutably. Copies by the device from it are waited for before.
-        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
+    /// Some of its bytes; others may be written meanwhile, also by the device.
+    ///
+    /// # Safety
+    ///
+    /// As long as the slice lives, nobody writes these bytes: no copy of the device to them is under way or begins.
+    pub(crate) unsafe fn range(&self, range: Range<usize>) -> &[u8] {
+        // SAFETY: `at` has checked the bounds; all was filled with zeros; the caller keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.at(&range), range.len()) }
+    }
+
+    /// Some of its bytes, to be written; others may be in use meanwhile, also by the device.
+    ///
+    /// # Safety
+    ///
+    /// As long as the slice lives, nobody else reads or writes these bytes: no copy of the device from or to them is under way
+    /// or begins.
+    pub(crate) unsafe fn range_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        // SAFETY: as in `range`, and the caller keeps all others away.
+        unsafe { std::slice::from_raw_parts_mut(self.at(&range), range.len()) }
     }
 }
 
@@ -295,10 +314,12 @@ impl Staging {
         let piece = &mut self.pieces[self.current];
         let place = piece.used..piece.used + bytes;
         piece.used = place.end.next_multiple_of(ALIGN).min(piece.pinned.bytes);
-        fill(&mut piece.pinned.bytes_mut()[place.clone()]);
+        // SAFETY: copies from here have ended: the piece was begun again behind `copied`, since when this place has not been
+        // used. Those under way are from other places.
+        fill(unsafe { piece.pinned.range_mut(place.clone()) });
         // SAFETY: the caller's promise for `to`. The place is written again, or given back, only after `copied`, or after the
         // stream has come to rest.
-        unsafe { self.device.upload(to, &piece.pinned.bytes()[place]) }?;
+        unsafe { self.device.upload_later(operation, to, piece.pinned.at(&place), bytes) }?;
         piece.copied.record(&self.device.stream).map_err(|error| self.device.fault(operation, error))
     }
 }

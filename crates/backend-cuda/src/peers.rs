@@ -8,10 +8,10 @@ use crate::kernels::all_reduce::{self, Add, FLAG_LINE, RANKS_MAX};
 use crate::memory::{Chunk, Pinned};
 use backend::{BackendError, Collective};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use timeouts::Stopwatch;
 
 /// Buffers for partial sums: two that layers take in turns, and the embedding's.
 const PARTIALS: usize = 3;
@@ -38,7 +38,7 @@ pub(crate) struct PeerMemory {
 /// What it takes to look at the flags while a kernel waits.
 struct Aside {
     stream: Arc<CudaStream>,
-    line: RefCell<Pinned>,
+    line: Pinned,
 }
 
 struct Region {
@@ -70,6 +70,9 @@ impl Drop for Map {
     }
 }
 
+/// Bytes of a line of flags.
+const FLAG_LINE_BYTES: usize = FLAG_LINE * size_of::<u32>();
+
 /// How long a look at the flags may take.
 const ASIDE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -92,7 +95,7 @@ const TICKET_WORDS: usize = 20;
 impl PeerMemory {
     pub(crate) fn new(device: &Rc<Device>, blocks: usize, shots: Option<Add>) -> Result<Self, BackendError> {
         let stream = device.context.new_stream().map_err(|error| device.fault("making a stream", error))?;
-        let line = RefCell::new(Pinned::new(device, FLAG_LINE * size_of::<u32>())?);
+        let line = Pinned::new(device, FLAG_LINE_BYTES)?;
         let aside = Aside { stream, line };
         Ok(Self { device: Rc::clone(device), blocks, shots, region: None, last: 0, aside })
     }
@@ -100,20 +103,20 @@ impl PeerMemory {
     /// For whom the kernel at hand waits, if it does: of the flags of its first block.
     pub(crate) fn waits_for(&self, rank: usize, ranks: usize) -> Option<String> {
         let region = self.region.as_ref()?;
-        let mut line = self.aside.line.borrow_mut();
-        let stream = self.aside.stream.cu_stream();
+        let (to, stream) = (self.aside.line.at(&(0..FLAG_LINE_BYTES)), self.aside.stream.cu_stream());
         // SAFETY: the flags are the allocation's beginning, and the line is as long as one of theirs. It is not read unless
         // the copy has ended, nor given back, as the device is broken then.
-        unsafe { result::memcpy_dtoh_async(line.bytes_mut(), region.own.at(), stream) }.ok()?;
-        let begin = Instant::now();
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), region.own.at(), FLAG_LINE_BYTES, stream) }.result().ok()?;
+        let mut clock = Stopwatch::start(Instant::now());
         // SAFETY: the stream is alive.
         while unsafe { sys::cuStreamQuery(stream) } != sys::CUresult::CUDA_SUCCESS {
-            if begin.elapsed() > ASIDE_LIMIT {
+            if clock.elapsed(Instant::now(), || false) > ASIDE_LIMIT {
                 return None;
             }
             std::thread::yield_now();
         }
-        let words: &[u32] = bytemuck::cast_slice(line.bytes());
+        // SAFETY: the copy has ended.
+        let words: &[u32] = bytemuck::cast_slice(unsafe { self.aside.line.range(0..FLAG_LINE_BYTES) });
         let (sum, missing) = missing(words, rank, ranks)?;
         let names: Vec<String> = missing.iter().map(usize::to_string).collect();
         let (s, has) = if names.len() == 1 { ("", "has") } else { ("s", "have") };

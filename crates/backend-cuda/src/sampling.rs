@@ -196,11 +196,11 @@ impl Sampling {
         self.next = (step, used + uses.len());
         let first = step.map_or(0, |step| step as usize % IN_FLIGHT_MAX) * self.results_max + used;
         let results = first..first + uses.len();
-        let pinned = self.pinned.as_mut().expect("room was made");
-        let bytes = results.start * size_of::<SampleResult>()..results.end * size_of::<SampleResult>();
+        let pinned = self.pinned.as_ref().expect("room was made");
+        let bytes = bytes_of(&results);
         // SAFETY: the results are on the device, as many. Nobody reads these until the step has ended, and the next step
         // to which they belong is begun after that.
-        unsafe { self.device.download_later("sampling", &mut pinned.bytes_mut()[bytes], self.results.at()) }?;
+        unsafe { self.device.download_later("sampling", pinned.at(&bytes), bytes.len(), self.results.at()) }?;
         let rows = uses.iter().enumerate().map(|(index, wanted)| self.on_host(history, logits, index, wanted));
         Ok(Pending { step, results, rows: rows.collect::<Result<_, _>>()? })
     }
@@ -240,12 +240,17 @@ impl Sampling {
     /// The outputs, once the device has left the results.
     pub(crate) fn take(&self, pending: Pending) -> Vec<LogitsOutput> {
         let pinned = self.pinned.as_ref().expect("room was made");
-        let Range { start, end } = pending.results;
-        let bytes = &pinned.bytes()[start * size_of::<SampleResult>()..end * size_of::<SampleResult>()];
+        // SAFETY: the copy to these has ended with their step; the device may be writing those of the other step.
+        let bytes = unsafe { pinned.range(bytes_of(&pending.results)) };
         // Pinned memory is aligned to pages.
         let results: &[SampleResult] = bytemuck::cast_slice(bytes);
         pending.rows.into_iter().zip(results).map(|(row, result)| output(row, result)).collect()
     }
+}
+
+/// Where results are in pinned memory.
+fn bytes_of(results: &Range<usize>) -> Range<usize> {
+    results.start * size_of::<SampleResult>()..results.end * size_of::<SampleResult>()
 }
 
 fn output(row: Row, result: &SampleResult) -> LogitsOutput {

@@ -23,6 +23,15 @@ pub(crate) struct Peers {
     pub(crate) ranks: i32,
 }
 
+impl Peers {
+    /// Asserts that blocks which wait for those of other ranks are on a multiprocessor all at once, as `peers.h` requires.
+    pub(crate) fn check_resident(&self, device: &Device, grid: &[usize; 3]) {
+        let blocks: usize = grid.iter().product();
+        let most = device.multiprocessors;
+        assert!(self.ranks <= 1 || blocks <= most, "{blocks} blocks meet those of other ranks, at most {most} may");
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AllReduceArgs {
@@ -90,6 +99,7 @@ impl AllReduce {
         // As many blocks as there may be, and then as many warps in each.
         let warps = items.div_ceil(sum.blocks_max).clamp(*WARPS.start(), *WARPS.end());
         let grid = [sum.blocks_max.min(items.div_ceil(warps)), 1, 1];
+        sum.peers.check_resident(device, &grid);
         let args = AllReduceArgs {
             partials: sum.partials,
             peers: sum.peers,

@@ -53,6 +53,7 @@ impl Gather {
             reserved: 0,
         };
         let grid = [blocks_max.min((rows.most * vocab).div_ceil(1024)), 1, 1];
+        args.peers.check_resident(device, &grid);
         // SAFETY: the logits were checked above; the parts and flags of peers are mapped for as long as the connection
         // lives, and have the size that all ranks agreed on.
         unsafe { device.launch(&self.0, grid, 256, 0, &args) }

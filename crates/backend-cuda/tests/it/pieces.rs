@@ -101,3 +101,26 @@ fn attention_of_many_sequences_is_that_of_few() {
         Batch { tokens: vec![0; rows.len()], seqs: (0..rows.len()).map(seq).collect(), blocks }
     });
 }
+
+/// Numbers of rows that come back after more others than cuBLASLt's plans are kept for.
+#[test]
+fn a_product_of_rows_that_were_forgotten_is_the_same() {
+    const ROWS: Range<usize> = 65..1200;
+    install();
+    let cuda = &mut Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let (inputs, outputs) = (8, 8);
+    let weights = values(inputs * outputs);
+    let read = |range: Range<usize>, to: &mut [bf16]| {
+        to.iter_mut().zip(&weights[range]).for_each(|(to, value)| *to = bf16::from_f32(*value));
+    };
+    let linear = Linear { weight: cuda.matrix(outputs, inputs, &read).expect("room"), bias: None };
+    let x = values(ROWS.end * inputs);
+    let mut product = |rows: usize| {
+        run(cuda, (&x[..rows * inputs], inputs), outputs, |cuda, x, y| cuda.linear(x, &linear, y).expect("linear"))
+    };
+    let firsts: Vec<_> = (ROWS.start..ROWS.start + 3).map(&mut product).collect();
+    ROWS.for_each(|rows| drop(product(rows)));
+    for (rows, first) in (ROWS.start..).zip(firsts) {
+        assert!(product(rows) == first, "{rows} rows");
+    }
+}

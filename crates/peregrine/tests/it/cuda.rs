@@ -11,7 +11,7 @@ use tonic::Code;
 const PROMPT: &str = "Once upon a time";
 
 /// A server over two devices, with switches of the stand-in and flags.
-async fn serve(switches: &[(&str, &str)], flags: &[&str]) -> Server {
+pub async fn serve(switches: &[(&str, &str)], flags: &[&str]) -> Server {
     serve_over("2", switches, flags).await
 }
 

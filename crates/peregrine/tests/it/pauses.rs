@@ -1,5 +1,6 @@
 //! Processes that stand still for longer than any limit allows, and go on: a paused container, a migrated machine, ctrl-z.
 
+use crate::cuda;
 use crate::lifecycle::{begun, rest};
 use crate::support::{Server, greedy, text_of};
 use rustix::process::Signal;
@@ -75,4 +76,10 @@ async fn two_ranks_go_on_after_a_pause() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn four_ranks_go_on_after_a_pause() {
     check_on_processors(4).await;
+}
+
+/// Kernels of the other rank wait meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ranks_on_gpus_go_on_after_a_pause() {
+    check_pauses(cuda::serve(&[], &LIMITS).await, 2, 30).await;
 }
