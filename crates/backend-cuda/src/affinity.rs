@@ -13,14 +13,14 @@ pub const SYSFS: &str = "/sys";
 
 /// What is next to a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Neighbours {
+pub struct GpuLocality {
     /// The node of memory and processors; `None` where the machine has but one, or does not tell.
     pub numa_node: Option<u32>,
     /// Processors, ascending.
     pub cpus: Vec<usize>,
 }
 
-impl Neighbours {
+impl GpuLocality {
     /// What Linux says is next to a GPU; `sysfs` is [`SYSFS`], but for tests. `None` where it does not say.
     #[must_use]
     pub fn of(gpu: &GpuInfo, sysfs: &Path) -> Option<Self> {
@@ -29,7 +29,7 @@ impl Neighbours {
         let cpus = parse_list(read("local_cpulist")?.trim())?;
         // -1: the firmware does not say.
         let numa_node = read("numa_node").and_then(|node| node.trim().parse().ok());
-        Some(Self { numa_node, cpus }).filter(|neighbours| !neighbours.cpus.is_empty())
+        Some(Self { numa_node, cpus }).filter(|locality| !locality.cpus.is_empty())
     }
 
     /// Binds all threads of this process, and those that they will start, to those of the processors on which it may run. If it
@@ -105,13 +105,13 @@ mod tests {
 
     #[test]
     fn neighbours_are_read() {
-        let of = |cpus, node| Neighbours::of(&gpu(), machine(cpus, node).path());
-        let both = Neighbours { numa_node: Some(1), cpus: vec![2, 3, 4, 8] };
+        let of = |cpus, node| GpuLocality::of(&gpu(), machine(cpus, node).path());
+        let both = GpuLocality { numa_node: Some(1), cpus: vec![2, 3, 4, 8] };
         assert_eq!(of("2-4,8\n", "1\n"), Some(both));
-        assert_eq!(of("0\n", "-1\n"), Some(Neighbours { numa_node: None, cpus: vec![0] }));
+        assert_eq!(of("0\n", "-1\n"), Some(GpuLocality { numa_node: None, cpus: vec![0] }));
         assert_eq!(of("\n", "0\n"), None);
         assert_eq!(of("a-b\n", "0\n"), None);
-        assert_eq!(Neighbours::of(&gpu(), Path::new("/nowhere")), None);
+        assert_eq!(GpuLocality::of(&gpu(), Path::new("/nowhere")), None);
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
     fn a_process_is_bound_to_what_it_may_use() {
         let allowed = sched_getaffinity(None).unwrap();
         let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu)).unwrap();
-        let bind = |cpus| Neighbours { numa_node: None, cpus }.bind_process().unwrap();
+        let bind = |cpus| GpuLocality { numa_node: None, cpus }.bind_process().unwrap();
         assert_eq!(bind(vec![CpuSet::MAX_CPU + 7]), 0);
         assert_eq!(sched_getaffinity(None).unwrap(), allowed);
         assert_eq!(bind(vec![first, CpuSet::MAX_CPU + 7]), 1);

@@ -9,7 +9,7 @@ use backend::{BackendError, Collective};
 use std::rc::Rc;
 
 /// The way of sums between ranks.
-pub(crate) enum Route {
+pub(crate) enum AllReducePath {
     /// There is one rank.
     Alone,
     /// Kernels read the peers' memory.
@@ -20,7 +20,7 @@ pub(crate) enum Route {
     Host,
 }
 
-/// What a rank says of itself before the route is chosen.
+/// What a rank says of itself before the path is chosen.
 struct Facts {
     /// It can access the devices of all others.
     peers: bool,
@@ -28,7 +28,7 @@ struct Facts {
     multiprocessors: usize,
 }
 
-impl Route {
+impl AllReducePath {
     /// Chooses, on all ranks alike, and connects.
     pub(crate) fn choose(
         device: &Rc<Device>,
@@ -49,7 +49,7 @@ impl Route {
             None
         };
         let by_peers = |shots| PeerMemory::new(device, facts.multiprocessors, shots).map(Self::Peers);
-        let (route, name, reason) = match (choice, why_no_peers) {
+        let (path, name, reason) = match (choice, why_no_peers) {
             (AllReduceChoice::Auto, None) => {
                 (by_peers(None)?, "peer memory", "every device can access every other".to_owned())
             }
@@ -76,7 +76,7 @@ impl Route {
         if host.rank() == 0 {
             tracing::info!("all-reduce by {name}: {reason}");
         }
-        Ok(route)
+        Ok(path)
     }
 
     fn nccl(device: &Rc<Device>, host: &mut dyn Collective) -> Result<Self, BackendError> {

@@ -1,13 +1,12 @@
 //! The backend.
 
 use crate::cache::{self, CudaKvCache};
-use crate::collective::Route;
+use crate::collective::AllReducePath;
 use crate::cublaslt::{self, CublasLt};
 use crate::device::Device;
 use crate::discover::discover;
-use crate::flights::{Flights, IN_FLIGHT_MAX, State};
 use crate::graphs::{self, Recorded, Recording};
-use crate::history::History;
+use crate::in_flight::{IN_FLIGHT_MAX, InFlightSteps, State};
 use crate::kernels::Kernels;
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::norm::Moments;
@@ -17,6 +16,7 @@ use crate::memory::{Arena, Buffer, Scratch, Staging, View};
 use crate::sampling::{Pending, SampleRoom, Sampling};
 use crate::step_inputs::{Step, StepAt};
 use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
+use crate::token_buffer::TokenBuffer;
 use crate::weights::WeightUpload;
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
@@ -94,19 +94,19 @@ pub struct Cuda {
     pub(crate) recording: Option<Recording>,
     /// Of steps, once the rank is ready.
     pub(crate) limits: Option<StepLimits>,
-    flights: Flights,
+    in_flight: InFlightSteps,
     /// The step that is being begun.
     pub(crate) begun: Option<u64>,
     pub(crate) device: Rc<Device>,
     pub(crate) arena: Arena,
     pub(crate) kernels: Kernels,
     pub(crate) host: Box<dyn Collective>,
-    pub(crate) route: Route,
+    pub(crate) all_reduce_path: AllReducePath,
     cublaslt: Option<CublasLt>,
     /// While weights are loaded.
     weights: Option<WeightUpload>,
     pub(crate) staging: Staging,
-    pub(crate) history: History,
+    pub(crate) token_buffer: TokenBuffer,
     pub(crate) step: Step,
     pub(crate) sampling: Sampling,
     /// The numbers 0, 1, 2 …: how many rows are in use, for kernels that read it from the device.
@@ -178,19 +178,19 @@ impl Cuda {
             recorded: Vec::new(),
             recording: None,
             limits: None,
-            flights: Flights::new(&device, StepTimeLimits::of_rank(options.step_limit, options.wait_limit))?,
+            in_flight: InFlightSteps::new(&device, StepTimeLimits::of_rank(options.step_limit, options.wait_limit))?,
             begun: None,
             kernels: Kernels::load(&device)?,
-            route: {
-                let route = Route::choose(&device, &mut *host, options.all_reduce)?;
+            all_reduce_path: {
+                let path = AllReducePath::choose(&device, &mut *host, options.all_reduce)?;
                 device.set_peers(host.processes());
-                route
+                path
             },
             host,
             cublaslt,
             weights: Some(weights),
             staging: Staging::new(&device, STAGING_BYTES)?,
-            history: History::new(),
+            token_buffer: TokenBuffer::new(),
             step: Step::new(options.deterministic),
             sampling: Sampling::new(&device),
             counts: counts_at,
@@ -423,7 +423,7 @@ impl Cuda {
     fn step_at(&mut self, batch: &Batch) -> Result<StepAt, BackendError> {
         match &self.recording {
             Some(recording) => Ok(recording.at),
-            None => self.step.set(&self.arena, &mut self.staging, &self.history, batch),
+            None => self.step.set(&self.arena, &mut self.staging, &self.token_buffer, batch),
         }
     }
 
@@ -472,8 +472,8 @@ impl Cuda {
         let launch = limits.logits_rows;
         let room = SampleRoom { launch, rows: launch.max(graphs::rows_max(limits)), step: limits.rows, vocab };
         self.sampling.reserve(&self.arena, &room)?;
-        self.history.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
-        // What one step sends fits into one piece, while another step's is on its way from the other.
+        self.token_buffer.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
+        // What one step sends fits into one buffer, while another step's is on its way from the other.
         let masks = room.rows * vocab.div_ceil(32) * size_of::<u32>();
         let step_bytes = self.step.reserve(&self.arena, limits.rows, limits.positions)?;
         self.staging.reserve(step_bytes + masks + limits.positions * size_of::<u32>())?;
@@ -491,7 +491,7 @@ impl Cuda {
             self.attention_partials.at_least(&self.arena, partials)?;
             self.attention_tickets.at_least(&self.arena, tickets)?;
         }
-        if let Route::Peers(peers) = &mut self.route {
+        if let AllReducePath::Peers(peers) = &mut self.all_reduce_path {
             let partial_bytes = limits.rows * limits.hidden.next_multiple_of(PAD) * size_of::<f32>();
             let logits_bytes = limits.logits_rows * widest * size_of::<f32>();
             peers.reserve(&mut *self.host, partial_bytes, logits_bytes)?;
@@ -539,7 +539,7 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         // A communicator's end waits for the graphs that use it.
         self.recorded.clear();
-        if let Route::Peers(peers) = &mut self.route {
+        if let AllReducePath::Peers(peers) = &mut self.all_reduce_path {
             // Where another rank is gone, memory that it may still read goes with this process.
             let _ = peers.close(&mut *self.host);
         }
@@ -615,11 +615,11 @@ impl Backend for Cuda {
 
     fn steps_in_flight_max(&self) -> usize {
         // Sums over the host wait for the device.
-        if self.options.run_ahead && !matches!(self.route, Route::Host) { IN_FLIGHT_MAX } else { 1 }
+        if self.options.run_ahead && !matches!(self.all_reduce_path, AllReducePath::Host) { IN_FLIGHT_MAX } else { 1 }
     }
 
     fn set_tokens(&mut self, slot: usize, start: usize, tokens: &[u32]) -> Result<(), BackendError> {
-        self.history.set(&mut self.staging, slot, start, tokens)
+        self.token_buffer.set(&mut self.staging, slot, start, tokens)
     }
 
     fn step(
@@ -627,14 +627,14 @@ impl Backend for Cuda {
         step: &StepWork<'_>,
         work: impl FnOnce(&mut Self, &StepWork<'_>) -> Result<Vec<CudaOutputs>, BackendError>,
     ) -> Result<Vec<CudaOutputs>, BackendError> {
-        let number = self.flights.begin(step.batch.rows());
+        let number = self.in_flight.begin(step.batch.rows());
         self.begun = Some(number);
         let mut outputs = match self.replay(step, number)? {
             Some(outputs) => vec![outputs],
             None => work(self, step)?,
         };
         self.begun = None;
-        self.flights.submitted(number)?;
+        self.in_flight.submitted(number)?;
         // The step has ended when its last outputs are there.
         outputs.push(CudaOutputs(Outputs::End(number)));
         Ok(outputs)
@@ -646,15 +646,15 @@ impl Backend for Cuda {
             Outputs::Pending(pending) => pending.step,
             Outputs::End(step) => Some(*step),
         };
-        if let Route::Nccl(nccl) = &self.route {
+        if let AllReducePath::Nccl(nccl) = &self.all_reduce_path {
             nccl.check("a step")?;
         }
-        match step.map_or(Ok(State::Ended), |step| self.flights.state(step))? {
+        match step.map_or(Ok(State::Ended), |step| self.in_flight.state(step))? {
             State::Ended => Ok(true),
             State::OnItsWay => Ok(false),
             State::Late { rows, limit } => {
-                let waits = match &self.route {
-                    Route::Peers(peers) => peers.waits_for(self.host.rank(), self.host.world()),
+                let waits = match &self.all_reduce_path {
+                    AllReducePath::Peers(peers) => peers.waits_for(self.host.rank(), self.host.world()),
                     _ => None,
                 };
                 let waits = waits.as_deref().unwrap_or("another rank is gone, or the device hangs");

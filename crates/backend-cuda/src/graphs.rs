@@ -2,7 +2,7 @@
 //! for every step that fits. What changes from step to step is read from the step's inputs, which lie at places that depend
 //! on the recording alone; rows beyond those in use are neither read nor written.
 
-use crate::collective::Route;
+use crate::collective::AllReducePath;
 use crate::cuda::{Cuda, CudaOutputs};
 use crate::kernels::product::RowCount;
 use crate::memory::View;
@@ -56,7 +56,8 @@ pub(crate) fn rows_max(limits: &StepLimits) -> usize {
 impl Cuda {
     /// [`Backend::record`].
     pub(crate) fn record_steps(&mut self, work: &mut Work<'_, Self>) -> Result<(), BackendError> {
-        let on = self.options.graphs && !self.options.check_launches && !matches!(self.route, Route::Host);
+        let on =
+            self.options.graphs && !self.options.check_launches && !matches!(self.all_reduce_path, AllReducePath::Host);
         if !on {
             if self.device.rank == 0 {
                 tracing::info!("no CUDA graphs: every step launches its kernels");
@@ -88,7 +89,7 @@ impl Cuda {
         limits: &StepLimits,
         work: &mut Work<'_, Self>,
     ) -> Result<Recorded, BackendError> {
-        let bucket = self.step.bucket(rows, limits.logits_rows, limits.positions, &self.history);
+        let bucket = self.step.bucket(rows, limits.logits_rows, limits.positions, &self.token_buffer);
         // It stands for any batch of as many rows, and nobody reads it but to count.
         let seq = |row| BatchSeq { rows: row..row + 1, start: 0, slot: Some(0), table: 0..1 };
         let batch = Batch { tokens: vec![0; rows], seqs: (0..rows).map(seq).collect(), blocks: vec![0] };
@@ -110,7 +111,7 @@ impl Cuda {
     pub(crate) fn record_uses(&mut self, logits: &View<f32>, rows: usize) -> Result<CudaOutputs, BackendError> {
         let recording = self.recording.as_mut().expect("it is recorded");
         let (inputs, samples) = (recording.at.chunk(recording.chunks), recording.at.samples);
-        let at = self.sampling.at(inputs, samples, recording.rows, &self.history, logits.columns);
+        let at = self.sampling.at(inputs, samples, recording.rows, &self.token_buffer, logits.columns);
         self.kernels.sample.launch(&self.device, &at, logits, rows)?;
         recording.chunks += 1;
         recording.rows += rows;
@@ -132,12 +133,12 @@ impl Cuda {
         let gone = uses.len() > few && uses.iter().any(wants_logits);
         let recorded = self.recorded.iter().find(|recorded| batch.rows() <= recorded.bucket.at.rows);
         let Some(recorded) = recorded.filter(|_| fits && !gone) else { return Ok(None) };
-        let (arena, staging, history) = (&self.arena, &mut self.staging, &mut self.history);
-        let mut tools = Tools { arena, staging, history, kernels: &self.kernels };
+        let (arena, staging, token_buffer) = (&self.arena, &mut self.staging, &mut self.token_buffer);
+        let mut tools = Tools { arena, staging, token_buffer, kernels: &self.kernels };
         let samples = self.sampling.rows(&mut tools, uses, recorded.logits.columns)?;
         self.step.fill(&recorded.bucket, &mut self.staging, batch, rows, &samples)?;
         recorded.graph.launch().map_err(|error| self.device.fault("launching a recorded step", error))?;
-        let pending = self.sampling.keep(&self.history, &recorded.logits, uses, Some(number))?;
+        let pending = self.sampling.keep(&self.token_buffer, &recorded.logits, uses, Some(number))?;
         Ok(Some(CudaOutputs::pending(pending)))
     }
 }

@@ -2,7 +2,7 @@
 //! program runs with and without them.
 //!
 //! * [`discover`]: which GPUs there are, and why they will not do.
-//! * [`Neighbours`]: which processors are next to a GPU; a rank binds itself to them.
+//! * [`GpuLocality`]: which processors are next to a GPU; a rank binds itself to them.
 //! * [`Libraries`]: where NCCL and cuBLASLt are, and how workers find them.
 //! * [`Cuda`]: the backend. `kernels` has a file for each source in `kernels/` at the repository's root, whose PTX is
 //!   built into the program; `cublaslt` multiplies many rows; `peers` and `nccl` are the ways of sums between ranks, of which
@@ -25,9 +25,8 @@ mod cublaslt;
 mod cuda;
 mod device;
 mod discover;
-mod flights;
 mod graphs;
-mod history;
+mod in_flight;
 mod kernels;
 mod libraries;
 mod logits;
@@ -39,9 +38,10 @@ mod sampling;
 mod step_inputs;
 mod sums;
 mod tensor;
+mod token_buffer;
 mod weights;
 
-pub use affinity::{Neighbours, SYSFS, cpu_list};
+pub use affinity::{GpuLocality, SYSFS, cpu_list};
 pub use cache::CudaKvCache;
 pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaOutputs};
 pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};

@@ -1,6 +1,6 @@
 //! Rows of logits: gathered from all ranks, then sampled from on each.
 
-use crate::collective::Route;
+use crate::collective::AllReducePath;
 use crate::cuda::{Cuda, CudaOutputs};
 use crate::memory::View;
 use crate::sampling::Tools;
@@ -22,15 +22,15 @@ impl Cuda {
         if uses.is_empty() {
             return Ok(CudaOutputs::nothing());
         }
-        if matches!(self.route, Route::Host) {
+        if matches!(self.all_reduce_path, AllReducePath::Host) {
             return self.use_rows_on_host(logits, vocab, uses);
         }
         let whole = self.whole_rows(logits, vocab)?;
         if self.recording.is_some() {
             return self.record_uses(&whole, uses.len());
         }
-        let (arena, staging, history) = (&self.arena, &mut self.staging, &mut self.history);
-        let mut tools = Tools { arena, staging, history, kernels: &self.kernels };
+        let (arena, staging, token_buffer) = (&self.arena, &mut self.staging, &mut self.token_buffer);
+        let mut tools = Tools { arena, staging, token_buffer, kernels: &self.kernels };
         Ok(CudaOutputs::pending(self.sampling.run(&mut tools, &whole, uses, self.begun)?))
     }
 
@@ -45,7 +45,7 @@ impl Cuda {
         let outputs = backend::use_logits(&mut *self.host, &values, vocab, uses, &mut Vec::new(), sampler)?;
         for (wanted, output) in uses.iter().zip(&outputs) {
             if let (LogitsUse::Sample { row, slot: Some(slot), .. }, LogitsOutput::Sample(sample)) = (wanted, output) {
-                self.history.set(&mut self.staging, *slot, row.position as usize, &[sample.token.id])?;
+                self.token_buffer.set(&mut self.staging, *slot, row.position as usize, &[sample.token.id])?;
             }
         }
         Ok(CudaOutputs::here(outputs))
@@ -55,16 +55,16 @@ impl Cuda {
     fn whole_rows(&mut self, logits: &CudaTensor, vocab: &[usize]) -> Result<View<f32>, BackendError> {
         let (rows, total) = (logits.rows(), vocab.iter().sum::<usize>());
         let own = logits.f32();
-        if matches!(self.route, Route::Alone) && own.stride == total {
+        if matches!(self.all_reduce_path, AllReducePath::Alone) && own.stride == total {
             return Ok(own);
         }
         let at = self.whole_rows.at_least(&self.arena, rows * total * size_of::<f32>())?.at();
         let whole = View::new(at, rows, total, total);
-        match &self.route {
-            Route::Alone => self.copy_rows(logits, at)?,
-            Route::Peers(_) => self.gather_by_peers(logits, vocab, &whole)?,
-            Route::Nccl(_) => self.gather_by_nccl(logits, vocab, &whole)?,
-            Route::Host => unreachable!("the host has rows of its own"),
+        match &self.all_reduce_path {
+            AllReducePath::Alone => self.copy_rows(logits, at)?,
+            AllReducePath::Peers(_) => self.gather_by_peers(logits, vocab, &whole)?,
+            AllReducePath::Nccl(_) => self.gather_by_nccl(logits, vocab, &whole)?,
+            AllReducePath::Host => unreachable!("the host has rows of its own"),
         }
         Ok(whole)
     }
@@ -86,7 +86,7 @@ impl Cuda {
     fn gather_by_peers(&mut self, logits: &CudaTensor, vocab: &[usize], whole: &View<f32>) -> Result<(), BackendError> {
         let (rank, ranks) = (self.host.rank(), self.host.world());
         let widest = vocab.iter().copied().max().unwrap_or(0);
-        let Route::Peers(peers) = &mut self.route else { unreachable!("only on this route") };
+        let AllReducePath::Peers(peers) = &mut self.all_reduce_path else { unreachable!("only on this path") };
         peers.reserve(&mut *self.host, 0, logits.rows_max() * widest * size_of::<f32>())?;
         let (parts, flags, blocks) = (peers.logits(ranks), peers.flags(rank, ranks), peers.blocks());
         self.copy_rows(logits, parts[rank])?;
@@ -95,7 +95,7 @@ impl Cuda {
     }
 
     fn gather_by_nccl(&self, logits: &CudaTensor, vocab: &[usize], whole: &View<f32>) -> Result<(), BackendError> {
-        let Route::Nccl(nccl) = &self.route else { unreachable!("only on this route") };
+        let AllReducePath::Nccl(nccl) = &self.all_reduce_path else { unreachable!("only on this path") };
         let mut parts = Vec::new();
         for row in 0..logits.rows() {
             let mut to = whole.row(row);

@@ -258,42 +258,43 @@ impl Drop for Pinned {
     }
 }
 
-/// The way of data to the device: two pieces of pinned memory in turns, so that one is filled while the other is copied.
+/// The way of data to the device: two buffers of pinned memory in turns, so that one is filled while the other is copied.
 pub(crate) struct Staging {
     device: Rc<Device>,
-    pieces: [Piece; 2],
+    buffers: [StagingBuffer; 2],
     /// Which is being filled.
     current: usize,
 }
 
-struct Piece {
+struct StagingBuffer {
     pinned: Pinned,
-    /// Bytes that have been filled since the piece was begun.
+    /// Bytes that have been filled since the buffer was begun.
     used: usize,
     /// The last copy from it; it may be begun again behind that.
     copied: CudaEvent,
 }
 
 impl Staging {
-    /// With pieces of `bytes`.
+    /// With buffers of `bytes`.
     pub(crate) fn new(device: &Rc<Device>, bytes: usize) -> Result<Self, BackendError> {
         let event = || device.context.new_event(None).map_err(|error| device.fault("making an event", error));
-        let piece = || Ok::<_, BackendError>(Piece { pinned: Pinned::new(device, bytes)?, used: 0, copied: event()? });
-        Ok(Self { device: Rc::clone(device), pieces: [piece()?, piece()?], current: 0 })
+        let buffer =
+            || Ok::<_, BackendError>(StagingBuffer { pinned: Pinned::new(device, bytes)?, used: 0, copied: event()? });
+        Ok(Self { device: Rc::clone(device), buffers: [buffer()?, buffer()?], current: 0 })
     }
 
-    /// Makes the pieces large enough for `bytes` at once.
+    /// Makes the buffers large enough for `bytes` at once.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), BackendError> {
-        for piece in &mut self.pieces {
-            if piece.pinned.bytes < bytes {
-                piece.pinned = Pinned::new(&self.device, bytes)?;
-                piece.used = 0;
+        for buffer in &mut self.buffers {
+            if buffer.pinned.bytes < bytes {
+                buffer.pinned = Pinned::new(&self.device, bytes)?;
+                buffer.used = 0;
             }
         }
         Ok(())
     }
 
-    /// Sends `bytes`, which `fill` writes, to `to`, in the stream's order. It waits only where both pieces are full.
+    /// Sends `bytes`, which `fill` writes, to `to`, in the stream's order. It waits only where both buffers are full.
     ///
     /// # Safety
     ///
@@ -306,20 +307,20 @@ impl Staging {
     ) -> Result<(), BackendError> {
         let operation = "sending data to the device";
         self.reserve(bytes)?;
-        if self.pieces[self.current].used + bytes > self.pieces[self.current].pinned.bytes {
+        if self.buffers[self.current].used + bytes > self.buffers[self.current].pinned.bytes {
             self.current = 1 - self.current;
-            self.device.wait_for(operation, &self.pieces[self.current].copied)?;
-            self.pieces[self.current].used = 0;
+            self.device.wait_for(operation, &self.buffers[self.current].copied)?;
+            self.buffers[self.current].used = 0;
         }
-        let piece = &mut self.pieces[self.current];
-        let place = piece.used..piece.used + bytes;
-        piece.used = place.end.next_multiple_of(ALIGN).min(piece.pinned.bytes);
-        // SAFETY: copies from here have ended: the piece was begun again behind `copied`, since when this place has not been
+        let buffer = &mut self.buffers[self.current];
+        let place = buffer.used..buffer.used + bytes;
+        buffer.used = place.end.next_multiple_of(ALIGN).min(buffer.pinned.bytes);
+        // SAFETY: copies from here have ended: the buffer was begun again behind `copied`, since when this place has not been
         // used. Those under way are from other places.
-        fill(unsafe { piece.pinned.range_mut(place.clone()) });
+        fill(unsafe { buffer.pinned.range_mut(place.clone()) });
         // SAFETY: the caller's promise for `to`. The place is written again, or given back, only after `copied`, or after the
         // stream has come to rest.
-        unsafe { self.device.upload_later(operation, to, piece.pinned.at(&place), bytes) }?;
-        piece.copied.record(&self.device.stream).map_err(|error| self.device.fault(operation, error))
+        unsafe { self.device.upload_later(operation, to, buffer.pinned.at(&place), bytes) }?;
+        buffer.copied.record(&self.device.stream).map_err(|error| self.device.fault(operation, error))
     }
 }

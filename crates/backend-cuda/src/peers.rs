@@ -32,11 +32,11 @@ pub(crate) struct PeerMemory {
     region: Option<Region>,
     /// Which buffer of partial sums was used last.
     last: usize,
-    aside: Aside,
+    flag_reader: FlagReader,
 }
 
 /// What it takes to look at the flags while a kernel waits.
-struct Aside {
+struct FlagReader {
     stream: Arc<CudaStream>,
     line: Pinned,
 }
@@ -74,7 +74,7 @@ impl Drop for Map {
 const FLAG_LINE_BYTES: usize = FLAG_LINE * size_of::<u32>();
 
 /// How long a look at the flags may take.
-const ASIDE_LIMIT: Duration = Duration::from_secs(1);
+const FLAGS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Which launch of those in which the ranks meet is under way, and who has not come to it: of a line of flags, as `peers.h` has
 /// it. None, if this rank itself has not.
@@ -96,27 +96,27 @@ impl PeerMemory {
     pub(crate) fn new(device: &Rc<Device>, blocks: usize, shots: Option<Add>) -> Result<Self, BackendError> {
         let stream = device.context.new_stream().map_err(|error| device.fault("making a stream", error))?;
         let line = Pinned::new(device, FLAG_LINE_BYTES)?;
-        let aside = Aside { stream, line };
-        Ok(Self { device: Rc::clone(device), blocks, shots, region: None, last: 0, aside })
+        let flag_reader = FlagReader { stream, line };
+        Ok(Self { device: Rc::clone(device), blocks, shots, region: None, last: 0, flag_reader })
     }
 
     /// For whom the kernel at hand waits, if it does: of the flags of its first block.
     pub(crate) fn waits_for(&self, rank: usize, ranks: usize) -> Option<String> {
         let region = self.region.as_ref()?;
-        let (to, stream) = (self.aside.line.at(&(0..FLAG_LINE_BYTES)), self.aside.stream.cu_stream());
+        let (to, stream) = (self.flag_reader.line.at(&(0..FLAG_LINE_BYTES)), self.flag_reader.stream.cu_stream());
         // SAFETY: the flags are the allocation's beginning, and the line is as long as one of theirs. It is not read unless
         // the copy has ended, nor given back, as the device is broken then.
         unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), region.own.at(), FLAG_LINE_BYTES, stream) }.result().ok()?;
         let mut clock = Stopwatch::start(Instant::now());
         // SAFETY: the stream is alive.
         while unsafe { sys::cuStreamQuery(stream) } != sys::CUresult::CUDA_SUCCESS {
-            if clock.elapsed(Instant::now(), || false) > ASIDE_LIMIT {
+            if clock.elapsed(Instant::now(), || false) > FLAGS_LIMIT {
                 return None;
             }
             std::thread::yield_now();
         }
         // SAFETY: the copy has ended.
-        let words: &[u32] = bytemuck::cast_slice(unsafe { self.aside.line.range(0..FLAG_LINE_BYTES) });
+        let words: &[u32] = bytemuck::cast_slice(unsafe { self.flag_reader.line.range(0..FLAG_LINE_BYTES) });
         let (sum, missing) = missing(words, rank, ranks)?;
         let names: Vec<String> = missing.iter().map(usize::to_string).collect();
         let (s, has) = if names.len() == 1 { ("", "has") } else { ("s", "have") };

@@ -1,14 +1,14 @@
 //! Samples and scores on the device.
 
 use crate::device::Device;
-use crate::flights::IN_FLIGHT_MAX;
-use crate::history::History;
+use crate::in_flight::IN_FLIGHT_MAX;
 use crate::kernels::Kernels;
 use crate::kernels::sample::{
     APPEND, DRAW, MASKED, SCORE, SampleAt, SampleResult, SampleRow, ScoredToken, TOP_N_MAX, WATERMARK,
 };
 use crate::memory::{Arena, Pinned, Scratch, Staging, View};
 use crate::step_inputs::{StepInputs, offsets};
+use crate::token_buffer::TokenBuffer;
 use backend::{BackendError, LogitsOutput, LogitsUse, use_row};
 use sampling::Sampler;
 use std::ops::Range;
@@ -50,7 +50,7 @@ pub(crate) struct SampleRoom {
 pub(crate) struct Tools<'a> {
     pub(crate) arena: &'a Arena,
     pub(crate) staging: &'a mut Staging,
-    pub(crate) history: &'a mut History,
+    pub(crate) token_buffer: &'a mut TokenBuffer,
     pub(crate) kernels: &'a Kernels,
 }
 
@@ -123,9 +123,9 @@ impl Sampling {
         // SAFETY: room was made above, and lives as long as the backend.
         unsafe { tools.staging.send(at, bytes, fill) }?;
         let [inputs, samples] = offsets.map(|offset| at + offset as u64);
-        let at = self.at(inputs, samples, 0, tools.history, vocab);
+        let at = self.at(inputs, samples, 0, tools.token_buffer, vocab);
         tools.kernels.sample.launch(&self.device, &at, logits, rows)?;
-        self.keep(tools.history, logits, uses, step)
+        self.keep(tools.token_buffer, logits, uses, step)
     }
 
     /// What is wanted, in the device's layout. Masks, and the tokens of sequences without a slot, are sent.
@@ -135,16 +135,16 @@ impl Sampling {
         uses: &[LogitsUse<'_>],
         vocab: usize,
     ) -> Result<Vec<SampleRow>, BackendError> {
-        let guests = uses.iter().filter_map(guest_tokens).map(<[u32]>::len).max();
-        if let Some(longest) = guests {
-            tools.history.reserve(tools.arena, 0, longest, uses.len())?;
+        let scratch_slots = uses.iter().filter_map(scratch_tokens).map(<[u32]>::len).max();
+        if let Some(longest) = scratch_slots {
+            tools.token_buffer.reserve(tools.arena, 0, longest, uses.len())?;
         }
         let mut rows = Vec::with_capacity(uses.len());
         for (index, wanted) in uses.iter().enumerate() {
-            let mut slot = tools.history.guest(index);
-            if let Some(tokens) = guest_tokens(wanted) {
+            let mut slot = tools.token_buffer.scratch_slot(index);
+            if let Some(tokens) = scratch_tokens(wanted) {
                 assert!(tokens.iter().all(|&token| (token as usize) < vocab), "tokens of a row of logits");
-                tools.history.set(tools.staging, slot, 0, tokens)?;
+                tools.token_buffer.set(tools.staging, slot, 0, tokens)?;
             }
             if let LogitsUse::Sample { row, slot: own, .. } = wanted {
                 slot = own.unwrap_or(slot);
@@ -168,15 +168,22 @@ impl Sampling {
     }
 
     /// Where a launch finds what it needs, for rows from `first` on. `inputs` are `StepInputs`, `samples` are `SampleRow`s.
-    pub(crate) fn at(&self, inputs: u64, samples: u64, first: usize, history: &History, vocab: usize) -> SampleAt {
+    pub(crate) fn at(
+        &self,
+        inputs: u64,
+        samples: u64,
+        first: usize,
+        token_buffer: &TokenBuffer,
+        vocab: usize,
+    ) -> SampleAt {
         let words = mask_words(vocab);
         SampleAt {
             step: inputs,
             rows: samples + (first * size_of::<SampleRow>()) as u64,
             masks: self.masks.at() + (first * words * size_of::<u32>()) as u64,
             mask_words: words,
-            history: history.at(),
-            history_stride: history.stride(),
+            history: token_buffer.at(),
+            history_stride: token_buffer.stride(),
             scores: self.scores.at(),
             counts: self.counts.at(),
             results: self.results.at() + (first * size_of::<SampleResult>()) as u64,
@@ -186,7 +193,7 @@ impl Sampling {
     /// Results come to the host behind what was launched, and stay there until they are taken.
     pub(crate) fn keep(
         &mut self,
-        history: &History,
+        token_buffer: &TokenBuffer,
         logits: &View<f32>,
         uses: &[LogitsUse<'_>],
         step: Option<u64>,
@@ -201,14 +208,14 @@ impl Sampling {
         // SAFETY: the results are on the device, as many. Nobody reads these until the step has ended, and the next step
         // to which they belong is begun after that.
         unsafe { self.device.download_later("sampling", pinned.at(&bytes), bytes.len(), self.results.at()) }?;
-        let rows = uses.iter().enumerate().map(|(index, wanted)| self.on_host(history, logits, index, wanted));
+        let rows = uses.iter().enumerate().map(|(index, wanted)| self.on_host(token_buffer, logits, index, wanted));
         Ok(Pending { step, results, rows: rows.collect::<Result<_, _>>()? })
     }
 
     /// What of a row is made on the host. Where that is much, it is waited for.
     fn on_host(
         &mut self,
-        history: &History,
+        token_buffer: &TokenBuffer,
         logits: &View<f32>,
         index: usize,
         wanted: &LogitsUse<'_>,
@@ -228,7 +235,7 @@ impl Sampling {
         let mut tokens = row.tokens.to_vec();
         if let Some(slot) = *slot {
             tokens.resize(row.position as usize, 0);
-            let (from, to) = (history.token(slot, 0), bytemuck::cast_slice_mut(&mut tokens));
+            let (from, to) = (token_buffer.token(slot, 0), bytemuck::cast_slice_mut(&mut tokens));
             // SAFETY: a slot has room for all positions.
             unsafe { self.device.download("reading tokens", to, from) }?;
         }
@@ -280,7 +287,7 @@ fn mask_words(vocab: usize) -> usize {
 }
 
 /// The tokens of which the device must be told: of a sequence without a slot, where something counts them.
-fn guest_tokens<'a>(wanted: &LogitsUse<'a>) -> Option<&'a [u32]> {
+fn scratch_tokens<'a>(wanted: &LogitsUse<'a>) -> Option<&'a [u32]> {
     let LogitsUse::Sample { row, slot: None, .. } = wanted else { return None };
     let settings = row.params.settings();
     let counted = settings.repetition_penalty != 1.0 || settings.frequency_penalty != 0.0;

@@ -1,10 +1,10 @@
 //! `step_inputs.h`: what changes from step to step, as kernels read it.
 
-use crate::history::History;
 use crate::kernels::prefill_attention::ITEM_ROWS;
 use crate::kernels::product::RowCount;
 use crate::kernels::sample::SampleRow;
 use crate::memory::{Arena, Scratch, Staging};
+use crate::token_buffer::TokenBuffer;
 use backend::{BackendError, Batch, BatchSeq};
 use bytemuck::{Pod, Zeroable};
 use step::BLOCK_TOKENS;
@@ -177,24 +177,35 @@ impl Step {
 
     /// Where a step's inputs lie that has room for `rows` rows, each of a sequence of up to `positions` positions, and whose
     /// logits are used `chunk_rows` at a time.
-    pub(crate) fn bucket(&self, rows: usize, chunk_rows: usize, positions: usize, history: &History) -> Bucket {
+    pub(crate) fn bucket(
+        &self,
+        rows: usize,
+        chunk_rows: usize,
+        positions: usize,
+        token_buffer: &TokenBuffer,
+    ) -> Bucket {
         let table_stride = positions.div_ceil(BLOCK_TOKENS);
         let (sequences, samples, chunks) = (rows, rows, rows.div_ceil(chunk_rows));
         let room = Room { rows, sequences, samples, chunks, table_stride, ..Room::default() };
-        let at =
-            StepAt { rows, positions, single_rows: true, decode_rows: [0, rows], ..self.place(&room, history, true) };
+        let at = StepAt {
+            rows,
+            positions,
+            single_rows: true,
+            decode_rows: [0, rows],
+            ..self.place(&room, token_buffer, true)
+        };
         Bucket { at, room, chunk_rows }
     }
 
     /// The parts in memory, without what is in them.
-    fn place(&self, room: &Room, history: &History, slots: bool) -> StepAt {
+    fn place(&self, room: &Room, token_buffer: &TokenBuffer, slots: bool) -> StepAt {
         let (offsets, bytes) = room.offsets();
         assert!(bytes <= self.memory.bytes(), "{bytes} bytes of a step's inputs");
         let [inputs, step_rows, sequences, items, token_rows, tokens, gather, samples, tables] =
             offsets.map(|offset| self.memory.at() + offset as u64);
-        // Where tokens come with the step, they are one row of history, in which each row has its own at its number.
+        // Where tokens come with the step, they are one row of the token buffer, in which each row has its own at its number.
         let tokens = match slots {
-            true => TokensAt { rows: step_rows, history: history.at(), stride: history.stride() },
+            true => TokensAt { rows: step_rows, history: token_buffer.at(), stride: token_buffer.stride() },
             false => TokensAt { rows: token_rows, history: tokens, stride: 0 },
         };
         let table_stride = room.table_stride;
@@ -217,14 +228,14 @@ impl Step {
         &mut self,
         arena: &Arena,
         staging: &mut Staging,
-        history: &History,
+        token_buffer: &TokenBuffer,
         batch: &Batch,
     ) -> Result<StepAt, BackendError> {
         if let Some(at) = self.at.as_ref().filter(|_| self.batch == *batch) {
             return Ok(*at);
         }
         self.at = None;
-        let at = self.send(arena, staging, history, batch)?;
+        let at = self.send(arena, staging, token_buffer, batch)?;
         self.batch.clone_from(batch);
         self.at = Some(at);
         Ok(at)
@@ -238,7 +249,7 @@ impl Step {
         &mut self,
         arena: &Arena,
         staging: &mut Staging,
-        history: &History,
+        token_buffer: &TokenBuffer,
         batch: &Batch,
     ) -> Result<StepAt, BackendError> {
         let rows = batch.rows();
@@ -280,7 +291,7 @@ impl Step {
             single_rows: batch.seqs.iter().all(|seq| seq.rows.len() == 1),
             decode_rows: decode_rows(&step_rows),
             block_max: batch.blocks.iter().copied().max().unwrap_or(0),
-            ..self.place(&room, history, slots)
+            ..self.place(&room, token_buffer, slots)
         })
     }
 

@@ -1,6 +1,6 @@
-//! Sums over ranks, by the route that was chosen.
+//! Sums over ranks, by the path that was chosen.
 
-use crate::collective::Route;
+use crate::collective::AllReducePath;
 use crate::cuda::Cuda;
 use crate::kernels::all_reduce::{Add, Peers, RANKS_MAX, Sum};
 use crate::peers::PeerMemory;
@@ -38,10 +38,10 @@ impl Cuda {
         if x.rows() * x.stride() == 0 {
             return Ok(());
         }
-        match &mut self.route {
-            Route::Alone => Ok(()),
-            Route::Peers(_) => self.sum_by_peers(None, x),
-            Route::Nccl(_) | Route::Host => {
+        match &mut self.all_reduce_path {
+            AllReducePath::Alone => Ok(()),
+            AllReducePath::Peers(_) => self.sum_by_peers(None, x),
+            AllReducePath::Nccl(_) | AllReducePath::Host => {
                 self.sum_over_ranks(x)?;
                 x.becomes(Form::F32);
                 Ok(())
@@ -56,10 +56,10 @@ impl Cuda {
         if x.rows() * x.stride() == 0 {
             return Ok(());
         }
-        match &mut self.route {
-            Route::Peers(_) => return self.sum_by_peers(Some(partial), x),
-            Route::Nccl(_) | Route::Host => self.sum_over_ranks(partial)?,
-            Route::Alone => {}
+        match &mut self.all_reduce_path {
+            AllReducePath::Peers(_) => return self.sum_by_peers(Some(partial), x),
+            AllReducePath::Nccl(_) | AllReducePath::Host => self.sum_over_ranks(partial)?,
+            AllReducePath::Alone => {}
         }
         x.rounded().set(false);
         self.add_own(partial.f32().at, x, true)
@@ -68,7 +68,7 @@ impl Cuda {
     /// In place, by NCCL or on the host.
     fn sum_over_ranks(&mut self, x: &CudaTensor) -> Result<(), BackendError> {
         let (at, count) = (x.f32().at, x.rows() * x.stride());
-        if let Route::Nccl(nccl) = &self.route {
+        if let AllReducePath::Nccl(nccl) = &self.all_reduce_path {
             // SAFETY: the rows are in the tensor.
             return unsafe { nccl.all_reduce(at, count) };
         }
@@ -85,7 +85,7 @@ impl Cuda {
     fn sum_by_peers(&mut self, partial: Option<&CudaTensor>, x: &CudaTensor) -> Result<(), BackendError> {
         let (rank, ranks) = (self.host.rank(), self.host.world());
         let (rows, row_bytes) = (x.rows(), x.stride() * size_of::<f32>());
-        let Route::Peers(peers) = &mut self.route else { unreachable!("only on this route") };
+        let AllReducePath::Peers(peers) = &mut self.all_reduce_path else { unreachable!("only on this path") };
         let layer = partial.is_some();
         let own = |peers: &PeerMemory| if layer { peers.layer_partial(rank) } else { peers.other_partial(rank) };
         let (from, lent) = partial.map_or((x.f32().at, None), |partial| (partial.f32().at, partial.lent()));
@@ -115,8 +115,8 @@ impl Cuda {
     /// `y` is about to be a layer's partial sum: where peers read it, it is written to where they do.
     pub(crate) fn lend_partial(&self, y: &mut CudaTensor) {
         let bytes = y.rows_max() * y.stride() * size_of::<f32>();
-        match &self.route {
-            Route::Peers(peers) if bytes <= peers.partial_bytes() => {
+        match &self.all_reduce_path {
+            AllReducePath::Peers(peers) if bytes <= peers.partial_bytes() => {
                 y.becomes_lent(peers.layer_partial(self.host.rank()));
             }
             _ => y.becomes(Form::F32),

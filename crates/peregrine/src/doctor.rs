@@ -3,7 +3,7 @@
 use crate::output::print;
 use crate::units::gb;
 use anyhow::{Result, bail, ensure};
-use backend_cuda::{CUBLASLT, Gpus, LIBRARY_PATH, Libraries, NCCL, Neighbours, Place, SYSFS, cpu_list, discover};
+use backend_cuda::{CUBLASLT, GpuLocality, Gpus, LIBRARY_PATH, Libraries, NCCL, Place, SYSFS, cpu_list, discover};
 use clap::{Args, value_parser};
 use runtime::{Wanted, room_of_gpus};
 use std::path::PathBuf;
@@ -41,8 +41,8 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let version = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
     say("driver", &format!("CUDA {}", version(gpus.driver_version)))?;
     for gpu in &gpus.all {
-        let neighbours = Neighbours::of(gpu, &args.sysfs);
-        let next_to = neighbours.map_or_else(|| "unknown".to_owned(), |it| place(&it));
+        let locality = GpuLocality::of(gpu, &args.sysfs);
+        let next_to = locality.map_or_else(|| "unknown".to_owned(), |it| place(&it));
         let ((major, minor), memory) = (gpu.capability, gb(gpu.memory_bytes));
         let line =
             format!("{}, compute capability {major}.{minor}, {memory} GB; cores next to it: {next_to}", gpu.name);
@@ -109,9 +109,9 @@ fn between_gpus(gpus: &Gpus, ranks: usize) -> Result<Vec<String>> {
     Ok(told)
 }
 
-fn place(neighbours: &Neighbours) -> String {
-    let cores = cpu_list(&neighbours.cpus);
-    neighbours.numa_node.map_or_else(|| cores.clone(), |node| format!("{cores} (node {node})"))
+fn place(locality: &GpuLocality) -> String {
+    let cores = cpu_list(&locality.cpus);
+    locality.numa_node.map_or_else(|| cores.clone(), |node| format!("{cores} (node {node})"))
 }
 
 fn say(label: &str, text: &str) -> Result<()> {

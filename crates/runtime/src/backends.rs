@@ -3,7 +3,7 @@
 use crate::{EngineError, instant};
 use backend::{Alone, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
-use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, Neighbours, SYSFS, cpu_list, discover};
+use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, GpuLocality, SYSFS, cpu_list, discover};
 use std::path::Path;
 use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 
@@ -135,14 +135,14 @@ pub fn open_rank(spec: &RankSpec, cuda: &CudaSettings, progress: &LoadProgress) 
 /// Binds this process to the processors next to its GPU. Where that fails it is slower, and goes on.
 fn bind_next_to_gpu(rank: usize) {
     let Ok(gpus) = discover() else { return };
-    let neighbours = gpus.all.get(rank).and_then(|gpu| Neighbours::of(gpu, Path::new(SYSFS)));
-    let Some(neighbours) = neighbours else {
+    let locality = gpus.all.get(rank).and_then(|gpu| GpuLocality::of(gpu, Path::new(SYSFS)));
+    let Some(locality) = locality else {
         tracing::debug!("rank {rank}: the system does not say which processors are next to the GPU");
         return;
     };
-    match neighbours.bind_process() {
+    match locality.bind_process() {
         Ok(0) => tracing::info!("rank {rank}: may not run on the processors next to its GPU"),
-        Ok(_) => tracing::info!("rank {rank}: bound to processors {}", cpu_list(&neighbours.cpus)),
+        Ok(_) => tracing::info!("rank {rank}: bound to processors {}", cpu_list(&locality.cpus)),
         Err(error) => tracing::warn!("rank {rank}: binding to the processors next to its GPU: {error}"),
     }
 }

@@ -4,28 +4,28 @@ use crate::memory::{Arena, Scratch, Staging};
 use backend::BackendError;
 
 /// (slots, positions) token ids: the slots of sequences, and behind them some for sequences that have none.
-pub(crate) struct History {
+pub(crate) struct TokenBuffer {
     memory: Scratch,
     slots: usize,
     stride: usize,
 }
 
-impl History {
+impl TokenBuffer {
     pub(crate) fn new() -> Self {
         Self { memory: Scratch::new("tokens of sequences"), slots: 0, stride: 0 }
     }
 
-    /// Makes room for `slots` sequences of up to `positions` tokens, and for `guests` without a slot. What the slots hold is
-    /// lost where there was less.
+    /// Makes room for `slots` sequences of up to `positions` tokens, and for `scratch_slots` more, which belong to no sequence.
+    /// What the slots hold is lost where there was less.
     pub(crate) fn reserve(
         &mut self,
         arena: &Arena,
         slots: usize,
         positions: usize,
-        guests: usize,
+        scratch_slots: usize,
     ) -> Result<(), BackendError> {
         (self.slots, self.stride) = (self.slots.max(slots), self.stride.max(positions));
-        self.memory.at_least(arena, (self.slots + guests) * self.stride * size_of::<u32>()).map(|_| ())
+        self.memory.at_least(arena, (self.slots + scratch_slots) * self.stride * size_of::<u32>()).map(|_| ())
     }
 
     /// As for kernels.
@@ -39,7 +39,7 @@ impl History {
     }
 
     /// The slot of a sequence without one.
-    pub(crate) fn guest(&self, index: usize) -> usize {
+    pub(crate) fn scratch_slot(&self, index: usize) -> usize {
         self.slots + index
     }
 

@@ -12,9 +12,9 @@ use timeouts::{StepTimeLimits, Stopwatch};
 pub(crate) const IN_FLIGHT_MAX: usize = 2;
 
 /// The steps, by their numbers.
-pub(crate) struct Flights {
+pub(crate) struct InFlightSteps {
     device: Rc<Device>,
-    slots: [Flight; IN_FLIGHT_MAX],
+    slots: [InFlightStep; IN_FLIGHT_MAX],
     /// Steps that were begun.
     begun: u64,
     /// Steps that have ended.
@@ -36,16 +36,16 @@ pub(crate) enum State {
     },
 }
 
-struct Flight {
+struct InFlightStep {
     end: CudaEvent,
     rows: usize,
 }
 
-impl Flights {
+impl InFlightSteps {
     pub(crate) fn new(device: &Rc<Device>, limits: StepTimeLimits) -> Result<Self, BackendError> {
         let slot = || {
             let end = device.context.new_event(None).map_err(|error| device.fault("making an event", error))?;
-            Ok::<_, BackendError>(Flight { end, rows: 0 })
+            Ok::<_, BackendError>(InFlightStep { end, rows: 0 })
         };
         Ok(Self {
             device: Rc::clone(device),
