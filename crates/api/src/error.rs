@@ -32,18 +32,6 @@ impl ErrorKind {
             Self::Healthcheck => 503,
         }
     }
-
-    /// The word for it in `error_type`, which is also the label of the failure counter.
-    #[must_use]
-    pub fn error_type(self) -> &'static str {
-        match self {
-            Self::Validation => "validation",
-            Self::Generation => "generation",
-            Self::Overloaded => "overloaded",
-            Self::IncompleteGeneration => "incomplete_generation",
-            Self::Healthcheck => "healthcheck",
-        }
-    }
 }
 
 /// The JSON of an error, as a body or as the one event that ends a stream.

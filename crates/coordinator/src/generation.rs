@@ -1,6 +1,7 @@
 //! One sequence, as its caller sees it.
 
 use crate::drive::Event;
+use std::task::{Context, Poll};
 use step::{FinishReason, Sample, SeqId};
 use tokio::sync::mpsc;
 
@@ -45,6 +46,17 @@ impl Generation {
     /// The next update; `None` after the one that finishes or fails the sequence.
     pub async fn next(&mut self) -> Option<Update> {
         self.updates.recv().await
+    }
+
+    /// The same for those who poll.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
+        self.updates.poll_recv(cx)
+    }
+
+    /// Whether there is an update that nobody has taken.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        !self.updates.is_empty()
     }
 
     /// What ends the sequence when it is dropped, for those who may have to do so while another holds the generation.

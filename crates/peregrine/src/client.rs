@@ -27,7 +27,9 @@ pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(theirs));
     tokio::spawn(
-        Server::builder().add_routes(GrpcApi::routes(service, HealthReporter::new())).serve_with_incoming(incoming),
+        Server::builder()
+            .add_routes(GrpcApi::new(service, None).routes(HealthReporter::new()))
+            .serve_with_incoming(incoming),
     );
     let mut ours = Some(ours);
     let connector = service_fn(move |_| {

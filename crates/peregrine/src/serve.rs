@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use coordinator::{Coordinator, Status};
 use runtime::Engine;
-use server::Listeners;
+use server::{DEFAULT_STALL_LIMIT, Listeners};
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -26,6 +27,9 @@ pub struct ServeArgs {
     /// Where HTTP listens, as HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http_addr: String,
+    /// A stream whose reader takes nothing for so long is ended, and its place is free for others.
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_STALL_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    stalled_stream_timeout: u64,
 }
 
 /// Serves until a signal asks for the end, or the model cannot be loaded.
@@ -34,6 +38,8 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode> {
+    let stall_limit = Duration::from_secs(args.stalled_stream_timeout);
+    server::raise_descriptor_limit();
     let bind = async |flag, addr: &str| {
         TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
     };
@@ -49,9 +55,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);
     tokio::spawn(progress::show(coordinator.status()));
     tokio::select! {
-        served = server::serve(service, listeners, until_end(&coordinator, &mut first)) => {
-            served.context("a listener failed")?;
-        }
+        () = server::serve(service, listeners, stall_limit, until_end(&coordinator, &mut first)) => {}
         () = second_of(&mut second) => {
             warn!("stopping at once");
             coordinator.stop();

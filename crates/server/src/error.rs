@@ -1,5 +1,6 @@
 //! Why a request gets no answer, and how each API says so.
 
+use crate::incoming::IncomingError;
 use api::{ErrorBody, ErrorKind, ValidationError};
 use coordinator::SubmitError;
 use std::time::Duration;
@@ -31,6 +32,12 @@ pub enum Error {
     /// The server ended before the request did.
     #[error("Incomplete generation")]
     Incomplete,
+    /// The reader of a stream stood still for too long.
+    #[error("nothing of the stream was read for {} s, so it was ended (--stalled-stream-timeout)", limit.as_secs())]
+    Stalled {
+        /// For so long.
+        limit: Duration,
+    },
 }
 
 impl From<&Error> for ErrorBody {
@@ -41,6 +48,7 @@ impl From<&Error> for ErrorBody {
             Error::Unavailable(error) => Self { error: error.to_string(), kind: ErrorKind::Healthcheck },
             Error::Generation { reason } => Self::generation(reason),
             Error::Incomplete => Self::incomplete_generation(),
+            Error::Stalled { .. } => Self { error: error.to_string(), kind: ErrorKind::IncompleteGeneration },
         }
     }
 }
@@ -56,9 +64,22 @@ impl From<Error> for Status {
                 let details = ErrorDetails::with_retry_info(Some(*retry_after));
                 Self::with_error_details(Code::ResourceExhausted, error.to_string(), details)
             }
+            Error::Stalled { .. } => Self::deadline_exceeded(error.to_string()),
             Error::Unavailable(_) | Error::Generation { .. } | Error::Incomplete => {
                 Self::unavailable(error.to_string())
             }
+        }
+    }
+}
+
+impl From<IncomingError> for Status {
+    fn from(error: IncomingError) -> Self {
+        match error {
+            IncomingError::HeadersTooLarge { .. } | IncomingError::BodyTooLarge { .. } | IncomingError::Busy => {
+                Self::resource_exhausted(error.to_string())
+            }
+            IncomingError::TooSlow => Self::deadline_exceeded(error.to_string()),
+            IncomingError::Broken(cause) => Self::from_error(cause.into()),
         }
     }
 }

@@ -1,21 +1,35 @@
 //! `peregrine.v1.Generation`.
 
 use crate::convert::{request_from_pb, response_to_pb, token_to_pb, top_to_pb};
+use crate::incoming::{LargeBodies, check_headers};
+use crate::limits::GRPC_MESSAGE_BYTES_MAX;
 use crate::{Error, Service, TokenStream};
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::{Next, from_fn};
+use futures_util::stream::{Stream, try_unfold};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
-use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status};
 use wire::generation as pb;
 use wire::generation::generation_server::Generation;
 
-/// The transport ends a call at its deadline, too, but with another code; this much earlier is the right one given.
-const DEADLINE_LEAD: Duration = Duration::from_millis(5);
-
 /// The gRPC API of a [`Service`].
-pub struct GrpcApi(pub Service);
+pub struct GrpcApi {
+    pub(crate) service: Service,
+    stall_limit: Option<Duration>,
+}
+
+impl GrpcApi {
+    /// The API. A stream whose reader takes nothing for `stall_limit` is ended.
+    #[must_use]
+    pub fn new(service: Service, stall_limit: Option<Duration>) -> Self {
+        Self { service, stall_limit }
+    }
+}
 
 #[tonic::async_trait]
 impl Generation for GrpcApi {
@@ -24,7 +38,7 @@ impl Generation for GrpcApi {
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
         let deadline = deadline(request.metadata());
         let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let response = until(deadline, self.0.generate(request)).await??;
+        let response = until(deadline, self.service.generate(request)).await??;
         Ok(Response::new(response_to_pb(response)))
     }
 
@@ -34,21 +48,18 @@ impl Generation for GrpcApi {
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         let deadline = deadline(request.metadata());
         let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let mut tokens = self.0.stream(request).await?;
-        if let Some(deadline) = deadline {
-            tokens.end_at(deadline);
-        }
-        let messages = async_stream::try_stream! {
-            let mut tokens = Some(tokens);
-            while let Some(message) = next_message(&mut tokens, deadline).await? {
-                yield message;
-            }
-        };
+        let mut tokens = until(deadline, self.service.stream(request)).await??;
+        tokens.end_without_reader(deadline, self.stall_limit);
+        let messages = try_unfold(Some(tokens), move |mut tokens| async move {
+            let message = next_message(&mut tokens, deadline).await?;
+            Ok(message.map(|message| (message, tokens)))
+        });
         Ok(Response::new(Box::pin(messages)))
     }
 
     async fn tokenize(&self, request: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
-        let tokens = self.0.tokenize(request.into_inner().inputs).await?;
+        let deadline = deadline(request.metadata());
+        let tokens = until(deadline, self.service.tokenize(request.into_inner().inputs)).await??;
         let narrow = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
         let tokens = tokens.into_iter().map(|token| pb::TokenizedToken {
             id: token.id,
@@ -60,7 +71,7 @@ impl Generation for GrpcApi {
     }
 
     async fn get_info(&self, _: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
-        let info = self.0.info();
+        let info = self.service.info();
         let narrow = |size| u32::try_from(size).unwrap_or(u32::MAX);
         Ok(Response::new(pb::GetInfoResponse {
             model_id: info.model_id.clone(),
@@ -69,7 +80,7 @@ impl Generation for GrpcApi {
             tensor_parallel: narrow(info.tensor_parallel),
             max_input_length: narrow(info.limits.max_input_length),
             max_total_tokens: narrow(info.limits.max_total_tokens),
-            kv_tokens_total: self.0.kv_tokens() as u64,
+            kv_tokens_total: self.service.kv_tokens() as u64,
             max_concurrent_requests: narrow(info.max_concurrent_requests),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
@@ -109,6 +120,36 @@ async fn next_message(
     Ok(Some(message))
 }
 
+/// `routes` within limits of what a call may bring. Codes are those that gRPC has for the case, where tonic has others.
+pub(crate) fn limited(routes: Routes, bodies: LargeBodies) -> Router {
+    let limits = move |request: axum::extract::Request, next: Next| {
+        let bodies = bodies.clone();
+        async move {
+            if let Err(error) = check_headers(request.headers()) {
+                return Status::from(error).into_http();
+            }
+            // tonic looks at the message's own length first, which says more.
+            let request = request.map(|body| bodies.limit(body, 2 * GRPC_MESSAGE_BYTES_MAX, Status::from));
+            let mut response = next.run(request).await;
+            correct_code(response.headers_mut());
+            response
+        }
+    };
+    routes.into_axum_router().layer(from_fn(limits))
+}
+
+/// A message that is too large is OUT_OF_RANGE to tonic, and bytes that are no message are INTERNAL. The services here answer
+/// with neither.
+fn correct_code(headers: &mut HeaderMap) {
+    let Some(code) = headers.get(Status::GRPC_STATUS) else { return };
+    let code = match Code::from_bytes(code.as_bytes()) {
+        Code::OutOfRange => Code::ResourceExhausted,
+        Code::Internal => Code::InvalidArgument,
+        _ => return,
+    };
+    headers.insert(Status::GRPC_STATUS, HeaderValue::from(code as i32));
+}
+
 async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Status> {
     let passed = || Status::deadline_exceeded("the deadline has passed");
     match deadline {
@@ -137,7 +178,7 @@ fn deadline(metadata: &MetadataMap) -> Option<Instant> {
         "n" => Duration::from_nanos(count),
         _ => return None,
     };
-    Instant::now().checked_add(timeout.saturating_sub(DEADLINE_LEAD))
+    Instant::now().checked_add(timeout)
 }
 
 #[cfg(test)]

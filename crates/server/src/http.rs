@@ -1,12 +1,15 @@
 //! The HTTP API.
 
+use crate::incoming::{IncomingError, LargeBodies, check_headers};
+use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::{Error, Service};
 use api::{ErrorBody, GenerateRequest, GenerateResponse};
 use axum::body::Body;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -56,9 +59,16 @@ async fn generate(
 ) -> Result<Json<GenerateResponse>, Response> {
     let Json(request) = request.map_err(|rejection| {
         service.count_rejection();
-        let body = ErrorBody::rejection(rejection.body_text());
-        (rejection.status(), Json(body)).into_response()
+        match incoming_error(&rejection) {
+            Some(error) => refused(error),
+            None => (rejection.status(), Json(ErrorBody::rejection(rejection.body_text()))).into_response(),
+        }
     })?;
+    if request.stream {
+        service.count_rejection();
+        let message = "`stream` cannot be true for /generate, which answers as a whole; leave it out, or use gRPC's GenerateStream";
+        return Err(failure(ErrorBody::rejection(message)));
+    }
     let answer = service.generate(request).await;
     answer.map(Json).map_err(|error: Error| {
         let mut response = failure(ErrorBody::from(&error));
@@ -70,6 +80,39 @@ async fn generate(
         }
         response
     })
+}
+
+/// `routes` within limits of what a request may bring.
+pub(crate) fn limited(routes: Router, bodies: LargeBodies) -> Router {
+    let limits = move |request: Request, next: Next| {
+        let bodies = bodies.clone();
+        async move {
+            if let Err(error) = check_headers(request.headers()) {
+                return refused(&error);
+            }
+            next.run(request.map(|body| bodies.limit(body, HTTP_BODY_BYTES_MAX, |error| error))).await
+        }
+    };
+    // axum's own limit says less, and stops reading.
+    routes.layer(DefaultBodyLimit::disable()).layer(from_fn(limits))
+}
+
+/// The cause of a rejection, if it is that the body broke a limit.
+fn incoming_error(rejection: &JsonRejection) -> Option<&IncomingError> {
+    let mut causes =
+        std::iter::successors(Some(rejection as &(dyn std::error::Error + 'static)), |error| error.source());
+    causes.find_map(|error| error.downcast_ref())
+}
+
+fn refused(error: &IncomingError) -> Response {
+    let status = match error {
+        IncomingError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        IncomingError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        IncomingError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        IncomingError::Busy => StatusCode::TOO_MANY_REQUESTS,
+        IncomingError::Broken(_) => StatusCode::BAD_REQUEST,
+    };
+    (status, Json(ErrorBody::rejection(error.to_string()))).into_response()
 }
 
 /// For Prometheus.

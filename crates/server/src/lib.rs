@@ -8,20 +8,27 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod admission;
 mod completion;
 pub mod convert;
+mod descriptors;
 mod error;
 mod grpc;
 mod http;
+mod incoming;
+mod limits;
 mod listen;
 mod metrics;
 mod service;
+mod socket;
 mod token_stream;
 
 pub use completion::Completion;
+pub use descriptors::raise_descriptor_limit;
 pub use error::Error;
 pub use grpc::GrpcApi;
+pub use limits::DEFAULT_STALL_LIMIT;
 pub use listen::{Listeners, serve};
 pub use service::{Info, Service};
 pub use token_stream::{TokenEvent, TokenStream};

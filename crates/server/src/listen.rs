@@ -1,15 +1,17 @@
 //! The APIs on their listeners.
 
+use crate::accept::Acceptor;
 use crate::http::router;
-use crate::{GrpcApi, Service};
-use axum::serve::ListenerExt;
+use crate::incoming::LargeBodies;
+use crate::limits::GRPC_MESSAGE_BYTES_MAX;
+use crate::{GrpcApi, Service, grpc, http};
 use coordinator::Status;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use wire::generation::generation_server::GenerationServer;
@@ -17,10 +19,6 @@ use wire::generation::generation_server::GenerationServer;
 /// How long connections may stay once everything is answered: slow readers fetch their answers, and whoever has not sent a whole
 /// request does not hold up the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-
-/// A client that has vanished without a word is found by these, and its requests end.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Under which names the health service knows the model: the server as a whole, and its service.
 const HEALTH_NAMES: [&str; 2] = ["", "peregrine.v1.Generation"];
@@ -38,11 +36,11 @@ impl GrpcApi {
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn routes(service: Service, reporter: HealthReporter) -> Routes {
+    pub fn routes(self, reporter: HealthReporter) -> Routes {
         let health = tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
-        tokio::spawn(report_health(service.clone(), reporter));
+        tokio::spawn(report_health(self.service.clone(), reporter));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
@@ -51,39 +49,35 @@ impl GrpcApi {
                 .with_service_name("grpc.health.v1.Health")
         };
         const SOUND: &str = "the descriptors were made with the services";
-        let routes = Routes::new(GenerationServer::new(Self(service))).add_service(health);
+        let generation = GenerationServer::new(self).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let routes = Routes::new(generation).add_service(health);
         // Older clients know the second only.
         let routes = routes.add_service(reflection().build_v1().expect(SOUND));
         routes.add_service(reflection().build_v1alpha().expect(SOUND))
     }
 }
 
-/// Serves until `end` resolves, and then as long as open calls take, within a limit.
-///
-/// # Errors
-///
-/// When a listener fails.
-pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Output = ()>) -> std::io::Result<()> {
-    let (closing, closed) = tokio::sync::watch::channel(false);
-    let until_closing = |mut closed: tokio::sync::watch::Receiver<bool>| async move {
+/// Serves until `end` resolves, and then as long as open calls take, within a limit. A client that reads nothing of an answer for
+/// `stall_limit` loses it.
+pub async fn serve(service: Service, listeners: Listeners, stall_limit: Duration, end: impl Future<Output = ()>) {
+    let (closing, closed) = watch::channel(false);
+    let until_closing = |mut closed: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which says the same.
         let _ = closed.wait_for(|closing| *closing).await;
     };
     let mut health = HealthReporter::new();
-    // Tokens are small messages, which must not wait for the acknowledgement of the one before.
-    let calls = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
-    let connections = listeners.http.tap_io(|connection| {
-        // Without it answers are slower, and no less right.
-        let _ = connection.set_nodelay(true);
-    });
-    let grpc = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(GrpcApi::routes(service.clone(), health.clone()))
-        .serve_with_incoming_shutdown(calls, until_closing(closed.clone()));
-    let http = axum::serve(connections, router(service)).with_graceful_shutdown(until_closing(closed));
-    let both =
-        async { tokio::try_join!(async { grpc.await.map_err(std::io::Error::other) }, http.into_future()).map(|_| ()) };
+    let bodies = LargeBodies::default();
+    let api = GrpcApi::new(service.clone(), Some(stall_limit));
+    let grpc = Acceptor {
+        name: "gRPC",
+        listener: listeners.grpc,
+        routes: grpc::limited(api.routes(health.clone()), bodies.clone()),
+        http2_only: true,
+        stall_limit,
+    };
+    let routes = http::limited(router(service), bodies);
+    let http = Acceptor { name: "HTTP", listener: listeners.http, routes, http2_only: false, stall_limit };
+    let both = async { tokio::join!(grpc.run(until_closing(closed.clone())), http.run(until_closing(closed))) };
     let limit = async {
         end.await;
         // Otherwise whoever watches would hold the connection open.
@@ -94,8 +88,8 @@ pub async fn serve(service: Service, listeners: Listeners, end: impl Future<Outp
         tokio::time::sleep(CLOSE_LIMIT).await;
     };
     tokio::select! {
-        result = both => result,
-        () = limit => Ok(()),
+        _ = both => {}
+        () = limit => {}
     }
 }
 

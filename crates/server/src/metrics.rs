@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How a request can end; the label of TGI's counter of failures.
-const OUTCOMES: [&str; 6] = ["success", "validation", "overloaded", "incomplete", "generation", "dropped"];
+const OUTCOMES: [&str; 7] =
+    ["success", "validation", "overloaded", "incomplete", "generation", "healthcheck", "dropped"];
 
 /// Requests, and how they ended: by [`Outcome`].
 #[derive(Default)]
@@ -23,7 +24,9 @@ pub(crate) enum Outcome {
     Overloaded,
     Incomplete,
     Generation,
-    /// Its caller went away.
+    /// The model takes no requests: it loads, has failed, or the server ends.
+    Healthcheck,
+    /// Its caller went away, or stopped reading.
     Dropped,
 }
 
@@ -52,7 +55,9 @@ impl From<&Error> for Outcome {
             Error::Validation(_) => Self::Validation,
             Error::Overloaded { .. } => Self::Overloaded,
             Error::Incomplete => Self::Incomplete,
-            Error::Unavailable(_) | Error::Generation { .. } => Self::Generation,
+            Error::Generation { .. } => Self::Generation,
+            Error::Unavailable(_) => Self::Healthcheck,
+            Error::Stalled { .. } => Self::Dropped,
         }
     }
 }

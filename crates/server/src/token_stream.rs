@@ -6,15 +6,19 @@ use crate::metrics::{Outcome, OutcomeGuard};
 use crate::{Completion, Error};
 use api::{FinishReason, PrefillToken, Token, ValidRequest};
 use coordinator::{Generation, Update};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use step::{Sample, ScoredToken};
 use text::{OutputText, Tokenizer};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+/// How often a reader is looked at within the limit for standing still.
+const LOOKS: u32 = 4;
+
 /// One sequence of a request that is under way. Dropping it ends the sequence.
 pub struct TokenStream {
-    generation: Generation,
     request: Arc<ValidRequest>,
     index: u32,
     tokenizer: Tokenizer,
@@ -23,9 +27,9 @@ pub struct TokenStream {
     tokens: Vec<TokenEvent>,
     finish: Option<FinishReason>,
     cached_tokens: usize,
-    /// Taken away at the deadline, if there is one.
-    permit: Arc<Mutex<Option<Permit>>>,
-    deadline: Option<AbortHandle>,
+    hold: Arc<Mutex<Hold>>,
+    /// Ends the sequence if its reader does not.
+    watch: Option<AbortHandle>,
     /// Counts how the request ended; only the first sequence of a request has one.
     outcome_guard: Option<OutcomeGuard>,
 }
@@ -52,7 +56,6 @@ impl TokenStream {
         permit: Permit,
     ) -> Self {
         Self {
-            generation,
             text: OutputText::new(tokenizer.clone(), &request.stop),
             request,
             index,
@@ -61,8 +64,8 @@ impl TokenStream {
             tokens: Vec::new(),
             finish: None,
             cached_tokens: 0,
-            permit: Arc::new(Mutex::new(Some(permit))),
-            deadline: None,
+            hold: Arc::new(Mutex::new(Hold { generation, permit: Some(permit), polls: 0, stalled: None })),
+            watch: None,
             outcome_guard: None,
         }
     }
@@ -72,26 +75,29 @@ impl TokenStream {
         self.outcome_guard = Some(guard);
     }
 
-    /// Ends the sequence at that time and returns its permit, even if nobody asks for its tokens any more: a reader who has
-    /// stopped reading holds nothing beyond its deadline but the tokens that it was sent.
-    pub(crate) fn end_at(&mut self, deadline: Instant) {
-        let (end, permit) = (self.generation.end(), self.permit.clone());
-        let task = tokio::spawn(async move {
-            tokio::time::sleep_until(deadline).await;
-            drop(end);
-            permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        });
-        self.deadline = Some(task.abort_handle());
+    /// Ends the sequence and returns its permit at the deadline, and when tokens lie untouched for `stall_limit`: a reader who has
+    /// stopped reading holds nothing beyond that but the tokens that it was sent.
+    pub(crate) fn end_without_reader(&mut self, deadline: Option<Instant>, stall_limit: Option<Duration>) {
+        if deadline.is_some() || stall_limit.is_some() {
+            let task = tokio::spawn(watch(self.hold.clone(), deadline, stall_limit));
+            self.watch = Some(task.abort_handle());
+        }
     }
 
     /// The next token; `None` after the last one.
     ///
     /// # Errors
     ///
-    /// [`Error::Generation`] if the model fails, [`Error::Incomplete`] if the server ends.
+    /// [`Error::Generation`] if the model fails, [`Error::Incomplete`] if the server ends, [`Error::Stalled`] if the reader had
+    /// stood still.
     pub async fn next(&mut self) -> Result<Option<TokenEvent>, Error> {
         while self.finish.is_none() {
-            let update = self.generation.next().await;
+            let update = poll_fn(|cx| {
+                let mut hold = lock(&self.hold);
+                hold.polls += 1;
+                hold.generation.poll_next(cx)
+            })
+            .await;
             if let Some(event) = self.take(update)? {
                 return Ok(Some(event));
             }
@@ -106,7 +112,7 @@ impl TokenStream {
     /// As [`TokenStream::next`].
     pub fn try_next(&mut self) -> Result<Option<TokenEvent>, Error> {
         while self.finish.is_none() {
-            let Some(update) = self.generation.try_next() else { break };
+            let Some(update) = lock(&self.hold).generation.try_next() else { break };
             if let Some(event) = self.take(Some(update))? {
                 return Ok(Some(event));
             }
@@ -164,7 +170,7 @@ impl TokenStream {
                 Ok(Some(event))
             }
             Some(Update::Failed { reason }) => Err(Error::Generation { reason }),
-            None => Err(Error::Incomplete),
+            None => Err(lock(&self.hold).stalled.map_or(Error::Incomplete, |limit| Error::Stalled { limit })),
         };
         if let Some(outcome_guard) = &mut self.outcome_guard {
             match &result {
@@ -213,10 +219,53 @@ impl TokenStream {
 
 impl Drop for TokenStream {
     fn drop(&mut self) {
-        if let Some(deadline) = &self.deadline {
-            deadline.abort();
+        if let Some(watch) = &self.watch {
+            watch.abort();
         }
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.hold).release();
+    }
+}
+
+/// What a stream shares with the task that watches its reader.
+struct Hold {
+    generation: Generation,
+    permit: Option<Permit>,
+    /// How often the reader has asked for a token.
+    polls: u64,
+    /// The limit that the reader broke.
+    stalled: Option<Duration>,
+}
+
+impl Hold {
+    /// Ends the sequence and returns its permit. What it has brought can still be read.
+    fn release(&mut self) {
+        self.permit = None;
+        drop(self.generation.end());
+    }
+}
+
+fn lock(hold: &Mutex<Hold>) -> MutexGuard<'_, Hold> {
+    hold.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Releases what a stream holds once the deadline has passed, or its reader has left tokens untouched for the limit. That is
+/// counted in looks, not by the clock: a process that was stopped for longer than the limit has not looked meanwhile.
+async fn watch(hold: Arc<Mutex<Hold>>, deadline: Option<Instant>, stall_limit: Option<Duration>) {
+    let (mut untouched, mut looks) = (None, 0);
+    loop {
+        let look = stall_limit.map(|limit| Instant::now() + limit / LOOKS);
+        let Some(at) = deadline.into_iter().chain(look).min() else { return };
+        tokio::time::sleep_until(at).await;
+        let mut hold = lock(&hold);
+        let found = hold.generation.has_next().then_some(hold.polls);
+        looks = if found.is_some() && found == untouched { looks + 1 } else { 0 };
+        untouched = found;
+        if looks == LOOKS {
+            hold.stalled = stall_limit;
+        }
+        if hold.stalled.is_some() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return hold.release();
+        }
     }
 }
 

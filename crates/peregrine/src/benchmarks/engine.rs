@@ -1,4 +1,4 @@
-//! `peregrine bench engine`: the coordinator and the gRPC face over a worker that answers at once.
+//! `peregrine bench engine`: the coordinator and the gRPC API over a worker that answers at once.
 
 use super::ready;
 use crate::engine_args::{CudaArgs, worker_command};
@@ -6,7 +6,7 @@ use crate::output::print;
 use anyhow::{Context, Result};
 use bench::engine::EngineArgs;
 use runtime::{BackendChoice, Engine, EngineOptions};
-use server::Listeners;
+use server::{DEFAULT_STALL_LIMIT, Listeners};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -27,13 +27,13 @@ pub async fn run(args: &EngineArgs) -> Result<()> {
     let listeners = Listeners { grpc: TcpListener::bind(LOOPBACK).await?, http: TcpListener::bind(LOOPBACK).await? };
     let address = listeners.grpc.local_addr()?.to_string();
     let (end, ended) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(service, listeners, async {
+    let serving = tokio::spawn(server::serve(service, listeners, DEFAULT_STALL_LIMIT, async {
         // The sender is dropped or used, which says the same.
         let _ = ended.await;
     }));
     let figures = bench::engine::run(args, &address).await;
     drop(end);
-    serving.await.context("the server")??;
+    serving.await.context("the server")?;
     coordinator.drain();
     coordinator.ended().await;
     let figures = figures?;

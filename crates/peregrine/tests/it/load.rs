@@ -1,6 +1,6 @@
 //! Many requests at once: what they share, and what they must not hold.
 
-use crate::support::{Client, Server, greedy, ids, next_message, request, within};
+use crate::support::{Client, Server, greedy, ids, model_dir, next_message, request, within};
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::{Code, Request};
@@ -26,7 +26,7 @@ async fn details(client: &Client, request: pb::GenerateRequest) -> pb::Details {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_prompt_that_is_known_is_not_computed_again_and_every_face_says_so() {
+async fn a_prompt_that_is_known_is_not_computed_again_and_every_api_says_so() {
     let server = Server::ready(["--tensor-parallel", "2"]).await;
     let client = server.client().await;
     let first = details(&client, greedy(STORY, 20)).await;
@@ -128,5 +128,32 @@ async fn a_reader_who_stops_reading_holds_nothing_beyond_its_deadline() {
     };
     within("the place is free", free).await;
     drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_reader_who_stands_still_without_a_deadline_gives_its_place_back() {
+    let model = model_dir("tiny-falcon2-11b");
+    let model = ["--model", model.to_str().expect("UTF-8")];
+    let limits = ["--max-concurrent-requests", "1", "--stalled-stream-timeout", "1"];
+    let server = Server::ready(model.into_iter().chain(limits)).await;
+    let (client, other) = (Client::narrow(server.grpc).await, server.client().await);
+    // It takes much longer than the limit, and its messages are more than the client takes unread.
+    let mut stream = client.stream(greedy("Once", 7000)).await;
+    let free = async {
+        while let Err(status) = other.try_generate(greedy("a", 1)).await {
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the place is free", free).await;
+    let status = loop {
+        match within("a message", stream.message()).await {
+            Ok(message) => assert!(message.is_some(), "the answer cannot be whole"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(status.message().contains("nothing of the stream was read for 1 s"), "{status}");
     server.stop().await;
 }

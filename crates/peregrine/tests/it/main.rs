@@ -3,6 +3,7 @@
 //! * [`support`]: starts programs, watches what they leave behind, and ends them whatever happens.
 //! * [`apis`]: gRPC and HTTP, as a client sees them.
 //! * [`cancel`]: callers that give up.
+//! * [`connections`], [`descriptors`]: limits of connections, and of descriptors.
 //! * [`lifecycle`]: signals, and processes that die.
 //! * [`bad_input`]: models and flags that cannot work.
 //! * [`benchmarks`]: `peregrine bench`.
@@ -18,7 +19,9 @@ mod apis;
 mod bad_input;
 mod benchmarks;
 mod cancel;
+mod connections;
 mod cuda;
+mod descriptors;
 mod generate_cli;
 mod lifecycle;
 mod load;

@@ -14,6 +14,9 @@ use wire::generation::generation_server::Generation;
 /// Tokens that end a text.
 pub const EOS: [u32; 2] = [0, 1];
 
+/// How long a reader may stand still.
+pub const STALL_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a caller does with its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
@@ -23,8 +26,10 @@ pub enum Behaviour {
     Leaves(usize),
     /// Reads until the deadline.
     HasDeadline(Duration),
-    /// Reads nothing, and goes away some time after the deadline.
+    /// Reads nothing until some time after the deadline.
     Stalls(Duration),
+    /// Has no deadline, and reads nothing until some time after [`STALL_LIMIT`].
+    Freezes,
 }
 
 /// One request, and whoever makes it.
@@ -90,7 +95,7 @@ impl Caller {
                 outcome.status = Some(status);
             }
             Ok(stream) => {
-                let reads = !matches!(outcome.caller.behaviour, Behaviour::Stalls(_));
+                let reads = !matches!(outcome.caller.behaviour, Behaviour::Stalls(_) | Behaviour::Freezes);
                 let certain = counts.certain.fetch_add(usize::from(reads), Ordering::Relaxed) + usize::from(reads);
                 counts.possible.fetch_add(1, Ordering::Relaxed);
                 assert!(certain <= permits, "{certain} requests in {permits} permits");
@@ -106,8 +111,10 @@ impl Caller {
 
 impl Outcome {
     async fn read(&mut self, mut stream: <GrpcApi as Generation>::GenerateStreamStream, begin: Instant) {
-        if let Behaviour::Stalls(after) = self.caller.behaviour {
-            sleep_until(begin + 2 * after).await;
+        match self.caller.behaviour {
+            Behaviour::Stalls(after) => sleep_until(begin + 2 * after).await,
+            Behaviour::Freezes => sleep_until(begin + 2 * STALL_LIMIT).await,
+            _ => {}
         }
         loop {
             if matches!(self.caller.behaviour, Behaviour::Leaves(count) if self.tokens.len() >= count) {
@@ -140,7 +147,8 @@ impl Outcome {
                 let reason = if alone.len() == caller.max_new_tokens as usize { "length" } else { "eos_token" };
                 assert_eq!((tokens, &*details.finish_reason), (&alone, reason), "{caller:?}");
                 assert!(details.cached_tokens < details.prompt_tokens, "{details:?}");
-                assert!(*took <= patience, "{took:?} for {caller:?}");
+                let slept = if caller.behaviour == Behaviour::Freezes { 2 * STALL_LIMIT } else { Duration::ZERO };
+                assert!(*took <= patience + slept, "{took:?} for {caller:?}");
             }
             (None, None) => assert!(matches!(caller.behaviour, Behaviour::Leaves(_)), "{self:?} just ended"),
             (None, Some(status)) => match (status.code(), caller.behaviour) {
@@ -148,6 +156,10 @@ impl Outcome {
                 (Code::DeadlineExceeded, Behaviour::HasDeadline(after) | Behaviour::Stalls(after)) => {
                     // Timers and the deadline on the wire are as fine as a millisecond; it is given a little early.
                     assert!(*took + Duration::from_millis(10) >= after, "{self:?} came too early");
+                }
+                (Code::DeadlineExceeded, Behaviour::Freezes) => {
+                    assert!(*took >= STALL_LIMIT, "{self:?} came too early");
+                    assert!(status.message().contains("--stalled-stream-timeout"), "{self:?}");
                 }
                 (Code::Unavailable, _) => assert!(failed, "{self:?} in a cluster that has not failed"),
                 _ => panic!("{self:?}"),

@@ -1,6 +1,6 @@
 //! One cluster from one seed.
 
-use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome};
+use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome, STALL_LIMIT};
 use crate::ledger::{VOCAB, engine};
 use coordinator::{Coordinator, CoordinatorConfig, LocalRank, Status, Totals, Workers};
 use server::{GrpcApi, Info, Service};
@@ -56,6 +56,7 @@ pub struct Tally {
     finished: usize,
     refused: usize,
     late: usize,
+    stalled: usize,
     left: usize,
     failed: usize,
     clusters_failed: usize,
@@ -67,6 +68,7 @@ impl Tally {
         self.finished += other.finished;
         self.refused += other.refused;
         self.late += other.late;
+        self.stalled += other.stalled;
         self.left += other.left;
         self.failed += other.failed;
         self.clusters_failed += other.clusters_failed;
@@ -83,6 +85,7 @@ impl Tally {
             None if outcome.details.is_some() => &mut self.finished,
             None => &mut self.left,
             Some(Code::ResourceExhausted) => &mut self.refused,
+            Some(Code::DeadlineExceeded) if outcome.caller.behaviour == Behaviour::Freezes => &mut self.stalled,
             Some(Code::DeadlineExceeded) => &mut self.late,
             Some(_) => &mut self.failed,
         };
@@ -91,8 +94,8 @@ impl Tally {
 
     /// A thousand clusters in which something never happens do not show that it is harmless.
     pub fn check_that_everything_happened(&self) {
-        let Self { finished, refused, late, left, failed, clusters_failed, totals } = self;
-        let counts = [finished, refused, late, left, failed, clusters_failed];
+        let Self { finished, refused, late, stalled, left, failed, clusters_failed, totals } = self;
+        let counts = [finished, refused, late, stalled, left, failed, clusters_failed];
         assert!(counts.iter().all(|&&count| count > 50) && totals.cached_tokens > 1000, "{self:?}");
     }
 }
@@ -188,6 +191,7 @@ fn caller(rng: &mut fastrand::Rng, beginnings: &[Vec<u32>], span_ms: u64) -> Cal
         0 => Behaviour::Leaves(rng.usize(..max_new_tokens as usize)),
         1 => Behaviour::HasDeadline(deadline),
         2 => Behaviour::Stalls(deadline),
+        3 => Behaviour::Freezes,
         _ => Behaviour::Reads,
     };
     Caller {
@@ -221,7 +225,7 @@ async fn serve(plan: Plan) -> Tally {
         max_concurrent_requests: plan.permits,
     };
     let service = Service::new(coordinator.clone(), TOKENIZER.clone(), EOS.to_vec(), info);
-    let (api, counts) = (Arc::new(GrpcApi(service)), Arc::new(Counts::default()));
+    let (api, counts) = (Arc::new(GrpcApi::new(service, Some(STALL_LIMIT))), Arc::new(Counts::default()));
     let mut callers = JoinSet::new();
     for caller in &plan.callers {
         callers.spawn(caller.clone().run(api.clone(), counts.clone(), plan.permits));

@@ -2,7 +2,7 @@
 
 use super::{Client, Ended, Process, Program, Running, within};
 use rustix::process::Signal;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,10 +29,18 @@ impl Server {
         variables: &[(&str, &str)],
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        let fixed =
-            ["serve", "--check-invariants", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"].map(Into::into);
-        let given = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
-        let mut running = Program::new(fixed.into_iter().chain(given)).envs(variables.iter().copied()).start();
+        Self::of(Program::new(serve(arguments)).envs(variables.iter().copied())).await
+    }
+
+    /// The same, started by a shell that has done `setup`.
+    pub async fn start_after<S: AsRef<OsStr>>(setup: &str, arguments: impl IntoIterator<Item = S>) -> Self {
+        let script = format!(r#"{setup}; exec "$0" "$@""#);
+        let shell = ["-c", &script, env!("CARGO_BIN_EXE_peregrine")].map(OsString::from);
+        Self::of(Program::of("sh", shell.into_iter().chain(serve(arguments)))).await
+    }
+
+    async fn of(program: Program) -> Self {
+        let mut running = program.start();
         let log = running.says("HTTP on ").await;
         // The line may not be complete yet.
         let end = log.find("HTTP on ").expect("just seen");
@@ -123,7 +131,8 @@ impl Server {
         stream
     }
 
-    async fn http(&self, request: &str) -> HttpAnswer {
+    /// Sends a whole request.
+    pub async fn http(&self, request: &str) -> HttpAnswer {
         let exchange = async {
             let mut stream = TcpStream::connect(self.http).await?;
             stream.write_all(request.as_bytes()).await?;
@@ -136,6 +145,13 @@ impl Server {
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         HttpAnswer { status, head: head.to_lowercase(), body: body.to_owned() }
     }
+}
+
+/// The arguments of `peregrine serve` on ports that the system chooses.
+fn serve<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> impl Iterator<Item = OsString> {
+    let fixed = ["serve", "--check-invariants", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+    let given = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
+    fixed.map(OsString::from).into_iter().chain(given)
 }
 
 fn post_text(path: &str, body: &str) -> String {
