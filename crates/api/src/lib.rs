@@ -2,7 +2,7 @@
 //!
 //! * [`GenerateRequest`] with its [`Parameters`] is what a client sends.
 //! * [`validate`] makes a [`ValidRequest`] of it: the only way to have one, so nothing behind it checks again.
-//! * [`GenerateResponse`] and [`StreamResponse`] are what a client gets; [`ErrorBody`] where that fails.
+//! * [`GenerateResponse`] is what a client gets; [`ErrorBody`] where that fails.
 //!
 //! Names, defaults, limits, messages and JSON shapes are those of Text Generation Inference ("TGI"), 0.9.3 and up.
 //!
@@ -17,6 +17,6 @@ mod validation;
 
 pub use error::{ErrorBody, ErrorKind};
 pub use request::{GenerateRequest, Inputs, Parameters};
-pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, StreamResponse, Token};
+pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, Token};
 pub use step::{FinishReason, Priority};
 pub use validation::{Limits, ValidRequest, ValidationError, validate};

@@ -87,22 +87,6 @@ pub struct Token {
     pub model_logprob: f32,
 }
 
-/// One event of a streamed answer: one token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StreamResponse {
-    /// Counts the events, from 1. TGI has it since 1.4.0, and today's clients require it.
-    pub index: u32,
-    /// The token.
-    pub token: Token,
-    /// The most probable tokens beside it, where `top_n_tokens` is more than 0.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub top_tokens: Vec<Token>,
-    /// In the last event: the whole text.
-    pub generated_text: Option<String>,
-    /// In the last event, where asked for.
-    pub details: Option<StreamDetails>,
-}
-
 /// How a streamed answer came about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StreamDetails {

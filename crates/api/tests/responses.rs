@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use api::{
-    BestOfSequence, Details, ErrorBody, FinishReason, GenerateResponse, PrefillToken, StreamDetails, StreamResponse,
-    Token,
-};
+use api::{BestOfSequence, Details, ErrorBody, FinishReason, GenerateResponse, PrefillToken, StreamDetails, Token};
 use serde_json::{Value, json};
 
 fn token(id: u32, logprob: f32) -> Token {
@@ -69,13 +66,7 @@ fn whole_answers() {
 }
 
 #[test]
-fn events_of_a_stream() {
-    let event =
-        StreamResponse { index: 1, token: token(334, -0.5), top_tokens: vec![], generated_text: None, details: None };
-    let token = r#"{"id":334,"text":" it","logprob":-0.5,"special":false}"#;
-    let expected = format!(r#"{{"index":1,"token":{token},"generated_text":null,"details":null}}"#);
-    assert_eq!(text(&event), expected);
-
+fn details_of_a_stream() {
     let details = StreamDetails {
         finish_reason: FinishReason::Length,
         generated_tokens: 2,
@@ -83,18 +74,7 @@ fn events_of_a_stream() {
         input_length: 7,
         cached_tokens: 0,
     };
-    let last = StreamResponse {
-        index: 2,
-        top_tokens: vec![event.token.clone()],
-        generated_text: Some(" it it".into()),
-        details: Some(details),
-        ..event
-    };
-    let expected = format!(
-        r#"{{"index":2,"token":{token},"top_tokens":[{token}],"generated_text":" it it","details":{}}}"#,
-        r#"{"finish_reason":"length","generated_tokens":2,"seed":null,"input_length":7}"#
-    );
-    assert_eq!(text(&last), expected);
+    assert_eq!(text(&details), r#"{"finish_reason":"length","generated_tokens":2,"seed":null,"input_length":7}"#);
 }
 
 #[test]

@@ -41,8 +41,6 @@ pub struct TokenEvent {
     pub token: Token,
     /// The most probable tokens beside it, if they were asked for.
     pub top: Vec<Token>,
-    /// The text that can be shown with it, for APIs that hold stop strings back.
-    pub text: String,
     /// Why the sequence ends with it, if it does.
     pub finish: Option<FinishReason>,
 }
@@ -134,11 +132,9 @@ impl TokenStream {
     #[must_use]
     pub fn into_completion(mut self) -> Option<Completion> {
         let finish = self.finish?;
-        // What was held back cannot become a stop string any more.
-        let _ = self.text.finish();
         let prompt = if self.request.return_full_text { self.prompt_text() } else { String::new() };
         Some(Completion {
-            generated_text: prompt + &self.text.with_stop(),
+            generated_text: prompt + &self.text.finish(),
             prefill: if self.asks_for_prefill() { self.prefill() } else { Vec::new() },
             request: self.request.clone(),
             index: self.index,
@@ -183,17 +179,16 @@ impl TokenStream {
     }
 
     fn event(&mut self, sample: &Sample, finish: Option<FinishReason>) -> TokenEvent {
-        let piece = self.text.push(sample.token.id);
+        let shown = self.text.push(sample.token.id);
         let top = sample.top.iter().map(|&token| {
             let text = self.tokenizer.decode(&[token.id], false);
             scored(token, text, self.tokenizer.is_special(token.id))
         });
         TokenEvent {
             top: top.collect(),
-            token: scored(sample.token, piece.token_text, piece.special),
-            text: piece.text,
+            token: scored(sample.token, shown.text, shown.special),
             // A stop string that is complete with the last token that was asked for changes nothing.
-            finish: finish.or(piece.stopped.then_some(FinishReason::StopSequence)),
+            finish: finish.or(shown.stopped.then_some(FinishReason::StopSequence)),
         }
     }
 

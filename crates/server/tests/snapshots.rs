@@ -55,13 +55,12 @@ fn the_same_tokens_give_the_same_texts() {
             let details = answer.details.expect("details were asked for");
             let mut text = OutputText::new(tokenizer.clone(), &request.parameters.stop);
             for token in &details.tokens {
-                let piece = text.push(token.id);
-                assert_eq!((piece.token_text, piece.special), (token.text.clone(), token.special));
+                let shown = text.push(token.id);
+                assert_eq!((shown.text, shown.special), (token.text.clone(), token.special));
             }
-            let _ = text.finish();
             let api::Inputs::Text(prompt) = &request.inputs else { panic!("the prompts are texts") };
             let prompt = if request.parameters.return_full_text == Some(true) { &**prompt } else { "" };
-            assert_eq!(format!("{prompt}{}", text.with_stop()), answer.generated_text);
+            assert_eq!(format!("{prompt}{}", text.finish()), answer.generated_text);
         }
     }
 }

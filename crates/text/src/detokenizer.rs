@@ -38,16 +38,12 @@ impl Detokenizer {
         }
         // Only the last invalid sequence can still become a character; what is before it is final.
         let rest = self.held.split_off(self.held.len() - open);
-        text(std::mem::replace(&mut self.held, rest))
+        self.tokenizer.text_of_bytes(&std::mem::replace(&mut self.held, rest))
     }
 
     /// The rest of the text, where the last token ends within a character.
     #[must_use]
     pub fn finish(&mut self) -> String {
-        text(std::mem::take(&mut self.held))
+        self.tokenizer.text_of_bytes(&std::mem::take(&mut self.held))
     }
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

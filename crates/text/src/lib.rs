@@ -1,20 +1,29 @@
 //! Tokenizer, incremental detokenizer and stop strings.
 //!
 //! * [`Tokenizer`] turns text into token ids and back.
+//! * [`EndOfText`] says which tokens end a text.
 //! * [`Detokenizer`] does the way back token by token, and never emits half a character.
-//! * [`StopMatcher`] finds stop strings in text that arrives in pieces, and holds back what may become one.
+//! * [`StopMatcher`] finds stop strings in text that arrives in pieces.
 //! * [`OutputText`] joins them: what the task of one request puts its tokens through.
 //!
-//! **Invariant:** no socket, clock or tensor; the only file read is the tokenizer's.
+//! **Invariant:** no socket, clock or tensor; the only files read are the tokenizer's.
 
 #![forbid(unsafe_code)]
 
+mod cut;
 mod detokenizer;
+mod eos;
+mod error;
+mod lfs;
+mod open;
 mod output;
+mod special_tokens;
 mod stop;
 mod tokenizer;
 
 pub use detokenizer::Detokenizer;
-pub use output::{OutputText, Piece};
+pub use eos::{EndOfText, EosError, EosToken};
+pub use error::TokenizerError;
+pub use output::{OutputText, TokenText};
 pub use stop::StopMatcher;
-pub use tokenizer::{Token, Tokenizer, TokenizerError};
+pub use tokenizer::{Token, Tokenizer};

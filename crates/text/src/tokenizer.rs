@@ -1,12 +1,21 @@
 //! Text to token ids, and back.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use tokenizers::{DecoderWrapper, EncodeInput, Encoding};
+use tokenizers::EncodeInput;
 
-const FILE_NAME: &str = "tokenizer.json";
+use crate::cut::Cuts;
+use crate::open::{Entry, Template};
+use crate::{EosToken, TokenizerError, open};
+
+/// Bytes that are encoded at once, where a text may be cut. It bounds the memory that encoding takes, which is about 130
+/// bytes for each of the text, and the time until a cancelled call ends.
+const CHUNK_BYTES: usize = 1 << 14;
+
+/// What stands for bytes that are no character.
+const REPLACEMENT: &str = "\u{FFFD}";
 
 /// The tokenizer of a model. Clones share it.
 #[derive(Clone)]
@@ -17,7 +26,8 @@ pub struct Tokenizer(Arc<Inner>);
 pub struct Token {
     /// Vocabulary id.
     pub id: u32,
-    /// The characters of the text that it stands for. Tokens that share a character each have it.
+    /// The characters of the text that it stands for. Tokens that share a character each have it; one that the
+    /// post-processor added has none.
     pub text: String,
     /// Offset of the first of them, in characters (code points) from the start of the text.
     pub start: usize,
@@ -25,78 +35,31 @@ pub struct Token {
     pub stop: usize,
 }
 
-/// Why a tokenizer cannot be opened, or a text not be encoded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerError {
-    /// The model's folder has no tokenizer.
-    #[error(
-        "{path}: there is no such file; a model's folder must have its Hugging Face fast tokenizer under this name"
-    )]
-    Missing {
-        /// The file that was looked for.
-        path: PathBuf,
-    },
-    /// The file is there, but is not a tokenizer that the library can read.
-    #[error("{path}: not a readable Hugging Face tokenizer: {source}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the library says.
-        source: tokenizers::Error,
-    },
-    /// The tokens are not sequences of bytes.
-    #[error("{path}: the decoder must be ByteLevel, as in every Falcon model, and is {found}")]
-    Decoder {
-        /// The file.
-        path: PathBuf,
-        /// The decoder's kind.
-        found: String,
-    },
-    /// The library failed at a text.
-    #[error("the text cannot be tokenized: {source}")]
-    Encode {
-        /// What the library says.
-        source: tokenizers::Error,
-    },
-}
-
-struct Inner {
-    library: tokenizers::Tokenizer,
+pub(crate) struct Inner {
+    pub(crate) library: tokenizers::Tokenizer,
     /// By id. Ids without a token have no bytes.
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Default)]
-struct Entry {
-    bytes: Box<[u8]>,
-    special: bool,
+    pub(crate) entries: Vec<Entry>,
+    /// Text of bytes that belong to no character, where it is not U+FFFD.
+    pub(crate) lone_bytes: HashMap<u8, String>,
+    pub(crate) template: Template,
+    pub(crate) cuts: Cuts,
+    pub(crate) eos: Option<EosToken>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in the model's folder `dir`.
+    /// Reads `tokenizer.json` in the model's folder `dir`, and the special tokens that tokenizer_config.json,
+    /// special_tokens_map.json and added_tokens.json add to it, where they are there.
     ///
     /// # Errors
     ///
-    /// If the file is missing or unreadable, or its decoder is not byte-level BPE's.
+    /// If tokenizer.json is missing or unreadable, or its decoder is not byte-level BPE's; if another of the files is
+    /// damaged, or states an id that the tokenizer cannot give.
     pub fn open(dir: &Path) -> Result<Self, TokenizerError> {
-        let path = dir.join(FILE_NAME);
-        if !path.exists() {
-            return Err(TokenizerError::Missing { path });
-        }
-        let unreadable = |source| TokenizerError::Unreadable { path: path.clone(), source };
-        let mut library = tokenizers::Tokenizer::from_file(&path).map_err(unreadable)?;
-        // A file may carry the limits of a training run. Ours come with each request.
-        library.with_padding(None).with_truncation(None).map_err(unreadable)?;
-        match library.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => {}
-            other => return Err(TokenizerError::Decoder { path, found: kind(other) }),
-        }
-        let entries = entries(&library);
-        Ok(Self(Arc::new(Inner { library, entries })))
+        Ok(Self(Arc::new(open::read(dir)?)))
     }
 
-    /// The token ids of `text`; no special tokens are added.
+    /// The token ids of `text`, with those that the tokenizer's post-processor puts before and behind it. (Published
+    /// Falcon models have none.)
     ///
     /// Falcon's vocabulary lacks 28 byte values, and drops them silently: a text may have no token at all.
     ///
@@ -104,18 +67,55 @@ impl Tokenizer {
     ///
     /// If the library fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoded = self.0.library.encode_fast(EncodeInput::from(text), false);
-        encoded.map(|encoding| encoding.get_ids().to_vec()).map_err(|source| TokenizerError::Encode { source })
+        self.encode_last(text, usize::MAX, &|| true)
     }
 
-    /// The tokens of `text` with the characters that each stands for.
+    /// The last `keep` token ids of `text`: those that the post-processor adds, which count, and the end of the text's
+    /// own. (So truncates Text Generation Inference.) Only as much of the text is encoded as that takes.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Cancelled`] once `goes_on` says so; it is asked now and then. If the library fails.
+    pub fn encode_last(&self, text: &str, keep: usize, goes_on: &dyn Fn() -> bool) -> Result<Vec<u32>, TokenizerError> {
+        let Inner { library, template, cuts, .. } = &*self.0;
+        let own = keep.saturating_sub(template.before.len() + template.after.len());
+        // The text's chunks, from its end.
+        let (mut chunks, mut count, mut end) = (Vec::new(), 0, text.len());
+        while end > 0 && count < own {
+            if !goes_on() {
+                return Err(TokenizerError::Cancelled);
+            }
+            let start = end.checked_sub(CHUNK_BYTES).and_then(|to| cuts.last(text, 0, to)).unwrap_or(0);
+            let encoded = library.encode_fast(EncodeInput::from(&text[start..end]), false);
+            let ids = encoded.map_err(|source| TokenizerError::Encode { source })?.get_ids().to_vec();
+            (count, end) = (count + ids.len(), start);
+            chunks.push(ids);
+        }
+        let of_text = chunks.into_iter().rev().flatten().skip(count.saturating_sub(own));
+        let ids = template.before.iter().copied().chain(of_text).chain(template.after.iter().copied());
+        let mut ids: Vec<u32> = ids.collect();
+        ids.drain(..ids.len().saturating_sub(keep));
+        Ok(ids)
+    }
+
+    /// The end of `text`, of at least `bytes` bytes if it has so many: up to twice as many, so that its tokens are the
+    /// whole text's last ones. Only a text without white space for so long may be cut within a word.
+    #[must_use]
+    pub fn tail<'text>(&self, text: &'text str, bytes: usize) -> &'text str {
+        let to = text.len().saturating_sub(bytes);
+        let from = to.saturating_sub(bytes);
+        let within_a_word = if from == 0 { 0 } else { text.floor_char_boundary(to) };
+        &text[self.0.cuts.last(text, from, to).unwrap_or(within_a_word)..]
+    }
+
+    /// The tokens of `text` with the characters that each stands for, and those that the post-processor adds.
     ///
     /// # Errors
     ///
     /// If the library fails.
     pub fn tokens(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
-        let encoded = self.0.library.encode_char_offsets(EncodeInput::from(text), false);
-        let encoding: Encoding = encoded.map_err(|source| TokenizerError::Encode { source })?;
+        let encoded = self.0.library.encode_char_offsets(EncodeInput::from(text), true);
+        let encoding = encoded.map_err(|source| TokenizerError::Encode { source })?;
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
         let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
         Ok(pairs
@@ -129,7 +129,21 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let shown = ids.iter().filter(|&&id| !(skip_special && self.is_special(id)));
         let bytes: Vec<u8> = shown.flat_map(|&id| self.bytes(id)).copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        self.text_of_bytes(&bytes)
+    }
+
+    /// The text of the bytes of some tokens.
+    pub(crate) fn text_of_bytes(&self, bytes: &[u8]) -> String {
+        let mut text = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            text += chunk.valid();
+            match chunk.invalid() {
+                [] => {}
+                [byte] => text += self.0.lone_bytes.get(byte).map_or(REPLACEMENT, |lone| lone),
+                _ => text += REPLACEMENT,
+            }
+        }
+        text
     }
 
     /// The bytes that token `id` stands for: often no whole characters. Empty for an unknown id.
@@ -150,10 +164,37 @@ impl Tokenizer {
         self.0.entries.len()
     }
 
-    /// The id of a token, as the vocabulary spells it; for a special token that is its text.
+    /// Bytes of the longest token. A text of more than `n` times as many has more than `n` tokens, but for bytes that
+    /// the vocabulary lacks and white space that added tokens take with them.
+    #[must_use]
+    pub fn token_bytes_max(&self) -> usize {
+        self.0.entries.iter().map(|entry| entry.bytes.len()).max().unwrap_or(0)
+    }
+
+    /// The id of a token, as the vocabulary spells it; for an added token that is its text.
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {
         self.0.library.token_to_id(token)
+    }
+
+    /// The token that ends a text, if tokenizer_config.json or special_tokens_map.json names one.
+    #[must_use]
+    pub fn eos(&self) -> Option<&EosToken> {
+        self.0.eos.as_ref()
+    }
+
+    /// The tokens that a model of `vocab` tokens does not have, with their ids. A text that has one cannot be run.
+    ///
+    /// # Errors
+    ///
+    /// If the post-processor adds one of them to every text.
+    pub fn tokens_beyond(&self, vocab: usize) -> Result<Vec<(u32, String)>, TokenizerError> {
+        let Template { before, after } = &self.0.template;
+        if let Some(&id) = before.iter().chain(after).find(|&&id| id as usize >= vocab) {
+            return Err(TokenizerError::TemplateBeyondVocabulary { token: self.decode(&[id], false), id, vocab });
+        }
+        let ids = (0..).zip(&self.0.entries).skip(vocab).filter(|(_, entry)| !entry.bytes.is_empty());
+        Ok(ids.map(|(id, entry)| (id, self.text_of_bytes(&entry.bytes))).collect())
     }
 }
 
@@ -161,34 +202,4 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
-}
-
-fn kind(decoder: Option<&DecoderWrapper>) -> String {
-    let text = decoder.map_or_else(|| "missing".to_owned(), |decoder| format!("{decoder:?}"));
-    text.split(['(', '{', ' ']).next().unwrap_or_default().to_owned()
-}
-
-fn entries(library: &tokenizers::Tokenizer) -> Vec<Entry> {
-    let byte_of = byte_alphabet();
-    let mut entries = Vec::new();
-    for (token, id) in library.get_vocab(true) {
-        let id = id as usize;
-        entries.resize(entries.len().max(id + 1), Entry::default());
-        // An added token may be spelled in other characters than the alphabet's, and then stands for itself.
-        let bytes: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
-        entries[id].bytes = bytes.unwrap_or_else(|| token.into_bytes()).into();
-    }
-    for (id, added) in library.get_added_tokens_decoder() {
-        entries[id as usize].special = added.special;
-    }
-    entries
-}
-
-/// The characters that byte-level BPE spells bytes with (GPT-2, `bytes_to_unicode`): printable Latin-1 stands for
-/// itself, the other bytes for U+0100 and up, in order.
-fn byte_alphabet() -> HashMap<char, u8> {
-    let printable = |byte: &u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..);
-    let others = (0..=u8::MAX).filter(|byte| !printable(byte));
-    let themselves = (0..=u8::MAX).filter(printable).map(|byte| (char::from(byte), byte));
-    themselves.chain(('\u{100}'..).zip(others)).collect()
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use text::{Detokenizer, OutputText, Token, Tokenizer, TokenizerError};
+use text::{Detokenizer, OutputText, Token, Tokenizer};
 
 fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
@@ -56,12 +56,11 @@ fn prompts_and_answers_of_a_real_server_agree() {
 
         let mut output = OutputText::new(tokenizer.clone(), &["<|endoftext|>"]);
         for token in list(&details["tokens"]) {
-            let piece = output.push(token["id"].as_u64().unwrap() as u32);
-            assert_eq!(piece.token_text, token["text"].as_str().unwrap());
-            assert_eq!(piece.special, token["special"].as_bool().unwrap());
+            let shown = output.push(token["id"].as_u64().unwrap() as u32);
+            assert_eq!(shown.text, token["text"].as_str().unwrap());
+            assert_eq!(shown.special, token["special"].as_bool().unwrap());
         }
-        let _ = output.finish();
-        assert!(answer["generated_text"].as_str().unwrap().ends_with(output.without_stop()));
+        assert!(answer["generated_text"].as_str().unwrap().ends_with(&output.finish()));
     }
 }
 
@@ -113,10 +112,9 @@ fn streams_are_those_of_the_reference() {
             assert_eq!(texts.concat() + &detokenizer.finish(), greedy["text_with_special"].as_str().unwrap(), "{at}");
 
             let mut output = OutputText::new::<&str>(tokenizer.clone(), &[]);
-            let mut visible: String = ids(&greedy["ids"]).iter().map(|&id| output.push(id).text).collect();
-            visible += &output.finish();
-            assert_eq!(visible, greedy["text"].as_str().unwrap(), "{at}");
-            assert_eq!(visible, output.with_stop(), "{at}");
+            let streamed: Vec<String> = ids(&greedy["ids"]).iter().map(|&id| output.push(id).text).collect();
+            assert_eq!(Value::from(streamed), greedy["stream_texts"], "{at}");
+            assert_eq!(output.finish(), greedy["text"].as_str().unwrap(), "{at}");
         }
     }
 }
@@ -132,35 +130,105 @@ fn special_tokens() {
     // One amid the bytes of a character: visible text closes over it.
     let eagle = tokenizer.encode("🦅").unwrap();
     assert!(eagle.len() > 1);
-    let mut output = OutputText::new(tokenizer, &["<|endoftext|>"]);
+    let mut output = OutputText::new::<&str>(tokenizer, &[]);
     let _ = output.push(eagle[0]);
-    let piece = output.push(11);
-    assert_eq!((piece.token_text.as_str(), piece.text.as_str()), ("\u{FFFD}<|endoftext|>", ""));
-    assert!(piece.special && !piece.stopped);
-    let visible: String = eagle[1..].iter().map(|&id| output.push(id).text).collect();
-    assert_eq!(visible, "🦅");
+    let shown = output.push(11);
+    assert_eq!((shown.text.as_str(), shown.special, shown.stopped), ("\u{FFFD}<|endoftext|>", true, false));
+    for &id in &eagle[1..] {
+        let _ = output.push(id);
+    }
+    assert_eq!(output.finish(), "🦅");
+}
+
+/// What `ids` come to with these stop strings: how many tokens were used, and the visible text.
+fn run(tokenizer: &Tokenizer, ids: &[u32], stops: &[&str]) -> (usize, String) {
+    let mut output = OutputText::new(tokenizer.clone(), stops);
+    let stopped = ids.iter().position(|&id| output.push(id).stopped);
+    (stopped.map_or(ids.len(), |at| at + 1), output.finish())
 }
 
 #[test]
 fn stop_strings_inside_and_across_tokens() {
     let tokenizer = falcon();
     let ids = tokenizer.encode(" Paris.\nUser: and").unwrap();
-    for (stop, visible) in [("\nUser:", " Paris."), ("ar", " P"), (".\nUs", " Paris"), (" and", " Paris.\nUser:")] {
-        let mut output = OutputText::new(tokenizer.clone(), &[stop]);
-        let mut shown = String::new();
-        let used = ids.iter().take_while(|&&id| {
-            let piece = output.push(id);
-            shown += &piece.text;
-            !piece.stopped
-        });
-        assert!(used.count() < ids.len(), "{stop:?} is not found");
-        assert_eq!((shown.as_str(), output.finish().as_str()), (visible, ""));
-        assert_eq!((output.with_stop(), output.without_stop()), (format!("{visible}{stop}"), visible));
+    for (stop, visible) in
+        [("\nUser:", " Paris.\nUser:"), ("ar", " Par"), (".\nUs", " Paris.\nUs"), (" and", " Paris.\nUser: and")]
+    {
+        let (used, text) = run(&tokenizer, &ids, &[stop]);
+        assert_eq!(text, visible);
+        assert!(used < ids.len() || stop == " and");
+    }
+    assert_eq!(run(&tokenizer, &ids, &["Rome", ""]), (ids.len(), " Paris.\nUser: and".to_owned()));
+}
+
+/// Text Generation Inference looks for stop strings in the text with special tokens, and shows the text without them.
+#[test]
+fn stop_strings_with_special_tokens_in_them() {
+    let tokenizer = falcon();
+    let [domain, end] = [">>DOMAIN<<", "<|endoftext|>"].map(|token| tokenizer.id(token).unwrap());
+    let [so, on] = [" so", " on"].map(|word| tokenizer.encode(word).unwrap());
+    let ids = [&so[..], &[domain], &on, &[end], &on].concat();
+    let rows = [
+        (">>DOMAIN<<", 2, " so"),
+        (">>DOMAIN<", 2, " so"),
+        (">", 2, " so"),
+        ("o>>D", 2, " so"),
+        ("s", 1, " s"),
+        (">> on", 5, " so on on"),
+        ("<< o", 3, " so o"),
+        (" so>>DOMAIN<< on<|", 4, " so on"),
+        ("<|endoftext|>", 4, " so on"),
+        ("<|endoftext|> o", 5, " so on o"),
+        ("so on", 5, " so on on"),
+    ];
+    for (stop, used, visible) in rows {
+        assert_eq!(run(&tokenizer, &ids, &[stop]), (used, visible.to_owned()), "{stop}");
+    }
+    // A special token that cuts a character short: what was there of it is shown, and may be in the stop string.
+    let eagle = tokenizer.encode("🦅").unwrap();
+    let ids = [&so[..], &eagle[..1], &[domain], &eagle[1..]].concat();
+    assert_eq!(run(&tokenizer, &ids, &["DOMAIN"]), (3, " so\u{FFFD}".to_owned()));
+    assert_eq!(run(&tokenizer, &ids, &["\u{FFFD}>>"]), (3, " so\u{FFFD}".to_owned()));
+    assert_eq!(run(&tokenizer, &ids, &["so"]), (1, " so".to_owned()));
+}
+
+/// Random words and special tokens, with stop strings from their text: the visible text is that text as far as the first
+/// end of a stop string, without what special tokens have of it.
+#[test]
+fn random_texts_with_special_tokens() {
+    let tokenizer = falcon();
+    let words = ["🦅 é", " the", "\n", " fox>>", "DOMAIN", "<|end", " 12"];
+    let words = words.map(|word| (true, word.to_owned(), tokenizer.encode(word).unwrap()));
+    let specials = [0, 8, 11].map(|id| (false, tokenizer.decode(&[id], false), vec![id]));
+    let units: Vec<_> = words.into_iter().chain(specials).collect();
+    for seed in 0..10_000 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let chosen: Vec<_> = (0..rng.usize(1..12)).map(|_| rng.choice(&units).unwrap()).collect();
+        let whole: String = chosen.iter().map(|(_, text, _)| &**text).collect();
+        let shown: Vec<bool> = chosen.iter().flat_map(|(shown, text, _)| vec![*shown; text.len()]).collect();
+        let chars: Vec<char> = whole.chars().collect();
+        let mut stop = || {
+            let start = rng.usize(..chars.len());
+            chars[start..chars.len().min(start + rng.usize(1..8))].iter().collect()
+        };
+        let stops: Vec<String> = [(); 2].map(|()| stop()).to_vec();
+        let ends =
+            (0..=whole.len()).find(|&end| stops.iter().any(|stop| whole.as_bytes()[..end].ends_with(stop.as_bytes())));
+        let end = ends.expect("they are of the text");
+        let visible: Vec<u8> = (0..end).filter(|&at| shown[at]).map(|at| whole.as_bytes()[at]).collect();
+
+        let ids = chosen.iter().flat_map(|(_, _, ids)| ids).copied().collect::<Vec<u32>>();
+        let stops: Vec<&str> = stops.iter().map(|stop| &**stop).collect();
+        let (used, text) = run(&tokenizer, &ids, &stops);
+        assert_eq!(text.as_bytes(), visible, "seed {seed}: {whole:?}, {stops:?}");
+        let (before, with) = (tokenizer.decode(&ids[..used - 1], false), tokenizer.decode(&ids[..used], false));
+        let has = |text: &str| stops.iter().any(|stop| text.contains(stop));
+        assert!(has(&with) && !has(&before), "seed {seed}: {used} tokens of {whole:?} for {stops:?}");
     }
 }
 
-/// Random tokens, most of them pieces of characters, with random stops: what is shown is what a decoder of the whole
-/// text and a search for the stops in it show.
+/// Random tokens, most of them pieces of characters, with random stops: what is shown is what a decoder of the whole text
+/// and a search for the stops in it show.
 #[test]
 fn random_tokens_against_the_whole_text() {
     let tokenizer = falcon();
@@ -171,7 +239,8 @@ fn random_tokens_against_the_whole_text() {
         let bytes_share = rng.f64();
         let mut any = || match rng.f64() < bytes_share {
             true => *rng.choice(&single_bytes).unwrap(),
-            false => rng.u32(..65_024),
+            // No special ones, which come first.
+            false => rng.u32(12..65_024),
         };
         let ids: Vec<u32> = (0..100).map(|_| any()).collect();
         let whole = tokenizer.decode(&ids, true);
@@ -182,46 +251,12 @@ fn random_tokens_against_the_whole_text() {
                 chars[start..chars.len().min(start + rng.usize(1..6))].iter().collect()
             })
             .collect();
-        let first = (0..=whole.len()).find_map(|end| {
-            let ending = stops.iter().filter(|stop| whole.as_bytes()[..end].ends_with(stop.as_bytes()));
-            ending.map(|stop| (end - stop.len(), end)).min()
-        });
-        let (start, end) = first.unwrap_or((whole.len(), whole.len()));
+        let ends = |end: &usize| stops.iter().any(|stop| whole.as_bytes()[..*end].ends_with(stop.as_bytes()));
+        let end = (0..=whole.len()).find(ends).unwrap_or(whole.len());
 
         let mut output = OutputText::new(tokenizer.clone(), &stops);
-        let (mut shown, mut tokens) = (String::new(), String::new());
-        for &id in &ids {
-            let piece = output.push(id);
-            shown += &piece.text;
-            tokens += &piece.token_text;
-            assert!(whole[..start].starts_with(&shown), "seed {seed}: {shown:?} leaks of {stops:?}");
-        }
-        shown += &output.finish();
-        assert_eq!(shown, whole[..start], "seed {seed}: stops {stops:?}");
-        assert_eq!(output.with_stop(), whole[..end], "seed {seed}: stops {stops:?}");
-        assert!(tokenizer.decode(&ids, false).starts_with(&tokens), "seed {seed}");
+        let streamed: String = ids.iter().map(|&id| output.push(id).text).collect();
+        assert!(whole.starts_with(&streamed), "seed {seed}");
+        assert_eq!(output.finish(), whole[..end], "seed {seed}: stops {stops:?}");
     }
-}
-
-#[test]
-fn errors_name_the_file_and_what_is_expected() {
-    let missing = Tokenizer::open(&testdata("no-such-model")).unwrap_err();
-    assert!(matches!(missing, TokenizerError::Missing { .. }));
-    let message = missing.to_string();
-    assert!(message.contains("no-such-model/tokenizer.json") && message.contains("must have"), "{message}");
-
-    let dir = std::env::temp_dir().join(format!("text-test-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let mut file = json("models/tiny-falcon-7b/tokenizer.json");
-    file["decoder"] = serde_json::json!({"type": "Fuse"});
-    let cases = [
-        ("{}".to_owned(), "not a readable"),
-        (file.to_string(), "must be ByteLevel, as in every Falcon model, and is Fuse"),
-    ];
-    for (content, expected) in cases {
-        std::fs::write(dir.join("tokenizer.json"), content).unwrap();
-        let message = Tokenizer::open(&dir).unwrap_err().to_string();
-        assert!(message.contains("tokenizer.json") && message.contains(expected), "{message}");
-    }
-    std::fs::remove_dir_all(dir).unwrap();
 }

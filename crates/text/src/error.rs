@@ -1,0 +1,110 @@
+//! Why a tokenizer cannot be opened, or a text not be encoded.
+
+use std::path::PathBuf;
+
+/// Why a tokenizer cannot be opened, or a text not be encoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The model's folder has no tokenizer.
+    #[error(
+        "{path}: there is no such file; a model's folder must have its Hugging Face fast tokenizer under this name"
+    )]
+    Missing {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// The file is there, but is not a tokenizer that the library can read.
+    #[error("{path}: not a readable Hugging Face tokenizer: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the library says.
+        source: tokenizers::Error,
+    },
+    /// A pointer of Git LFS stands in place of the file.
+    #[error("{path}: a Git LFS pointer, not the file itself; fetch the file with `git lfs pull` in the model's folder")]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file beside tokenizer.json cannot be read.
+    #[error("{path}: cannot be read: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file beside tokenizer.json is no JSON object.
+    #[error("{path}: not a JSON object: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// A value in a file beside tokenizer.json is of another type.
+    #[error("{path}: `{key}`: expected {expected}, found {found}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key whose value it is.
+        key: String,
+        /// What would do.
+        expected: &'static str,
+        /// The value.
+        found: String,
+    },
+    /// A token that only this file names would get another id than the file says.
+    #[error(
+        "{path}: token `{token}` has id {stated} here, but is not in tokenizer.json, where the next free id is {free}; \
+         save the tokenizer again as a fast one"
+    )]
+    AddedTokenId {
+        /// The file.
+        path: PathBuf,
+        /// The token's text.
+        token: String,
+        /// The id that the file states.
+        stated: u32,
+        /// The id that the tokenizer gives it.
+        free: u32,
+    },
+    /// The tokens are not sequences of bytes.
+    #[error("{path}: the decoder must be ByteLevel, as in every Falcon model, and is {found}")]
+    Decoder {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's kind.
+        found: String,
+    },
+    /// The post-processor's template for one text has that text not exactly once.
+    #[error("{path}: the post-processor must keep a text's tokens, once and in their order")]
+    Template {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The post-processor adds a token to every text that the model does not have.
+    #[error(
+        "tokenizer.json: the post-processor adds token `{token}` ({id}) to every prompt, and the model's vocabulary has \
+         {vocab} tokens only"
+    )]
+    TemplateBeyondVocabulary {
+        /// The token's text.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Tokens of the model.
+        vocab: usize,
+    },
+    /// The library failed at a text.
+    #[error("the text cannot be tokenized: {source}")]
+    Encode {
+        /// What the library says.
+        source: tokenizers::Error,
+    },
+    /// Whoever asked no longer wants the tokens.
+    #[error("tokenizing was cancelled")]
+    Cancelled,
+}
