@@ -9,6 +9,10 @@
 
 #![forbid(unsafe_code)]
 
+// Here, as every crate that needs it depends on this one: so it is the first error, and not one of many.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("Peregrine runs on Linux on x86-64 only");
+
 mod ids;
 mod plan;
 mod result;
