@@ -147,11 +147,11 @@ fn head_tiles(shape: &AttentionShape) -> Vec<HeadTile> {
 fn position_table(shape: &AttentionShape) -> PositionTable {
     let positions = 0..shape.max_positions.next_multiple_of(BLOCK_TOKENS);
     match &shape.positions {
-        Positions::Rotary { theta } => {
-            let half = shape.head_dim / 2;
-            let mut table = Vec::with_capacity(positions.len() * 2 * half);
+        Positions::Rotary { inverse_frequencies, factor } => {
+            let mut table = Vec::with_capacity(positions.len() * shape.head_dim);
             for position in positions {
-                let rotations = (0..half).map(|i| positions::rotation(*theta, half, position, i));
+                let frequencies = inverse_frequencies.iter();
+                let rotations = frequencies.map(|frequency| positions::rotation(*frequency, *factor, position));
                 table.extend(rotations.clone().map(|(cos, _)| cos));
                 table.extend(rotations.map(|(_, sin)| sin));
             }

@@ -43,7 +43,9 @@ impl CudaKvCache {
         // The pieces that carry weights carry f32; these are as good as any other words.
         weights.vector(tiles_at.at(), bytemuck::cast_slice(&tiles))?;
         let (rotations, slopes) = match &shape.positions {
-            Positions::Rotary { theta } => (Some(rotations(shape, *theta)), None),
+            Positions::Rotary { inverse_frequencies, factor } => {
+                (Some(rotations(shape, inverse_frequencies, *factor)), None)
+            }
             Positions::Alibi { slopes } => (None, Some(slopes.clone())),
         };
         let mut table = |values: Option<Vec<f32>>| {
@@ -133,14 +135,16 @@ pub(crate) fn head_tiles(shape: &AttentionShape) -> Vec<HeadTile> {
 
 /// Cosine and sine for each position and element of half a head. Kernels divide scores by the root of the width where the
 /// model divides by the root of `head_dim`; so both query and key are scaled by the fourth root of their ratio.
-fn rotations(shape: &AttentionShape, theta: f64) -> Vec<f32> {
-    let (half, half_width) = (shape.head_dim / 2, shape.head_width / 2);
+fn rotations(shape: &AttentionShape, inverse_frequencies: &[f64], factor: f64) -> Vec<f32> {
+    let half_width = shape.head_width / 2;
     let scale = (shape.head_width as f64 / shape.head_dim as f64).powf(0.25) as f32;
     let mut table = Vec::with_capacity(shape.max_positions * shape.head_width);
     for position in 0..shape.max_positions {
         for i in 0..half_width {
             // What stands behind the half is zeros, however it is rotated.
-            let (cos, sin) = if i < half { positions::rotation(theta, half, position, i) } else { (0.0, 0.0) };
+            let frequency = inverse_frequencies.get(i);
+            let (cos, sin) =
+                frequency.map_or((0.0, 0.0), |frequency| positions::rotation(*frequency, factor, position));
             table.extend([cos * scale, sin * scale]);
         }
     }
@@ -157,7 +161,7 @@ mod tests {
             head_dim,
             head_width: head_width(head_dim),
             groups: queries.iter().map(|&queries| KvGroup { queries }).collect(),
-            positions: Positions::Rotary { theta: 10_000.0 },
+            positions: Positions::rotary(10_000.0, head_dim),
             max_positions: 4,
         }
     }

@@ -2,12 +2,12 @@
 
 use half::bf16;
 
-/// Cosine and sine of the angle by which element `i` of a head's first half is rotated at `position`:
-/// `position · theta^(−i / half)`, computed in f64.
+/// Cosine and sine of the angle by which an element of a head's first half is rotated at `position`: `position ·
+/// inverse_frequency`, computed in f64. Both are multiplied by `factor`.
 #[must_use]
-pub fn rotation(theta: f64, half: usize, position: usize, i: usize) -> (f32, f32) {
-    let angle = position as f64 * theta.powf(-(i as f64) / half as f64);
-    (angle.cos() as f32, angle.sin() as f32)
+pub fn rotation(inverse_frequency: f64, factor: f64, position: usize) -> (f32, f32) {
+    let angle = position as f64 * inverse_frequency;
+    ((angle.cos() * factor) as f32, (angle.sin() * factor) as f32)
 }
 
 /// What ALiBi adds to the scaled score of the key at `position`: `bf16(slope · position) / √head_dim`.

@@ -89,9 +89,10 @@ impl HostKvCache {
     /// By which angles the token at `position` rotates its queries and keys: (cosine, sine) for each element of half a
     /// head; none without rotation.
     fn rotations(&self, position: usize) -> Vec<(f32, f32)> {
-        let half = self.shape.head_dim / 2;
-        match self.shape.positions {
-            Positions::Rotary { theta } => (0..half).map(|i| positions::rotation(theta, half, position, i)).collect(),
+        match &self.shape.positions {
+            Positions::Rotary { inverse_frequencies, factor } => {
+                inverse_frequencies.iter().map(|frequency| positions::rotation(*frequency, *factor, position)).collect()
+            }
             Positions::Alibi { .. } => Vec::new(),
         }
     }

@@ -66,17 +66,29 @@ pub struct KvGroup {
 /// How positions enter attention.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
-    /// Query and key are rotated: with `h = head_dim / 2` and `a = p · theta^(−i / h)`, element `i < h` becomes
-    /// `x[i]·cos a − x[i + h]·sin a` and element `i + h` becomes `x[i + h]·cos a + x[i]·sin a`.
+    /// Query and key are rotated: with `h = head_dim / 2` and `a = p · inverse_frequencies[i]`, element `i < h` becomes
+    /// `f·(x[i]·cos a − x[i + h]·sin a)` and element `i + h` becomes `f·(x[i + h]·cos a + x[i]·sin a)`.
     Rotary {
-        /// Base of the wavelengths.
-        theta: f64,
+        /// Radians per position, for each element of half a head.
+        inverse_frequencies: Vec<f64>,
+        /// `f`, which is 1 but for YaRN.
+        factor: f64,
     },
     /// `bf16(slope · p) / √head_dim` is added to the scaled score of the key at position `p`.
     Alibi {
         /// Slope of each query head of this rank, in order, already rounded to bf16.
         slopes: Vec<f32>,
     },
+}
+
+impl Positions {
+    /// Rotary embeddings as published (Su et al. 2021), with wavelengths in a geometric series of base `theta`.
+    #[must_use]
+    pub fn rotary(theta: f64, head_dim: usize) -> Self {
+        let half = head_dim / 2;
+        let inverse_frequencies = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
+        Self::Rotary { inverse_frequencies, factor: 1.0 }
+    }
 }
 
 impl AttentionShape {

@@ -50,6 +50,8 @@ pub struct ProcessConfig {
     pub environment: Vec<(OsString, OsString)>,
     /// Folder with `config.json` and the checkpoint.
     pub model_dir: PathBuf,
+    /// Whether the output projection is the embedding table, as the checkpoint was found to be.
+    pub tied: bool,
     /// Name of the backend that the workers use.
     pub backend: String,
     /// Threads that compute in each worker.

@@ -151,6 +151,7 @@ pub(crate) fn load_request(config: &CoordinatorConfig, processes: &ProcessConfig
     let narrow = |size: usize| u32::try_from(size).expect("sizes are limited where they are given");
     pb::LoadRequest {
         model_dir: processes.model_dir.as_os_str().as_bytes().to_vec(),
+        tied: processes.tied,
         backend: processes.backend.clone(),
         rank: narrow(rank),
         world: narrow(config.world),

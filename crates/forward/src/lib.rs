@@ -14,4 +14,4 @@ mod load;
 
 pub use engine::{Engine, StepError};
 pub use falcon::{Falcon, Observe};
-pub use load::{Capacity, WeightSource, row_bytes};
+pub use load::{Capacity, WeightSource, positions, row_bytes};

@@ -109,14 +109,20 @@ fn attention_shape<B: Backend>(config: &FalconConfig, partition: &Partition) -> 
         head_dim: config.head_dim,
         head_width: B::head_width(config.head_dim),
         groups: partition.groups.iter().map(|group| KvGroup { queries: group.q_count }).collect(),
-        positions: match config.positions {
-            model::Positions::Rotary { theta } => Positions::Rotary { theta },
-            model::Positions::Alibi => {
-                let slopes = alibi_slopes(config.q_heads);
-                Positions::Alibi { slopes: slopes[partition.q_heads.clone()].to_vec() }
-            }
-        },
+        positions: positions(config, partition.q_heads.clone()),
         max_positions: config.max_positions,
+    }
+}
+
+/// How positions enter attention, for a range of the model's query heads.
+#[must_use]
+pub fn positions(config: &FalconConfig, q_heads: Range<usize>) -> Positions {
+    match config.positions {
+        model::Positions::Rotary(rope) => Positions::Rotary {
+            inverse_frequencies: rope.inverse_frequencies(config.head_dim),
+            factor: rope.attention_factor(),
+        },
+        model::Positions::Alibi => Positions::Alibi { slopes: alibi_slopes(config.q_heads)[q_heads].to_vec() },
     }
 }
 

@@ -5,15 +5,15 @@ use forward::{Capacity, Engine, Falcon};
 use goldens::{Golden, LayerGolden, MODELS, Observed, Tolerance, model_dir};
 use model::{FalconConfig, Partition};
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
-use weights::{CheckpointFiles, read_config};
+use weights::Checkpoint;
 use worker::ShardSource;
 
 fn load(model: &str, collective: Threads) -> (FalconConfig, Falcon<Reference<Threads>>) {
     let dir = model_dir(model);
-    let config = read_config(&dir).expect("config.json");
+    let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
+    let config = checkpoint.config().clone();
     let partition = Partition::new(&config, collective.rank(), collective.world());
-    let files = CheckpointFiles::open(&dir).expect("checkpoint");
-    let reader = files.shard(&config, &partition).expect("shard");
+    let reader = checkpoint.shard(&partition);
     let capacity = Capacity { kv_blocks: 16, rows_max: 64, logits_rows_max: 5 };
     let backend = Reference::new(collective);
     let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader)).expect("load");

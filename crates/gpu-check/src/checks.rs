@@ -10,7 +10,7 @@ use goldens::{Case, Golden, Observed, model_dir};
 use model::Partition;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
-use weights::{CheckpointFiles, read_config};
+use weights::Checkpoint;
 use worker::ShardSource;
 
 /// A check of the suite.
@@ -113,15 +113,15 @@ fn observe(model: &str, cases: &[&Case], end: Threads, options: &CudaOptions) ->
 
 fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Result<Engine<Cuda>> {
     let dir = model_dir(model);
-    let config = read_config(&dir)?;
-    let partition = Partition::new(&config, end.rank(), end.world());
-    let files = CheckpointFiles::open(&dir)?;
-    let source = ShardSource(files.shard(&config, &partition)?);
+    let checkpoint = Checkpoint::open(&dir)?;
+    let config = checkpoint.config();
+    let partition = Partition::new(config, end.rank(), end.world());
+    let source = ShardSource(checkpoint.shard(&partition));
     let options = CudaOptions { device: end.rank(), ..options.clone() };
     let cuda = Cuda::new(&options, Box::new(end))?;
     let kv_blocks = 2 * longest.div_ceil(BLOCK_TOKENS);
     let capacity = Capacity { kv_blocks, rows_max: longest.max(64), logits_rows_max: Cuda::LOGITS_ROWS_MAX };
-    Ok(Engine::new(Falcon::load(cuda, &config, &partition, capacity, &source)?))
+    Ok(Engine::new(Falcon::load(cuda, config, &partition, capacity, &source)?))
 }
 
 /// The log-probabilities of prompt and golden continuation, run as one prompt. Every second case has other KV blocks.

@@ -5,7 +5,7 @@ use crate::random;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{
-    Alone, AttentionShape, Backend, BackendError, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Positions, Tensor,
+    Alone, AttentionShape, Backend, BackendError, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Tensor,
 };
 use backend_cuda::{Cuda, CudaKvCache, CudaOptions, CudaTensor, PlainRead};
 use model::{FalconConfig, Partition};
@@ -256,15 +256,11 @@ impl<'a> Bench<'a> {
 }
 
 fn attention(config: &FalconConfig) -> AttentionShape {
-    let theta = match config.positions {
-        model::Positions::Rotary { theta } => theta,
-        model::Positions::Alibi => unreachable!("no shape that is measured has it"),
-    };
     AttentionShape {
         head_dim: config.head_dim,
         head_width: Cuda::head_width(config.head_dim),
         groups: vec![KvGroup { queries: config.queries_per_kv() }; config.kv_heads],
-        positions: Positions::Rotary { theta },
+        positions: forward::positions(config, 0..config.q_heads),
         max_positions: config.max_positions,
     }
 }

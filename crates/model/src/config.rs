@@ -1,6 +1,8 @@
 //! `config.json`, in both key spellings and all variants of Falcon.
 
-use crate::fields::{Fields, invalid};
+use crate::fields::Fields;
+use crate::keys;
+use crate::rope::Rope;
 use serde_json::Value;
 
 /// A Falcon model's shape and variant.
@@ -64,11 +66,8 @@ pub enum AttentionLayout {
 /// How positions enter attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Positions {
-    /// Rotary embeddings over the two halves of a head, with this base.
-    Rotary {
-        /// Base of the geometric series of wavelengths.
-        theta: f64,
-    },
+    /// Rotary embeddings over the two halves of a head.
+    Rotary(Rope),
     /// Linear biases added to the attention scores.
     Alibi,
 }
@@ -90,13 +89,13 @@ pub enum ConfigError {
     #[error("field `{field}` is missing")]
     Missing {
         /// The field.
-        field: &'static str,
+        field: String,
     },
     /// A field's value is out of range or of another type.
     #[error("field `{field}`: expected {expected}, found {found}")]
     Invalid {
         /// The field.
-        field: &'static str,
+        field: String,
         /// What would do.
         expected: &'static str,
         /// The value.
@@ -106,7 +105,7 @@ pub enum ConfigError {
     #[error("field `{field}`: only {supported} is supported, found {found}")]
     Unsupported {
         /// The field.
-        field: &'static str,
+        field: String,
         /// The value that is supported.
         supported: String,
         /// The value.
@@ -116,7 +115,7 @@ pub enum ConfigError {
     #[error("field `{field}` ({value}) must divide `{of}` ({total})")]
     Indivisible {
         /// The divisor's field.
-        field: &'static str,
+        field: String,
         /// Its value.
         value: usize,
         /// The dividend's field.
@@ -142,26 +141,27 @@ impl FalconConfig {
     /// [`ConfigError`], naming the field.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         let fields = Fields::parse(json)?;
-        let model_type = fields.text("model_type")?.ok_or(ConfigError::Missing { field: "model_type" })?;
+        let model_type = fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
         if !["falcon", "RefinedWeb", "RefinedWebModel"].contains(&model_type) {
             let found = Value::from(model_type);
-            return Err(invalid("model_type", "\"falcon\", \"RefinedWeb\" or \"RefinedWebModel\"", &found));
+            return Err(fields.invalid("model_type", "\"falcon\", \"RefinedWeb\" or \"RefinedWebModel\"", &found));
         }
-        fields.only("activation", &Value::from("gelu"))?;
-        fields.only("apply_residual_connection_post_layernorm", &Value::from(false))?;
-        fields.only("rope_scaling", &Value::Null)?;
+        keys::refuse_what_changes_the_result(&fields)?;
 
         // RefinedWeb is the older name of the grouped architecture, from before the flag was there.
         let grouped = fields.flag("new_decoder_architecture")?.unwrap_or(model_type == "RefinedWeb");
-        let hidden = fields.required_size(&["hidden_size"])?;
+        // transformers takes the older key where both are there.
+        let hidden = fields.size(&["n_embed"])?.map_or_else(|| fields.required_size(&["hidden_size"]), Ok)?;
         let layers = fields.required_size(&LAYERS)?;
         if layers > LAYERS_MAX {
-            return Err(invalid(LAYERS[0], "a whole number from 1 to 4096", &Value::from(layers)));
+            return Err(fields.invalid(LAYERS[0], "a whole number from 1 to 4096", &Value::from(layers)));
         }
         let q_heads = fields.required_size(&Q_HEADS)?;
         divides(Q_HEADS[0], q_heads, "hidden_size", hidden)?;
         let (attention, kv_heads) = attention(&fields, grouped, q_heads)?;
-        let positions = positions(&fields, hidden / q_heads)?;
+        fields.only("head_dim", &Value::from(hidden / q_heads))?;
+        let max_positions = fields.size(&["max_position_embeddings"])?.unwrap_or(2048);
+        let positions = positions(&fields, hidden / q_heads, max_positions)?;
         Ok(Self {
             hidden,
             layers,
@@ -170,7 +170,7 @@ impl FalconConfig {
             head_dim: hidden / q_heads,
             ffn: fields.size(&["ffn_hidden_size"])?.unwrap_or(4 * hidden),
             vocab: fields.size(&["vocab_size"])?.unwrap_or(65_024),
-            max_positions: fields.size(&["max_position_embeddings"])?.unwrap_or(2048),
+            max_positions,
             norm_eps: fields.positive_float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
             norms: norms(&fields, grouped)?,
             attention,
@@ -179,6 +179,28 @@ impl FalconConfig {
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
             eos: fields.token_ids("eos_token_id")?.unwrap_or_else(|| vec![11]),
         })
+    }
+
+    /// The keys of a `config.json` that this program does not know, sorted. None of those that transformers gives a
+    /// meaning for Falcon is among them: those are used, known to be harmless, or refused.
+    #[must_use]
+    pub fn unknown_keys(json: &[u8]) -> Vec<String> {
+        let fields = Fields::parse(json).ok();
+        let mut unknown: Vec<_> =
+            fields.iter().flat_map(Fields::names).filter(|name| !keys::is_known(name)).map(str::to_owned).collect();
+        unknown.sort_unstable();
+        unknown
+    }
+
+    /// The method by which a `config.json` says that its checkpoint's weights were quantized, such as `gptq`.
+    #[must_use]
+    pub fn quantization_method(json: &[u8]) -> Option<String> {
+        let fields = Fields::parse(json).ok()?;
+        let quantization = ["quantization_config", "compression_config"];
+        let quantization = quantization.iter().find_map(|name| fields.object(name).ok().flatten())?;
+        let method = quantization.text("quant_method").ok().flatten();
+        // The first configs of bitsandbytes do not name it.
+        Some(method.unwrap_or("bitsandbytes").to_owned())
     }
 
     /// Query heads that share one KV head.
@@ -208,26 +230,39 @@ fn attention(fields: &Fields, grouped: bool, q_heads: usize) -> Result<(Attentio
 }
 
 fn norms(fields: &Fields, grouped: bool) -> Result<LayerNorms, ConfigError> {
-    if !grouped {
-        let parallel = fields.flag("parallel_attn")?.unwrap_or(true);
-        return Ok(if parallel { LayerNorms::ParallelOne } else { LayerNorms::Sequential });
+    let norms = fields.size(&["num_ln_in_parallel_attn"])?;
+    let other = |norms| fields.invalid("num_ln_in_parallel_attn", "1 or 2", &Value::from(norms));
+    if grouped {
+        fields.only("parallel_attn", &Value::from(true))?;
+        return match norms {
+            None | Some(2) => Ok(LayerNorms::ParallelTwo),
+            Some(1) => Ok(LayerNorms::ParallelOne),
+            Some(norms) => Err(other(norms)),
+        };
     }
-    fields.only("parallel_attn", &Value::from(true))?;
-    match fields.size(&["num_ln_in_parallel_attn"])? {
-        None | Some(2) => Ok(LayerNorms::ParallelTwo),
-        Some(1) => Ok(LayerNorms::ParallelOne),
-        Some(other) => Err(invalid("num_ln_in_parallel_attn", "1 or 2", &Value::from(other))),
+    match norms {
+        _ if !fields.flag("parallel_attn")?.unwrap_or(true) => Ok(LayerNorms::Sequential),
+        None | Some(1) => Ok(LayerNorms::ParallelOne),
+        Some(2) => Err(fields.unsupported(
+            "num_ln_in_parallel_attn",
+            "1 (as `new_decoder_architecture` is not true)",
+            &Value::from(2),
+        )),
+        Some(norms) => Err(other(norms)),
     }
 }
 
-fn positions(fields: &Fields, head_dim: usize) -> Result<Positions, ConfigError> {
-    if fields.flag("alibi")?.unwrap_or(false) {
+fn positions(fields: &Fields, head_dim: usize, max_positions: usize) -> Result<Positions, ConfigError> {
+    let alibi = fields.flag("alibi")?.unwrap_or(false);
+    fields.only("rotary", &Value::from(!alibi))?;
+    if alibi {
         return Ok(Positions::Alibi);
     }
     divides("2 (rotary halves)", 2, "head size", head_dim)?;
-    Ok(Positions::Rotary { theta: fields.positive_float("rope_theta")?.unwrap_or(10_000.0) })
+    Ok(Positions::Rotary(Rope::read(fields, head_dim, max_positions)?))
 }
 
-fn divides(field: &'static str, value: usize, of: &'static str, total: usize) -> Result<(), ConfigError> {
+fn divides(field: &str, value: usize, of: &'static str, total: usize) -> Result<(), ConfigError> {
+    let field = field.to_owned();
     if total.is_multiple_of(value) { Ok(()) } else { Err(ConfigError::Indivisible { field, value, of, total }) }
 }

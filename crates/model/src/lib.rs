@@ -3,8 +3,8 @@
 //!
 //! * [`FalconConfig`] reads every variant from the config's fields, never from a layer count.
 //! * [`Partition`] says which query heads, KV heads, feed-forward columns and vocabulary rows a rank owns.
-//! * [`tensors`] lists every tensor of a model with its shape and [`Cut`]; [`Checkpoint`] holds a checkpoint's tensors
-//!   against that list; [`shard`] turns the list into the pieces that one rank reads.
+//! * [`tensors`] lists every tensor of a model with its shape and [`Cut`]; [`TensorNames`] finds them under the names
+//!   that a checkpoint stores; [`shard`] turns the list into the pieces that one rank reads.
 //!
 //! **Invariant:** nothing here knows a device, a file or a socket.
 
@@ -12,9 +12,14 @@
 
 mod config;
 mod fields;
+mod keys;
+mod names;
 mod partition;
+mod rope;
 mod tensors;
 
 pub use config::{AttentionLayout, ConfigError, FalconConfig, LayerNorms, Positions};
+pub use names::{NamesError, TensorNames};
 pub use partition::{LocalGroup, Partition, cut_range};
-pub use tensors::{Checkpoint, CheckpointError, Cut, Part, Role, ShardTensor, TensorId, TensorSpec, shard, tensors};
+pub use rope::{Rope, RopeScaling};
+pub use tensors::{Cut, Part, Role, ShardTensor, TensorId, TensorSpec, shard, tensors};

@@ -1,7 +1,6 @@
 //! Every tensor of a checkpoint: its name, its shape, and how it is cut over ranks.
 
 use crate::{FalconConfig, LayerNorms, Partition};
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -39,6 +38,13 @@ pub struct TensorId {
     pub role: Role,
     /// Weight or bias.
     pub part: Part,
+}
+
+impl TensorId {
+    /// The embedding table.
+    pub const EMBEDDINGS: Self = Self { layer: None, role: Role::WordEmbeddings, part: Part::Weight };
+    /// The output projection.
+    pub const LM_HEAD: Self = Self { layer: None, role: Role::LmHead, part: Part::Weight };
 }
 
 impl fmt::Display for TensorId {
@@ -157,7 +163,7 @@ fn layer_roles(config: &FalconConfig) -> Vec<(Role, bool)> {
     norms.chain(products.map(|role| (role, config.bias))).collect()
 }
 
-fn spec(config: &FalconConfig, layer: Option<usize>, role: Role, part: Part) -> TensorSpec {
+pub(crate) fn spec(config: &FalconConfig, layer: Option<usize>, role: Role, part: Part) -> TensorSpec {
     let heads = config.q_heads * config.head_dim;
     let shape = match role {
         Role::WordEmbeddings | Role::LmHead => vec![config.vocab, config.hidden],
@@ -253,98 +259,4 @@ fn head_rows(config: &FalconConfig, partition: &Partition) -> Vec<Range<usize>> 
 
 fn scale(range: &Range<usize>, by: usize) -> Range<usize> {
     range.start * by..range.end * by
-}
-
-/// A checkpoint whose tensors are exactly those of the model: which stored name holds which tensor.
-#[derive(Clone, Debug)]
-pub struct Checkpoint {
-    names: HashMap<TensorId, String>,
-}
-
-/// Why a checkpoint's tensors are not those of the model.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CheckpointError {
-    /// The model needs a tensor that the checkpoint lacks.
-    #[error("tensor `{name}` (shape {expected:?}) is missing")]
-    Missing {
-        /// Its name.
-        name: String,
-        /// The shape that it should have.
-        expected: Vec<usize>,
-    },
-    /// The checkpoint holds a tensor for which the shard table has no line.
-    #[error("unknown tensor `{name}` (shape {found:?}): no Falcon model with this config.json has it")]
-    Unknown {
-        /// Its name.
-        name: String,
-        /// Its shape.
-        found: Vec<usize>,
-    },
-    /// A tensor does not have the shape that the config gives.
-    #[error("tensor `{name}`: expected shape {expected:?}, found {found:?}")]
-    Shape {
-        /// Its name.
-        name: String,
-        /// The shape that the config gives.
-        expected: Vec<usize>,
-        /// The shape that it has.
-        found: Vec<usize>,
-    },
-}
-
-impl Checkpoint {
-    /// Holds the `stored` tensors (name and shape) against those that the model has: each must be there once, in its
-    /// shape, and nothing else. With tied embeddings the table may be stored under either name; where it is stored
-    /// under both, `lm_head.weight` is not used.
-    ///
-    /// # Errors
-    ///
-    /// The first tensor that is missing, unknown, or of the wrong shape.
-    pub fn match_names<'a>(
-        config: &FalconConfig,
-        stored: impl IntoIterator<Item = (&'a str, &'a [usize])>,
-    ) -> Result<Self, CheckpointError> {
-        let mut stored: HashMap<&str, &[usize]> = stored.into_iter().collect();
-        let mut names = HashMap::new();
-        let head = spec(config, None, Role::LmHead, Part::Weight);
-        for tensor in tensors(config) {
-            let name = tensor.id.to_string();
-            let alias = (config.tied && tensor.id.role == Role::WordEmbeddings).then(|| head.id.to_string());
-            let found = [Some(name.clone()), alias].into_iter().flatten().find(|name| stored.contains_key(&**name));
-            let Some(found) = found else {
-                return Err(CheckpointError::Missing { name, expected: tensor.shape });
-            };
-            take(&mut stored, &found, &tensor.shape)?;
-            names.insert(tensor.id, found);
-        }
-        if config.tied && stored.contains_key(&*head.id.to_string()) {
-            take(&mut stored, &head.id.to_string(), &head.shape)?;
-        }
-        // The smallest name, so that the error does not depend on the order of a hash map.
-        match stored.into_iter().min() {
-            Some((name, found)) => Err(CheckpointError::Unknown { name: name.to_owned(), found: found.to_vec() }),
-            None => Ok(Self { names }),
-        }
-    }
-
-    /// The name under which the checkpoint stores a tensor.
-    ///
-    /// # Panics
-    ///
-    /// If the model has no such tensor.
-    #[must_use]
-    pub fn name(&self, id: TensorId) -> &str {
-        self.names.get(&id).unwrap_or_else(|| panic!("{id} is not a tensor of this model"))
-    }
-}
-
-fn take(stored: &mut HashMap<&str, &[usize]>, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
-    match stored.remove(name) {
-        Some(found) if found == expected => Ok(()),
-        Some(found) => {
-            Err(CheckpointError::Shape { name: name.to_owned(), expected: expected.to_vec(), found: found.to_vec() })
-        }
-        None => Err(CheckpointError::Missing { name: name.to_owned(), expected: expected.to_vec() }),
-    }
 }

@@ -72,7 +72,7 @@ fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> 
     if !dir.is_dir() {
         bail!("--model {}: there is no such folder", dir.display());
     }
-    let config = weights::read_config(dir)?;
+    let config = weights::inspect(dir)?;
     let wanted = Wanted { kv_tokens: args.kv_tokens, step_rows: None, kv_tokens_most: u64::MAX };
     Ok(match room_of_gpus(gpus, &config, ranks, &wanted) {
         Ok((room, bytes)) => {

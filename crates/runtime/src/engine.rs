@@ -116,7 +116,7 @@ impl Engine {
         if !model_dir.is_dir() {
             return Err(EngineError::NoFolder { dir: model_dir });
         }
-        let config = weights::read_config(&model_dir)?;
+        let config = check(&model_dir, options.backend)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
         let backend = options.backend.resolve(world)?;
         let requests_most = options.max_concurrent_requests.unwrap_or(CONCURRENT_REQUESTS_MOST);
@@ -143,6 +143,7 @@ impl Engine {
             arguments: options.worker.arguments.clone(),
             environment: launch.environment,
             model_dir,
+            tied: config.tied,
             backend: backend.to_owned(),
             threads_per_rank: options.threads(world),
             isa: options.isa.map(|isa| isa.to_string()),
@@ -155,6 +156,22 @@ impl Engine {
         let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
         Ok(Self { coordinator, service })
     }
+}
+
+/// Holds the checkpoint against its config, once for all ranks, and says in the log what its owner should know.
+fn check(model_dir: &Path, backend: BackendChoice) -> Result<FalconConfig, EngineError> {
+    if backend == BackendChoice::Instant {
+        return Ok(weights::read_config(model_dir)?);
+    }
+    let checkpoint = weights::Checkpoint::open(model_dir)?;
+    for note in checkpoint.notes() {
+        if note.is_warning() {
+            tracing::warn!("{note}");
+        } else {
+            tracing::info!("{note}");
+        }
+    }
+    Ok(checkpoint.config().clone())
 }
 
 impl EngineOptions {

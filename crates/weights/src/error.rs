@@ -1,6 +1,6 @@
 //! Why a model directory cannot be read.
 
-use model::{CheckpointError, ConfigError};
+use model::{ConfigError, NamesError};
 use safetensors::SafeTensorError;
 use std::io;
 use std::path::PathBuf;
@@ -25,11 +25,99 @@ pub enum WeightsError {
         /// What is wrong with it.
         reason: ConfigError,
     },
-    /// The directory holds no checkpoint.
+    /// The directory holds no weights of any format.
     #[error("{dir}: no checkpoint, expected model.safetensors or model.safetensors.index.json in this directory")]
     NoCheckpoint {
         /// The directory.
         dir: PathBuf,
+    },
+    /// The directory holds weights in PyTorch's pickled format only.
+    #[error(
+        "{dir}: no model.safetensors, but {file}: pickled PyTorch weights are not read; convert them, by \
+         AutoModelForCausalLM.from_pretrained(\"{dir}\").save_pretrained(\"NEW\") in transformers"
+    )]
+    Pickled {
+        /// The directory.
+        dir: PathBuf,
+        /// The first file, by name.
+        file: String,
+    },
+    /// The directory holds weights of a variant only.
+    #[error(
+        "{dir}: no model.safetensors, but {file}: weights of a variant are not looked for; rename its files to \
+         model.safetensors, or model.safetensors.index.json and what that names"
+    )]
+    Variant {
+        /// The directory.
+        dir: PathBuf,
+        /// The first file, by name.
+        file: String,
+    },
+    /// The directory holds safetensors files of other names only.
+    #[error(
+        "{dir}: no model.safetensors and no model.safetensors.index.json, but {file}: rename it if it is the only one, or \
+         download the index"
+    )]
+    OtherName {
+        /// The directory.
+        dir: PathBuf,
+        /// The first file, by name.
+        file: String,
+    },
+    /// The directory holds weights for llama.cpp only.
+    #[error(
+        "{dir}: no model.safetensors, but {file}: GGUF is not read; take the safetensors files that it was made from"
+    )]
+    Gguf {
+        /// The directory.
+        dir: PathBuf,
+        /// The first file, by name.
+        file: String,
+    },
+    /// The directory is an adapter's, without the model.
+    #[error(
+        "{0}: this directory holds an adapter, and not the model that it is for; merge the two, by AutoPeftModelForCausalLM\
+         .from_pretrained(DIR).merge_and_unload().save_pretrained(\"NEW\") in peft"
+    )]
+    AdapterAlone(PathBuf),
+    /// An adapter lies beside a model.
+    #[error(
+        "{0}: an adapter lies beside the model, and transformers would apply it; merge the two, by AutoPeftModelForCausalLM\
+         .from_pretrained(DIR).merge_and_unload().save_pretrained(\"NEW\") in peft, or move this file away to serve the \
+         model without it"
+    )]
+    AdapterBeside(PathBuf),
+    /// The weights are those of a model with an adapter in it.
+    #[error(
+        "{path}: tensor `{tensor}` is an adapter's: save the model after merge_and_unload() of peft, which adds the adapter to \
+         the weights"
+    )]
+    AdapterInside {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A pointer of Git LFS lies in place of a file.
+    #[error("{path}: a pointer of Git LFS, and not the file itself; run `git lfs pull` in its directory")]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights are quantized.
+    #[error(
+        "{path}: the weights are quantized ({method}; tensor `{tensor}` is {found}), which is not supported; take the \
+         checkpoint in BF16, F16 or F32"
+    )]
+    Quantized {
+        /// The file.
+        path: PathBuf,
+        /// The first such tensor, by name.
+        tensor: String,
+        /// Its type.
+        found: safetensors::Dtype,
+        /// How, by the config or the tensor's name.
+        method: String,
     },
     /// The index is not valid JSON.
     #[error("{path}: not valid JSON: {reason}")]
@@ -68,7 +156,9 @@ pub enum WeightsError {
         file: String,
     },
     /// The index names a file that does not hold the tensor.
-    #[error("{path}: tensor `{tensor}` should be in `{file}`, but that file does not hold it")]
+    #[error(
+        "{path}: tensor `{tensor}` should be in `{file}`, but that file does not hold it; take its line out of the index if the model has no such tensor"
+    )]
     IndexedTensorMissing {
         /// The index.
         path: PathBuf,
@@ -119,10 +209,10 @@ pub enum WeightsError {
     },
     /// The checkpoint's tensors are not those of the model.
     #[error("{path}: {reason}")]
-    Checkpoint {
+    Names {
         /// The file that stores the tensor, or the directory where the tensor is missing.
         path: PathBuf,
         /// Which tensor, and what is wrong with it.
-        reason: CheckpointError,
+        reason: NamesError,
     },
 }

@@ -1,7 +1,8 @@
 //! A rank's shard of a safetensors checkpoint, read over mmap.
 //!
-//! * [`read_config`] reads a model directory's `config.json`.
-//! * [`CheckpointFiles`] maps the directory's safetensors files and checks their headers.
+//! * [`Checkpoint`] opens a model directory: it maps the safetensors files, and holds their headers against `config.json`.
+//!   [`Note`]s say what about it may surprise.
+//! * [`inspect`] says what the model is, also where its weights are yet to come; [`read_config`] reads `config.json` alone.
 //! * [`ShardReader`] copies a rank's tensors out of the maps by byte runs, from as many threads as the caller likes.
 //! * [`Mapped`] is a tensor where its file is mapped, for devices that can use it there.
 //! * [`Progress`] tells another thread how far that is.
@@ -12,17 +13,21 @@
 
 #![deny(unsafe_code)]
 
+mod checkpoint;
 mod error;
 mod files;
 mod header;
 mod index;
+mod layout;
 mod mapped;
 mod mmap;
+mod note;
 mod progress;
 mod reader;
 
+pub use checkpoint::{Checkpoint, inspect, read_config};
 pub use error::WeightsError;
-pub use files::{CheckpointFiles, read_config};
 pub use mapped::Mapped;
+pub use note::Note;
 pub use progress::Progress;
 pub use reader::ShardReader;

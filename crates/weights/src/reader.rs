@@ -1,33 +1,31 @@
 //! Copies a rank's part of each tensor out of the mapped files.
 
-use crate::files::Located;
-use crate::header::Dtype;
+use crate::Progress;
+use crate::files::{Files, Located};
 use crate::mapped::Mapped;
-use crate::{CheckpointFiles, Progress};
 use half::{bf16, f16};
 use model::{ShardTensor, TensorId};
+use safetensors::Dtype;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors are little-endian and are copied as they are");
 
+const UNREAD: &str = "a checkpoint is opened only if its tensors have types that are read";
+
 /// Reads the tensors of one rank. Any number of threads may read at once.
 pub struct ShardReader<'a> {
-    files: &'a CheckpointFiles,
+    files: &'a Files,
     tensors: Vec<ShardTensor>,
     located: HashMap<TensorId, &'a Located>,
     progress: Arc<Progress>,
 }
 
 impl<'a> ShardReader<'a> {
-    pub(crate) fn new(
-        files: &'a CheckpointFiles,
-        tensors: Vec<ShardTensor>,
-        locate: impl Fn(TensorId) -> &'a Located,
-    ) -> Self {
+    pub(crate) fn new(files: &'a Files, tensors: Vec<ShardTensor>, locate: impl Fn(TensorId) -> &'a Located) -> Self {
         let located: HashMap<_, _> = tensors.iter().map(|tensor| (tensor.id, locate(tensor.id))).collect();
-        let bytes = |tensor: &ShardTensor| tensor.local_elements() * located[&tensor.id].stored.dtype.bytes();
+        let bytes = |tensor: &ShardTensor| tensor.local_elements() * located[&tensor.id].stored.element_bytes();
         let total = tensors.iter().map(|tensor| bytes(tensor) as u64).sum();
         Self { files, tensors, located, progress: Arc::new(Progress::new(total)) }
     }
@@ -54,9 +52,10 @@ impl<'a> ShardReader<'a> {
     /// `out` has another length.
     pub fn read(&self, tensor: &ShardTensor, elements: Range<usize>, out: &mut [bf16]) {
         self.copy_runs(tensor, elements, out, |dtype, bytes, out| match dtype {
-            Dtype::Bf16 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
-            Dtype::F16 => convert(bytes, out, |pair| bf16::from_f32(f16::from_le_bytes(pair).to_f32())),
-            Dtype::F32 => convert(bytes, out, |quad| bf16::from_f32(f32::from_le_bytes(quad))),
+            Dtype::BF16 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
+            Dtype::F16 => convert(bytes, out, bf16_of_f16),
+            Dtype::F32 => convert(bytes, out, bf16_of_f32),
+            _ => unreachable!("{UNREAD}"),
         });
     }
 
@@ -68,9 +67,10 @@ impl<'a> ShardReader<'a> {
     /// If `tensor` is not one of [`tensors`](Self::tensors), or if `out` has another length than its local elements.
     pub fn read_f32(&self, tensor: &ShardTensor, out: &mut [f32]) {
         self.copy_runs(tensor, 0..tensor.local_elements(), out, |dtype, bytes, out| match dtype {
-            Dtype::Bf16 => convert(bytes, out, |pair| bf16::from_le_bytes(pair).to_f32()),
+            Dtype::BF16 => convert(bytes, out, |pair| bf16::from_le_bytes(pair).to_f32()),
             Dtype::F16 => convert(bytes, out, |pair| f16::from_le_bytes(pair).to_f32()),
             Dtype::F32 => bytemuck::cast_slice_mut(out).copy_from_slice(bytes),
+            _ => unreachable!("{UNREAD}"),
         });
     }
 
@@ -89,7 +89,7 @@ impl<'a> ShardReader<'a> {
             place: located.stored.place.clone(),
             progress: self.progress(),
         };
-        let is_bf16 = located.stored.dtype == Dtype::Bf16;
+        let is_bf16 = located.stored.dtype == Dtype::BF16;
         let usable = is_bf16 && bytemuck::try_cast_slice::<u8, bf16>(mapped.bytes()).is_ok();
         (usable && mapped.file.has_few_walks()).then_some(mapped)
     }
@@ -125,17 +125,17 @@ impl<'a> ShardReader<'a> {
     ) {
         assert_eq!(out.len(), elements.len(), "{}: length of the output for elements {elements:?}", tensor.id);
         let located = self.located(tensor);
-        let dtype = located.stored.dtype;
-        let bytes = &self.files.file(located).bytes()[located.stored.place.clone()];
+        let (dtype, element_bytes) = (located.stored.dtype, located.stored.element_bytes());
+        let bytes = self.files.bytes(located);
         let mut rest = out;
         while !rest.is_empty() {
             let run = run_at(tensor, elements.end - rest.len());
             let length = run.len().min(rest.len());
             let (filled, after) = rest.split_at_mut(length);
-            copy(dtype, &bytes[run.start * dtype.bytes()..(run.start + length) * dtype.bytes()], filled);
+            copy(dtype, &bytes[run.start * element_bytes..(run.start + length) * element_bytes], filled);
             rest = after;
         }
-        self.progress.add(elements.len() * dtype.bytes());
+        self.progress.add(elements.len() * element_bytes);
     }
 
     fn located(&self, tensor: &ShardTensor) -> &'a Located {
@@ -161,12 +161,30 @@ fn run_at(tensor: &ShardTensor, local: usize) -> Range<usize> {
 
 /// The bytes of the file between the first and the last element of each of the tensor's ranges of rows.
 fn spans(located: &Located, tensor: &ShardTensor) -> impl Iterator<Item = Range<usize>> {
-    let bytes = located.stored.dtype.bytes();
+    let bytes = located.stored.element_bytes();
     tensor.rows.iter().filter(|rows| !rows.is_empty()).map(move |rows| {
         let first = rows.start * tensor.columns_total + tensor.columns.start;
         let end = (rows.end - 1) * tensor.columns_total + tensor.columns.end;
         located.stored.place.start + first * bytes..located.stored.place.start + end * bytes
     })
+}
+
+/// The elements of a tensor as they are read to bf16.
+pub(crate) fn bf16s(dtype: Dtype, bytes: &[u8]) -> Box<dyn Iterator<Item = bf16> + '_> {
+    match dtype {
+        Dtype::BF16 => Box::new(bytes.as_chunks().0.iter().map(|pair| bf16::from_le_bytes(*pair))),
+        Dtype::F16 => Box::new(bytes.as_chunks().0.iter().map(|pair| bf16_of_f16(*pair))),
+        Dtype::F32 => Box::new(bytes.as_chunks().0.iter().map(|quad| bf16_of_f32(*quad))),
+        _ => unreachable!("{UNREAD}"),
+    }
+}
+
+fn bf16_of_f16(bytes: [u8; 2]) -> bf16 {
+    bf16::from_f32(f16::from_le_bytes(bytes).to_f32())
+}
+
+fn bf16_of_f32(bytes: [u8; 4]) -> bf16 {
+    bf16::from_f32(f32::from_le_bytes(bytes))
 }
 
 fn convert<T, const N: usize>(bytes: &[u8], out: &mut [T], element: impl Fn([u8; N]) -> T) {

@@ -8,7 +8,7 @@ use model::{Partition, ShardTensor};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use step::{BLOCK_TOKENS, SampleMask, StepPlan, StepResult};
-use weights::{CheckpointFiles, Mapped, Progress, ShardReader, WeightsError};
+use weights::{Checkpoint, Mapped, Progress, ShardReader, WeightsError};
 
 /// How far a load has come; empty until the checkpoint's files have been opened.
 pub type LoadProgress = OnceLock<Arc<Progress>>;
@@ -86,20 +86,20 @@ const READ_AHEAD_ELEMENTS: usize = 32 << 20;
 ///
 /// [`LoadError`].
 pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadProgress) -> Result<Loaded, LoadError> {
-    let config = weights::read_config(&spec.model_dir)?;
-    let partition = Partition::new(&config, spec.rank, spec.world);
-    let files = CheckpointFiles::open(&spec.model_dir)?;
-    let reader = files.shard(&config, &partition)?;
+    let checkpoint = Checkpoint::open_resolved(&spec.model_dir, spec.tied)?;
+    let config = checkpoint.config();
+    let partition = Partition::new(config, spec.rank, spec.world);
+    let reader = checkpoint.shard(&partition);
     // A second load of the same rank does not happen; if it did, its progress would merely not be seen.
     let _ = progress.set(reader.progress());
     let capacity =
         Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: B::LOGITS_ROWS_MAX };
-    let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader))?;
-    let kv_elements = partition.kv_bytes_per_token(&config, 1) / config.head_dim * B::head_width(config.head_dim);
+    let falcon = Falcon::load(backend, config, &partition, capacity, &ShardSource(reader))?;
+    let kv_elements = partition.kv_bytes_per_token(config, 1) / config.head_dim * B::head_width(config.head_dim);
     let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * kv_elements * B::KV_ELEMENT_BYTES;
     Ok(Loaded {
         rank: Box::new(Engine::new(falcon)),
-        weight_bytes: partition.weight_bytes(&config, size_of::<bf16>()),
+        weight_bytes: partition.weight_bytes(config, size_of::<bf16>()),
         kv_bytes: kv_bytes as u64,
     })
 }

@@ -11,6 +11,8 @@ use wire::control::LoadRequest;
 pub struct RankSpec {
     /// Folder with `config.json` and the checkpoint.
     pub model_dir: PathBuf,
+    /// Whether the output projection is the embedding table, whatever the checkpoint stores.
+    pub tied: bool,
     /// Name of the backend.
     pub backend: String,
     /// This rank.
@@ -57,6 +59,7 @@ impl TryFrom<LoadRequest> for RankSpec {
         }
         Ok(Self {
             model_dir: PathBuf::from(OsString::from_vec(request.model_dir)),
+            tied: request.tied,
             backend: request.backend,
             rank: request.rank as usize,
             world,

@@ -57,7 +57,7 @@ fn one_layer() {
     let mut vector = || b.vector(&vec![1.0; *hidden]).expect("room");
     let norms = [(); 2].map(|()| Norm { scale: vector(), bias: vector(), eps: 1e-5 });
     let groups = vec![KvGroup { queries: heads / kv_heads }; *kv_heads];
-    let positions = Positions::Rotary { theta: 10_000.0 };
+    let positions = Positions::rotary(10_000.0, *head_dim);
     let (head_dim, head_width) = (*head_dim, *head_dim);
     let shape = AttentionShape { head_dim, head_width, groups, positions, max_positions: POSITIONS };
     let blocks = POSITIONS / BLOCK_TOKENS;

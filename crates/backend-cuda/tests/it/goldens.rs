@@ -8,7 +8,7 @@ use goldens::{Case, Golden, model_dir};
 use model::Partition;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
-use weights::{CheckpointFiles, read_config};
+use weights::Checkpoint;
 use worker::ShardSource;
 
 /// The goldens are of f32; here what enters products, keys, values and weights of attention are rounded to bf16. The golden
@@ -22,16 +22,16 @@ const SLACK: f32 = 1.5;
 fn load(model: &str, collective: Threads, deterministic: bool) -> Engine<Cuda> {
     install();
     let dir = model_dir(model);
-    let config = read_config(&dir).expect("config.json");
-    let partition = Partition::new(&config, collective.rank(), collective.world());
-    let files = CheckpointFiles::open(&dir).expect("checkpoint");
-    let reader = files.shard(&config, &partition).expect("shard");
+    let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
+    let config = checkpoint.config();
+    let partition = Partition::new(config, collective.rank(), collective.world());
+    let reader = checkpoint.shard(&partition);
     let capacity = Capacity { kv_blocks: 16, rows_max: 96, logits_rows_max: 20 };
     let wait_limit = Duration::from_secs(300);
     let options = CudaOptions { deterministic, wait_limit, ..CudaOptions::new(collective.rank()) };
     let backend = Cuda::new(&options, Box::new(collective)).expect("a device");
     let source = ShardSource(reader);
-    Engine::new(Falcon::load(backend, &config, &partition, capacity, &source).expect("load"))
+    Engine::new(Falcon::load(backend, config, &partition, capacity, &source).expect("load"))
 }
 
 /// The log-probabilities of prompt and golden continuation, run as one prompt in chunks of `chunk`.

@@ -65,7 +65,7 @@ fn a_product_of_many_rows_is_that_of_few() {
 fn check_attention(batch: impl Fn(Range<usize>) -> Batch) {
     let cuda = &mut cuda();
     let groups = vec![KvGroup { queries: 2 }];
-    let positions = Positions::Rotary { theta: 10_000.0 };
+    let positions = Positions::rotary(10_000.0, HEAD_DIM);
     let shape = AttentionShape { head_dim: HEAD_DIM, head_width: HEAD_DIM, groups, positions, max_positions: 512 };
     let (columns, blocks) = (4 * HEAD_DIM, ATTENTION_ROWS);
     let x = values(ATTENTION_ROWS * columns);

@@ -13,7 +13,7 @@ use model::Partition;
 use scheduler::{Event, Scheduler, SchedulerConfig, Submission};
 use std::time::Duration;
 use step::{BlockId, Choice, NewSequence, Priority, SamplingParams, SamplingSettings, SeqId, SeqRun, StepId, StepPlan};
-use weights::{CheckpointFiles, read_config};
+use weights::Checkpoint;
 use worker::ShardSource;
 
 const MODEL: &str = "tiny-falcon-7b";
@@ -24,14 +24,14 @@ const STEPS_MAX: usize = 1000;
 /// A rank of the model.
 pub fn load(options: &CudaOptions, collective: Threads) -> Engine<Cuda> {
     let dir = model_dir(MODEL);
-    let config = read_config(&dir).expect("config.json");
-    let partition = Partition::new(&config, collective.rank(), collective.world());
-    let files = CheckpointFiles::open(&dir).expect("checkpoint");
-    let reader = files.shard(&config, &partition).expect("shard");
+    let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
+    let config = checkpoint.config();
+    let partition = Partition::new(config, collective.rank(), collective.world());
+    let reader = checkpoint.shard(&partition);
     let capacity = Capacity { kv_blocks: 64, rows_max: ROWS_MAX, logits_rows_max: 4 };
     let options = CudaOptions { device: collective.rank(), ..options.clone() };
     let backend = Cuda::new(&options, Box::new(collective)).expect("a device");
-    Engine::new(Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader)).expect("load"))
+    Engine::new(Falcon::load(backend, config, &partition, capacity, &ShardSource(reader)).expect("load"))
 }
 
 /// A step of `rows` tokens of a sequence: the first step is its prompt, and all later ones run what was sampled.

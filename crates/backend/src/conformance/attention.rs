@@ -8,16 +8,20 @@ use step::BLOCK_TOKENS;
 /// [`Backend::attend`], relative to the largest value times the largest magnitude of a score's terms.
 pub fn attend<B: Backend>(subject: &Subject<B>) {
     let (mut random, mut backend) = (Random::new(), subject.alone());
-    let rotary = || Positions::Rotary { theta: 10_000.0 };
+    let rotary = |head_dim| Positions::rotary(10_000.0, head_dim);
+    // Frequencies of no geometric series, as YaRN has them.
+    let scaled =
+        Positions::Rotary { inverse_frequencies: vec![1.0, 0.3, 0.29, 0.05, 0.002, 0.001, 1e-4, 1e-5], factor: 1.2 };
     let alibi = |queries: i32| Positions::Alibi { slopes: (0..queries).map(|i| 0.5f32.powi(i)).collect() };
     for (head_dim, queries, positions, lengths) in [
-        (64, &[71][..], rotary(), &[1, 19, 33][..]),
-        (16, &[3, 3, 1], rotary(), &[700, 5]),
-        (24, &[2, 5], rotary(), &[130, 16, 64]),
+        (64, &[71][..], rotary(64), &[1, 19, 33][..]),
+        (16, &[3, 3, 1], rotary(16), &[700, 5]),
+        (16, &[2, 3], scaled, &[97, 40]),
+        (24, &[2, 5], rotary(24), &[130, 16, 64]),
         (32, &[1, 1, 1, 1], alibi(4), &[200, 31]),
         (64, &[9], alibi(9), &[257]),
-        (64, &[16, 7], rotary(), &[48; 9]),
-        (64, &[], rotary(), &[20]),
+        (64, &[16, 7], rotary(64), &[48; 9]),
+        (64, &[], rotary(64), &[20]),
     ] {
         let groups = queries.iter().map(|&queries| KvGroup { queries }).collect();
         let shape = AttentionShape { head_dim, head_width: head_dim, groups, positions, max_positions: 704 };

@@ -58,7 +58,7 @@ impl<B: Backend> Layer<B> {
     fn new(mut backend: B, seed: u64) -> Self {
         let mut random = Random(fastrand::Rng::with_seed(seed));
         let groups = QUERIES.map(|queries| KvGroup { queries }).to_vec();
-        let positions = Positions::Rotary { theta: 10_000.0 };
+        let positions = Positions::rotary(10_000.0, HEAD_DIM);
         let head_width = B::head_width(HEAD_DIM);
         let shape = AttentionShape { head_dim: HEAD_DIM, head_width, groups, positions, max_positions: 160 };
         let b = &mut backend;

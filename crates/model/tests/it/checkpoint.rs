@@ -1,5 +1,5 @@
 use crate::models::{self, FALCON_7B, FALCON_40B, FALCON2_11B, parse};
-use model::{Checkpoint, CheckpointError, FalconConfig, Part, Role, TensorId, tensors};
+use model::{FalconConfig, NamesError, Part, Role, TensorId, TensorNames, tensors};
 use std::collections::BTreeMap;
 
 const EMBEDDINGS: &str = "transformer.word_embeddings.weight";
@@ -11,8 +11,8 @@ fn stored(config: &FalconConfig) -> Stored {
     tensors(config).into_iter().map(|spec| (spec.id.to_string(), spec.shape)).collect()
 }
 
-fn hold(config: &FalconConfig, stored: &Stored) -> Result<Checkpoint, CheckpointError> {
-    Checkpoint::match_names(config, stored.iter().map(|(name, shape)| (&**name, &**shape)))
+fn hold(config: &FalconConfig, stored: &Stored) -> Result<TensorNames, NamesError> {
+    TensorNames::find(config, stored.iter().map(|(name, shape)| (&**name, &**shape)))
 }
 
 #[test]
@@ -47,19 +47,19 @@ fn a_whole_checkpoint_matches_and_any_fault_names_its_tensor() {
 
             let mut lacking = whole.clone();
             lacking.remove(&name);
-            let missing = CheckpointError::Missing { name: name.clone(), expected: spec.shape.clone() };
+            let missing = NamesError::Missing { name: name.clone(), expected: spec.shape.clone() };
             assert_eq!(hold(&config, &lacking).unwrap_err(), missing, "{model}");
 
             let mut misshapen = whole.clone();
             let found = [&spec.shape[..], &[1]].concat();
             misshapen.insert(name.clone(), found.clone());
-            let shape = CheckpointError::Shape { name, expected: spec.shape, found };
+            let shape = NamesError::Shape { name, expected: spec.shape, found };
             assert_eq!(hold(&config, &misshapen).unwrap_err(), shape, "{model}");
         }
         let mut foreign = whole;
         foreign.insert("transformer.h.0.gate.weight".to_owned(), vec![3]);
         foreign.insert("transformer.z".to_owned(), vec![]);
-        let unknown = CheckpointError::Unknown { name: "transformer.h.0.gate.weight".to_owned(), found: vec![3] };
+        let unknown = NamesError::Unknown { name: "transformer.h.0.gate.weight".to_owned(), found: vec![3] };
         assert_eq!(hold(&config, &foreign).unwrap_err(), unknown, "{model}");
     }
 }
@@ -79,12 +79,12 @@ fn a_tied_table_may_be_stored_under_either_name_or_both() {
 
     tensors.insert(EMBEDDINGS.to_owned(), shape.clone());
     tensors.insert(HEAD.to_owned(), vec![1, 2]);
-    let wrong = CheckpointError::Shape { name: HEAD.to_owned(), expected: shape.clone(), found: vec![1, 2] };
+    let wrong = NamesError::Shape { name: HEAD.to_owned(), expected: shape.clone(), found: vec![1, 2] };
     assert_eq!(hold(&config, &tensors).unwrap_err(), wrong);
 
     tensors.remove(EMBEDDINGS);
     tensors.remove(HEAD);
-    let missing = CheckpointError::Missing { name: EMBEDDINGS.to_owned(), expected: shape };
+    let missing = NamesError::Missing { name: EMBEDDINGS.to_owned(), expected: shape };
     assert_eq!(hold(&config, &tensors).unwrap_err(), missing);
 }
 
@@ -94,7 +94,7 @@ fn an_untied_head_must_be_stored_beside_the_table() {
     for name in [EMBEDDINGS, HEAD] {
         let mut tensors = stored(&config);
         let expected = tensors.remove(name).unwrap();
-        assert_eq!(hold(&config, &tensors).unwrap_err(), CheckpointError::Missing { name: name.to_owned(), expected });
+        assert_eq!(hold(&config, &tensors).unwrap_err(), NamesError::Missing { name: name.to_owned(), expected });
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::models::{FALCON_7B, FALCON_40B, FALCON_180B, FALCON_RW_1B, FALCON2_11B, parse, testdata};
-use model::{AttentionLayout, ConfigError, FalconConfig, LayerNorms, Partition, Positions};
+use model::{AttentionLayout, ConfigError, FalconConfig, LayerNorms, Partition, Positions, Rope, RopeScaling};
 use serde_json::{Value, json};
 
 #[test]
@@ -16,7 +16,7 @@ fn published_configs_are_read_in_full() {
         norm_eps: 1e-5,
         norms: LayerNorms::ParallelOne,
         attention: AttentionLayout::MultiQuery,
-        positions: Positions::Rotary { theta: 10_000.0 },
+        positions: Positions::Rotary(Rope::plain(10_000.0)),
         bias: false,
         tied: true,
         eos: vec![11],
@@ -37,7 +37,7 @@ fn published_configs_are_read_in_full() {
         ffn: 16_384,
         max_positions: 8192,
         norms: LayerNorms::ParallelOne,
-        positions: Positions::Rotary { theta: 500_042.0 },
+        positions: Positions::Rotary(Rope::plain(500_042.0)),
         tied: false,
         ..grouped
     };
@@ -86,7 +86,7 @@ fn variants_come_from_fields_and_absent_fields_have_defaults() {
     let with = |fields: Value| read(&edited(&least, &fields)).unwrap();
     let plain = with(json!({}));
     assert_eq!((plain.norms, plain.attention), (LayerNorms::ParallelOne, AttentionLayout::MultiQuery));
-    assert_eq!(plain.positions, Positions::Rotary { theta: 10_000.0 });
+    assert_eq!(plain.positions, Positions::Rotary(Rope::plain(10_000.0)));
     assert_eq!((plain.ffn, plain.vocab, plain.max_positions, plain.norm_eps), (256, 65_024, 2048, 1e-5));
     assert_eq!((plain.bias, plain.tied, plain.eos), (false, true, vec![11]));
 
@@ -129,15 +129,15 @@ fn errors_name_the_field_what_was_expected_and_what_was_found() {
         ),
         (json!({"eos_token_id": [1, "two"]}), format!("{ID} [1,\"two\"]")),
         (json!({"eos_token_id": 4_294_967_296_u64}), format!("{ID} 4294967296")),
-        (json!({"activation": "relu"}), r#"field `activation`: only "gelu" is supported, found "relu""#.to_owned()),
+        (
+            json!({"activation": "relu"}),
+            r#"field `activation`: only "gelu" or "gelu_python" is supported, found "relu""#.to_owned(),
+        ),
         (
             json!({"apply_residual_connection_post_layernorm": true}),
             "field `apply_residual_connection_post_layernorm`: only false is supported, found true".to_owned(),
         ),
-        (
-            json!({"rope_scaling": {"type": "linear"}}),
-            r#"field `rope_scaling`: only null is supported, found {"type":"linear"}"#.to_owned(),
-        ),
+        (json!({"rope_scaling": {"type": "linear"}}), "field `rope_scaling.factor` is missing".to_owned()),
         (
             json!({"num_attention_heads": 70}),
             "field `num_attention_heads` (70) must divide `hidden_size` (4544)".to_owned(),

@@ -23,7 +23,7 @@ impl Model {
     pub fn open(name: &str) -> Result<Self> {
         let dir = Path::new(name);
         let (config, default_node) = if dir.is_dir() {
-            (weights::read_config(dir)?, FOLDER_NODE)
+            (weights::inspect(dir)?, FOLDER_NODE)
         } else if let Some(published) = Published::find(name) {
             (published.config(), published.node)
         } else {

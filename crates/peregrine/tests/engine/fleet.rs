@@ -70,6 +70,7 @@ impl Setup {
             program: env!("CARGO_BIN_EXE_peregrine").into(),
             arguments: ["worker"].iter().chain(self.flags).map(OsString::from).collect(),
             environment: self.environment(),
+            tied: weights::read_config(&model_dir(self.model)).expect("a config").tied,
             model_dir: model_dir(self.model),
             backend: self.backend.to_owned(),
             threads_per_rank: 1,

@@ -73,10 +73,7 @@ type Break = fn(&Copy);
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn folders_that_hold_no_model() {
     let cases: [(Break, &[&str]); 9] = [
-        (
-            |m| m.write("config.json", with_sizes(m, ["32000", "500", "4096"])),
-            &["--model ", "the model's weights take ", "GB of memory are available"],
-        ),
+        (grow, &["--model ", "the model's weights take ", "GB of memory are available"]),
         (|m| m.remove("config.json"), &["/config.json", "No such file"]),
         (|m| m.write("config.json", "{\"model_type\": "), &["/config.json", "not valid JSON"]),
         (|m| m.write("config.json", "{\"hidden_size\": 64}"), &["/config.json", "field `model_type` is missing"]),
@@ -130,6 +127,23 @@ async fn weights_that_are_no_numbers_give_no_answer() {
     let model = model.0.path().to_str().expect("UTF-8");
     let stderr = Program::new(["generate", "Once", "--model", model]).run().await.failure();
     assert!(stderr.contains("the model's logits are not numbers"), "{stderr}");
+}
+
+/// A model of some terabytes, whose checkpoint is a file that takes no room.
+fn grow(model: &Copy) {
+    model.write("config.json", with_sizes(model, ["32000", "500", "100"]));
+    let config = weights::read_config(model.0.path()).expect("a config");
+    let mut bytes = 0;
+    let entry = |spec: model::TensorSpec| {
+        let start = bytes;
+        bytes += 2 * spec.elements() as u64;
+        (spec.id.to_string(), json!({"dtype": "BF16", "shape": spec.shape, "data_offsets": [start, bytes]}))
+    };
+    let header =
+        Value::from(model::tensors(&config).into_iter().map(entry).collect::<serde_json::Map<_, _>>()).to_string();
+    model.write("model.safetensors", [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat());
+    let file = fs::OpenOptions::new().write(true).open(model.weights()).expect("a checkpoint");
+    file.set_len(8 + header.len() as u64 + bytes).expect("a sparse file");
 }
 
 fn cut_short(model: &Copy) {

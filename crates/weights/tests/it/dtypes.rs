@@ -2,7 +2,7 @@ use crate::samples::{self, seeded};
 use half::{bf16, f16};
 use model::{Partition, Role};
 use safetensors::Dtype;
-use weights::CheckpointFiles;
+use weights::Checkpoint;
 
 #[test]
 fn every_dtype_is_rounded_to_nearest_even_and_widened_exactly() {
@@ -11,8 +11,8 @@ fn every_dtype_is_rounded_to_nearest_even_and_widened_exactly() {
         // Random bits: NaN, infinities, subnormals and numbers beyond bf16's precision are among them.
         let tensors = samples::random_tensors(dtype, &mut rng);
         let dir = samples::directory(&[("model.safetensors", samples::safetensors(&tensors))]);
-        let files = CheckpointFiles::open(dir.path()).unwrap();
-        let reader = files.shard(&config, &Partition::new(&config, 0, 1)).unwrap();
+        let files = Checkpoint::open(dir.path()).unwrap();
+        let reader = files.shard(&Partition::new(&config, 0, 1));
         for tensor in reader.tensors() {
             let exact: Vec<f32> = widened(dtype, &tensors[&tensor.id.to_string()].2);
             let mut wide = vec![0.0; exact.len()];
@@ -62,9 +62,9 @@ fn norms_of_an_f32_checkpoint_keep_their_precision() {
     let norm = tensors.get_mut("transformer.ln_f.weight").unwrap();
     norm.2 = exact.to_le_bytes().repeat(config.hidden);
     let dir = samples::directory(&[("model.safetensors", samples::safetensors(&tensors))]);
-    let files = CheckpointFiles::open(dir.path()).unwrap();
+    let files = Checkpoint::open(dir.path()).unwrap();
     for rank in 0..2 {
-        let reader = files.shard(&config, &Partition::new(&config, rank, 2)).unwrap();
+        let reader = files.shard(&Partition::new(&config, rank, 2));
         let norm = reader.tensors().iter().find(|tensor| tensor.id.role == Role::FinalNorm).unwrap();
         let mut read = vec![0.0; config.hidden];
         reader.read_f32(norm, &mut read);

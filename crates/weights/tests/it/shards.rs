@@ -5,7 +5,7 @@ use model::{FalconConfig, Partition, ShardTensor, TensorId, tensors};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
-use weights::{CheckpointFiles, ShardReader, read_config};
+use weights::{Checkpoint, ShardReader, read_config};
 
 /// Not a value of any tensor of the test models: a NaN.
 const UNREAD: bf16 = bf16::from_bits(0x7fab);
@@ -17,12 +17,12 @@ fn all_ranks_together_hold_the_original_bytes() {
         let dir = model_dir(model);
         let config = read_config(&dir).unwrap();
         let original = original(&dir, &config);
-        let files = CheckpointFiles::open(&dir).unwrap();
+        let files = Checkpoint::open(&dir).unwrap();
         for world in 1..=8 {
             let mut together: HashMap<TensorId, Vec<bf16>> =
                 original.iter().map(|(&id, whole)| (id, vec![UNREAD; whole.len()])).collect();
             for rank in 0..world {
-                let reader = files.shard(&config, &Partition::new(&config, rank, world)).unwrap();
+                let reader = files.shard(&Partition::new(&config, rank, world));
                 for tensor in reader.tensors() {
                     assert_mapped(&reader, tensor);
                     let local = read_in_pieces(&reader, tensor, &mut rng);
@@ -102,8 +102,8 @@ fn scatter(tensor: &ShardTensor, local: &[bf16], whole: &mut [bf16]) {
 fn several_threads_read_at_once() {
     let dir = model_dir("tiny-falcon-40b");
     let config = read_config(&dir).unwrap();
-    let files = CheckpointFiles::open(&dir).unwrap();
-    let reader = files.shard(&config, &Partition::new(&config, 1, 3)).unwrap();
+    let files = Checkpoint::open(&dir).unwrap();
+    let reader = files.shard(&Partition::new(&config, 1, 3));
     let alone: Vec<_> = reader.tensors().iter().map(|tensor| read_in_pieces(&reader, tensor, &mut seeded())).collect();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -125,10 +125,10 @@ fn progress_outlives_the_reader_and_counts_stored_bytes() {
     for (dtype, element_bytes) in [(Dtype::BF16, 2), (Dtype::F16, 2), (Dtype::F32, 4)] {
         let tensors = samples::random_tensors(dtype, &mut rng);
         let dir = samples::directory(&[("model.safetensors", samples::safetensors(&tensors))]);
-        let files = CheckpointFiles::open(dir.path()).unwrap();
+        let files = Checkpoint::open(dir.path()).unwrap();
         let partition = Partition::new(&config, 0, 3);
         let progress = {
-            let reader = files.shard(&config, &partition).unwrap();
+            let reader = files.shard(&partition);
             assert_eq!(reader.progress().done(), 0);
             let vector = &reader.tensors()[1];
             reader.read_f32(vector, &mut vec![0.0; vector.local_elements()]);
@@ -145,7 +145,7 @@ fn progress_outlives_the_reader_and_counts_stored_bytes() {
 fn an_output_of_another_length_is_our_bug() {
     let dir = model_dir("tiny-falcon-7b");
     let config = read_config(&dir).unwrap();
-    let files = CheckpointFiles::open(&dir).unwrap();
-    let reader = files.shard(&config, &Partition::new(&config, 0, 1)).unwrap();
+    let files = Checkpoint::open(&dir).unwrap();
+    let reader = files.shard(&Partition::new(&config, 0, 1));
     reader.read(&reader.tensors()[0], 0..7, &mut [UNREAD; 6]);
 }

@@ -1,0 +1,186 @@
+//! A model directory whose config and tensors fit together.
+
+use crate::files::{Files, Located};
+use crate::layout::{self, CONFIG, INDEX};
+use crate::{Note, ShardReader, WeightsError, note};
+use model::{FalconConfig, NamesError, Partition, TensorNames};
+use safetensors::Dtype;
+use std::path::Path;
+
+/// Reads `config.json` of the model directory `dir`, and nothing else: see [`inspect`] for a config that is true of the
+/// tensors beside it.
+///
+/// # Errors
+///
+/// If the file cannot be read, or is not the config of a Falcon model.
+pub fn read_config(dir: &Path) -> Result<FalconConfig, WeightsError> {
+    parse_config(dir).map(|(config, _)| config)
+}
+
+/// What the model in `dir` is, from `config.json` and the headers of its weights. A directory without weights of any format
+/// is taken for a model that is yet to come: its config is all that is asked for.
+///
+/// # Errors
+///
+/// As [`Checkpoint::open`].
+pub fn inspect(dir: &Path) -> Result<FalconConfig, WeightsError> {
+    match Checkpoint::open(dir) {
+        Ok(checkpoint) => Ok(checkpoint.config),
+        Err(WeightsError::NoCheckpoint { .. }) => read_config(dir),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse_config(dir: &Path) -> Result<(FalconConfig, Vec<u8>), WeightsError> {
+    let path = dir.join(CONFIG);
+    let json = layout::read(&path)?;
+    let config = FalconConfig::from_json(&json).map_err(|reason| WeightsError::Config { path, reason })?;
+    Ok((config, json))
+}
+
+/// A model directory: its config, and its safetensors files mapped into memory. Every tensor of the model is there, in its
+/// shape and in a type that is read, and nothing else but what is computed.
+pub struct Checkpoint {
+    config: FalconConfig,
+    names: TensorNames,
+    files: Files,
+    notes: Vec<Note>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors` in `dir`, or else the files that `model.safetensors.index.json` names, and holds their
+    /// headers against `config.json`. No weight is read, but for an output projection that is stored beside the embedding
+    /// table that it is tied to: the two are compared, and where they differ, the config is changed to one that is not
+    /// tied, as transformers 5 does.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError`], which names the file, and the tensor where there is one. The same folder always gives the same.
+    pub fn open(dir: &Path) -> Result<Self, WeightsError> {
+        let mut checkpoint = Self::open_unresolved(dir)?;
+        if let Some(head) = checkpoint.names.stored_head() {
+            let table = checkpoint.names.name(model::TensorId::EMBEDDINGS);
+            if !checkpoint.files.holds_equal(table, head) {
+                checkpoint.notes.push(Note::HeadDiffers { head: head.to_owned(), table: table.to_owned() });
+                checkpoint.untie();
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// As [`open`](Self::open), where it is known already whether embedding table and output projection are tied: nothing is
+    /// compared. For the ranks of a model that was opened before they were started.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_resolved(dir: &Path, tied: bool) -> Result<Self, WeightsError> {
+        let mut checkpoint = Self::open_unresolved(dir)?;
+        if !tied {
+            checkpoint.untie();
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_unresolved(dir: &Path) -> Result<Self, WeightsError> {
+        // What else lies there says more than that a file is missing or has surprising fields.
+        let layout = layout::find(dir);
+        if let Err(error @ (WeightsError::AdapterAlone(_) | WeightsError::Gguf { .. })) = layout {
+            return Err(error);
+        }
+        let (config, json) = parse_config(dir)?;
+        let files = Files::open(dir, layout?)?;
+        let quantization = FalconConfig::quantization_method(&json);
+        check_types(&files, quantization.as_deref())?;
+        if let Some((tensor, file)) =
+            files.lacking.iter().find(|(tensor, _)| !TensorNames::may_be_absent(&config, tensor)).cloned()
+        {
+            return Err(WeightsError::IndexedTensorMissing { path: dir.join(INDEX), tensor, file });
+        }
+        let stored = files.tensors.iter().map(|(name, located)| (&**name, &*located.stored.shape));
+        let names = TensorNames::find(&config, stored).map_err(|reason| {
+            let path = match &reason {
+                NamesError::Unknown { name, .. } | NamesError::Shape { name, .. } => files.path(name).to_owned(),
+                _ => dir.to_owned(),
+            };
+            WeightsError::Names { path, reason }
+        })?;
+        let notes = note::of(&config, &json, &files, &names, quantization);
+        Ok(Self { config, names, files, notes })
+    }
+
+    fn untie(&mut self) {
+        self.config.tied = false;
+        self.names.untie();
+    }
+
+    /// The model, as its tensors are.
+    #[must_use]
+    pub fn config(&self) -> &FalconConfig {
+        &self.config
+    }
+
+    /// What its owner should know.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// A reader of the tensors that `partition` holds.
+    #[must_use]
+    pub fn shard(&self, partition: &Partition) -> ShardReader<'_> {
+        let tensors = model::shard(&self.config, partition);
+        ShardReader::new(&self.files, tensors, |id| &self.files.tensors[self.names.name(id)])
+    }
+}
+
+/// Refuses weights that are quantized, and other types that are not read, by the first tensor in the order of names.
+fn check_types(files: &Files, quantization: Option<&str>) -> Result<(), WeightsError> {
+    for (name, located) in &files.tensors {
+        let path = || files.path(name).to_owned();
+        let tensor = || name.clone();
+        if name.contains(".lora_") || name.contains(".base_layer.") {
+            return Err(WeightsError::AdapterInside { path: path(), tensor: tensor() });
+        }
+        let found = located.stored.dtype;
+        if matches!(found, Dtype::BF16 | Dtype::F16 | Dtype::F32) {
+            continue;
+        }
+        let method = quantization.or_else(|| quantized_as(name, found));
+        return Err(match method {
+            Some(method) => {
+                WeightsError::Quantized { path: path(), tensor: tensor(), found, method: method.to_owned() }
+            }
+            None => WeightsError::Dtype { path: path(), tensor: tensor(), found },
+        });
+    }
+    Ok(())
+}
+
+/// How a tensor was quantized, by its name and type, where the config does not say.
+fn quantized_as(name: &str, dtype: Dtype) -> Option<&'static str> {
+    match (name.rsplit('.').next()?, dtype) {
+        ("qweight" | "qzeros" | "g_idx", _) => Some("GPTQ or AWQ"),
+        (_, Dtype::F8_E4M3 | Dtype::F8_E5M2) => Some("FP8"),
+        ("weight" | "weight_format" | "SCB" | "absmax" | "quant_map", Dtype::I8 | Dtype::U8) => Some("bitsandbytes"),
+        _ => None,
+    }
+}
+
+impl Files {
+    /// Whether two tensors of the same shape have the same values, as they are read to bf16.
+    fn holds_equal(&self, first: &str, second: &str) -> bool {
+        let (first, second): (&Located, &Located) = (&self.tensors[first], &self.tensors[second]);
+        if first.stored.dtype == second.stored.dtype {
+            return self.bytes(first) == self.bytes(second);
+        }
+        crate::reader::bf16s(first.stored.dtype, self.bytes(first))
+            .eq(crate::reader::bf16s(second.stored.dtype, self.bytes(second)))
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint").field("config", &self.config).field("notes", &self.notes).finish_non_exhaustive()
+    }
+}
