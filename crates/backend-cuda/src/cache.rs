@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn padded_heads_have_scaled_rotations() {
-        let table = rotations(&shape(24, &[1]), 10_000.0);
+        let table = rotations(&shape(24, &[1]), &[1.0; 12], 1.0);
         let scale = (32.0f32 / 24.0).powf(0.25);
         assert_eq!(table.len(), 4 * 16 * 2);
         assert!((table[0] - scale).abs() < 1e-6 && table[1] == 0.0);

@@ -119,7 +119,13 @@ impl PenaltyCase {
 }
 
 /// How many tokens are equal, from the first on. The first that differs must be a near-tie.
-fn compared(ours: &[u32], golden: &[u32], margins: &[f32], tolerance: Tolerance, wrong: &mut Vec<String>) -> usize {
+pub(crate) fn compared(
+    ours: &[u32],
+    golden: &[u32],
+    margins: &[f32],
+    tolerance: Tolerance,
+    wrong: &mut Vec<String>,
+) -> usize {
     if ours.len() > golden.len() {
         wrong.push(format!("{} tokens, expected {}", ours.len(), golden.len()));
     }
@@ -131,7 +137,7 @@ fn compared(ours: &[u32], golden: &[u32], margins: &[f32], tolerance: Tolerance,
     same
 }
 
-fn close(what: &str, ours: &[f32], golden: &[f32], tolerance: Tolerance, wrong: &mut Vec<String>) {
+pub(crate) fn close(what: &str, ours: &[f32], golden: &[f32], tolerance: Tolerance, wrong: &mut Vec<String>) {
     if ours.len() != golden.len() {
         return wrong.push(format!("{what}: {} values, expected {}", ours.len(), golden.len()));
     }

@@ -182,7 +182,7 @@ impl LayerGolden {
 /// than they were built.
 pub const TREE: &str = "PEREGRINE_TREE";
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     std::env::var_os(TREE).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), PathBuf::from)
 }
 

@@ -1,0 +1,5 @@
+//! Whole models over the plain reference.
+
+mod checkpoints;
+mod goldens;
+mod support;
