@@ -91,7 +91,7 @@ impl<'a> ShardReader<'a> {
         };
         let is_bf16 = located.stored.dtype == Dtype::BF16;
         let usable = is_bf16 && bytemuck::try_cast_slice::<u8, bf16>(mapped.bytes()).is_ok();
-        (usable && mapped.file.has_few_walks()).then_some(mapped)
+        (usable && mapped.file.has_few_tlb_misses()).then_some(mapped)
     }
 
     /// Asks the system to read `tensor` ahead from the disk: worth it for the next tensor while this one is copied.

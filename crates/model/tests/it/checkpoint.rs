@@ -88,6 +88,76 @@ fn a_tied_table_may_be_stored_under_either_name_or_both() {
     assert_eq!(hold(&config, &tensors).unwrap_err(), missing);
 }
 
+/// The same tensors under other names.
+fn renamed(stored: &Stored, rename: impl Fn(&str) -> String) -> Stored {
+    stored.iter().map(|(name, shape)| (rename(name), shape.clone())).collect()
+}
+
+#[test]
+fn one_prefix_may_stand_before_all_names() {
+    let table = TensorId::EMBEDDINGS;
+    let bare = |name: &str| name.strip_prefix("transformer.").unwrap_or(name).to_owned();
+    for config in [parse(FALCON_7B), parse(FALCON2_11B)] {
+        let whole = stored(&config);
+        for prefix in ["", "module.", "_orig_mod.", "base_model.model.", "model.", "module._orig_mod.", "module.model."]
+        {
+            let names = hold(&config, &renamed(&whole, |name| format!("{prefix}{name}"))).unwrap();
+            assert_eq!(names.name(table), format!("{prefix}{EMBEDDINGS}"));
+            let names = hold(&config, &renamed(&whole, |name| format!("{prefix}{}", bare(name)))).unwrap();
+            assert_eq!(names.name(table), format!("{prefix}word_embeddings.weight"));
+        }
+        // What is missing is named as it would stand there.
+        let mut lacking = renamed(&whole, |name| format!("module.{name}"));
+        lacking.remove("module.transformer.ln_f.bias");
+        let error = hold(&config, &lacking).unwrap_err().to_string();
+        assert!(error.starts_with("tensor `module.transformer.ln_f.bias` (shape"), "{error}");
+    }
+}
+
+#[test]
+fn prefixes_that_are_mixed_or_not_known_are_told() {
+    let config = parse(FALCON2_11B);
+    let whole = stored(&config);
+    let mixed = renamed(&whole, |name| if name.contains(".h.3.") { format!("module.{name}") } else { name.to_owned() });
+    let error = hold(&config, &mixed).unwrap_err().to_string();
+    for part in ["`transformer.` (`transformer.", "`module.transformer.` (`module.transformer.h.3."] {
+        assert!(error.contains(part), "{error}");
+    }
+    let head_apart = renamed(&whole, |name| if name == HEAD { name.to_owned() } else { format!("model.{name}") });
+    let error = hold(&config, &head_apart).unwrap_err().to_string();
+    assert!(error.contains("no prefix (`lm_head.weight`)") && error.contains("`model.transformer.`"), "{error}");
+    let unknown = renamed(&whole, |name| format!("backbone.{name}"));
+    let error = hold(&config, &unknown).unwrap_err().to_string();
+    assert!(error.contains("begin with `backbone.transformer.`"), "{error}");
+}
+
+#[test]
+fn buffers_that_are_computed_are_let_pass() {
+    let config = parse(FALCON_7B);
+    let mut tensors = stored(&config);
+    let buffers = ["h.0.self_attention.rotary_emb.inv_freq", "rotary_emb.inv_freq", "h.1.self_attention.masked_bias"];
+    tensors.extend(buffers.map(|name| (format!("transformer.{name}"), vec![32])));
+    assert_eq!(hold(&config, &tensors).unwrap().buffers(), 3);
+    tensors.insert("v_head.summary.weight".to_owned(), vec![1, 4544]);
+    assert!(
+        matches!(hold(&config, &tensors), Err(NamesError::Unknown { name, .. }) if name == "v_head.summary.weight")
+    );
+}
+
+#[test]
+fn a_head_stored_beside_a_tied_table_can_be_used() {
+    let config = parse(FALCON_7B);
+    let mut tensors = stored(&config);
+    assert_eq!(hold(&config, &tensors).unwrap().stored_head(), None);
+    tensors.insert(HEAD.to_owned(), tensors[EMBEDDINGS].clone());
+    let mut names = hold(&config, &tensors).unwrap();
+    assert_eq!(names.stored_head(), Some(HEAD));
+    names.untie();
+    assert_eq!((names.stored_head(), names.name(TensorId::LM_HEAD)), (None, HEAD));
+    assert!(TensorNames::may_be_absent(&config, HEAD) && !TensorNames::may_be_absent(&config, EMBEDDINGS));
+    assert!(!TensorNames::may_be_absent(&parse(FALCON2_11B), HEAD));
+}
+
 #[test]
 fn an_untied_head_must_be_stored_beside_the_table() {
     let config = parse(FALCON2_11B);

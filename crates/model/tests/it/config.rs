@@ -165,6 +165,122 @@ fn errors_name_the_field_what_was_expected_and_what_was_found() {
     assert!(FalconConfig::from_json(b"{").unwrap_err().to_string().starts_with("not valid JSON: "));
 }
 
+fn rope(fields: &Value) -> Rope {
+    let base = json!({"model_type": "falcon", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1});
+    match read(&edited(&base, fields)).unwrap().positions {
+        Positions::Rotary(rope) => rope,
+        Positions::Alibi => panic!("{fields} has rotary embeddings"),
+    }
+}
+
+#[test]
+fn rope_parameters_go_before_a_theta_beside_them_and_rope_scaling_before_both() {
+    let default = json!({"rope_type": "default", "rope_theta": 500.0});
+    assert_eq!(rope(&json!({"rope_parameters": default})), Rope::plain(500.0));
+    assert_eq!(rope(&json!({"rope_parameters": default, "rope_theta": 20})), Rope::plain(500.0));
+    assert_eq!(rope(&json!({"rope_parameters": {"rope_type": "default"}, "rope_theta": 20})), Rope::plain(20.0));
+    assert_eq!(rope(&json!({"rope_parameters": {}, "rope_scaling": null})), Rope::plain(10_000.0));
+    assert_eq!(rope(&json!({"rope_parameters": {"type": "dynamic", "factor": 2.0}})), Rope::plain(10_000.0));
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    for key in ["rope_type", "type"] {
+        let scaling = json!({key: "linear", "factor": 4});
+        assert_eq!(rope(&json!({"rope_scaling": scaling, "rope_theta": 20})), Rope { theta: 20.0, scaling: linear });
+        let both = json!({"rope_scaling": scaling, "rope_parameters": default});
+        assert_eq!(rope(&both), Rope { theta: 10_000.0, scaling: linear });
+    }
+}
+
+/// The numbers are those of `ROPE_INIT_FUNCTIONS` in transformers 5.24.0, which computes them in f32.
+#[test]
+fn scaled_frequencies_are_those_of_transformers() {
+    let yarn = json!({
+        "rope_type": "yarn", "rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 4.0,
+        "beta_slow": 0.5, "truncate": false, "mscale": 1.0, "mscale_all_dim": 0.5
+    });
+    let cases = [
+        (
+            json!({"rope_parameters": yarn, "max_position_embeddings": 64}),
+            [1.0, 0.356_288, 0.094_717_59, 0.012_156_16, 0.005_590_17, 0.002_570_714, 0.001_182_177, 0.000_543_639_8],
+            1.094_179_988_101_349,
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}),
+            [1.0, 0.316_227_8, 0.1, 0.025_693_51, 0.006_25, 0.001_383_497, 0.000_25, 7.905_695e-5],
+            1.138_629_436_111_989,
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+            [0.25, 0.079_056_94, 0.025, 0.007_905_695, 0.002_5, 0.000_790_569_5, 0.000_25, 7.905_695e-5],
+            1.0,
+        ),
+    ];
+    for (fields, frequencies, factor) in cases {
+        let rope = rope(&fields);
+        assert!((rope.attention_factor() - factor).abs() < 1e-12, "{fields}: {}", rope.attention_factor());
+        let found = rope.inverse_frequencies(16);
+        let close = found.iter().zip(&frequencies).all(|(found, expected)| (found / expected - 1.0f64).abs() < 1e-6);
+        assert!(close && found.len() == frequencies.len(), "{fields}: {found:?}");
+    }
+}
+
+#[test]
+fn keys_that_would_change_the_result_are_refused_by_name() {
+    let base: Value = serde_json::from_str(FALCON_7B).unwrap();
+    let refused = [
+        (json!({"sliding_window": 4096}), "field `sliding_window`: only null is supported, found 4096"),
+        (json!({"layer_types": ["full_attention"]}), "`layer_types`: only null"),
+        (json!({"attention_chunk_size": 8}), "`attention_chunk_size`: only null"),
+        (json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor`: only 1.0 is supported, found 0.5"),
+        (
+            json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
+            "`rope_parameters.partial_rotary_factor`: only 1.0 is supported, found 0.5",
+        ),
+        (json!({"rope_parameters": 7}), "field `rope_parameters`: expected an object, found 7"),
+        (json!({"rope_parameters": {"rope_type": "yarn"}}), "field `rope_parameters.factor` is missing"),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3"}}),
+            r#"`rope_scaling.rope_type`: only default, dynamic, linear or yarn is supported, found "llama3""#,
+        ),
+        (json!({"rope_scaling": {"type": "longrope"}}), r#"`rope_scaling.type`: only default"#),
+        (json!({"head_dim": 32}), "field `head_dim`: only 64 is supported, found 32"),
+        (json!({"rotary": false}), "field `rotary`: only true is supported, found false"),
+        (json!({"num_ln_in_parallel_attn": 2}), "field `num_ln_in_parallel_attn`: only 1 (as"),
+        (json!({"pruned_heads": {"0": [1]}}), "field `pruned_heads`"),
+        (json!({"is_encoder_decoder": true}), "field `is_encoder_decoder`: only false"),
+        (json!({"activation": "gelu_new"}), "field `activation`"),
+    ];
+    for (fields, expected) in refused {
+        let error = read(&edited(&base, &fields)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{fields}: {error}");
+    }
+    let harmless = json!({
+        "sliding_window": null, "head_dim": 64, "rotary": true, "partial_rotary_factor": 1, "pruned_heads": {},
+        "activation": "gelu_python", "hidden_dropout": 0.5, "use_cache": false, "is_encoder_decoder": false
+    });
+    assert_eq!(read(&edited(&base, &harmless)).unwrap(), parse(FALCON_7B));
+    // transformers takes the older name of the two.
+    assert_eq!(read(&edited(&base, &json!({"hidden_size": 1, "n_embed": 4544}))).unwrap(), parse(FALCON_7B));
+}
+
+#[test]
+fn keys_are_known_or_told() {
+    assert_eq!(FalconConfig::unknown_keys(FALCON2_11B.as_bytes()), [""; 0]);
+    for name in ["tiny-falcon-7b/config_legacy.json", "tiny-falcon-40b/config.json"] {
+        assert_eq!(FalconConfig::unknown_keys(&testdata(name)), [""; 0], "{name}");
+    }
+    assert_eq!(FalconConfig::unknown_keys(br#"{"z": 1, "alibi": true, "a": 2}"#), ["a", "z"]);
+}
+
+#[test]
+fn the_method_of_quantization_is_told() {
+    let method = |json: Value| FalconConfig::quantization_method(json.to_string().as_bytes());
+    assert_eq!(method(json!({})), None);
+    assert_eq!(method(json!({"quantization_config": null})), None);
+    assert_eq!(method(json!({"quantization_config": {"quant_method": "gptq"}})).as_deref(), Some("gptq"));
+    assert_eq!(method(json!({"quantization_config": {"load_in_8bit": true}})).as_deref(), Some("bitsandbytes"));
+    assert_eq!(method(json!({"compression_config": {"quant_method": "x"}})).as_deref(), Some("x"));
+}
+
 #[test]
 fn long_values_are_cut_short_in_errors() {
     let long = edited(&serde_json::from_str(FALCON_7B).unwrap(), &json!({"model_type": "ü".repeat(10_000)}));
