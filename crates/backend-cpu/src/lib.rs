@@ -2,7 +2,7 @@
 //!
 //! * [`Cpu`]: the backend. [`Isa`] is the instruction set that its kernels use; results depend on it, and on nothing
 //!   else of the machine.
-//! * [`SharedMemory`]: the collective between the ranks' processes on one host; [`SharedMemoryOwner`] makes the memory.
+//! * [`SharedMemory`]: the collective between the ranks' processes on one host.
 //! * [`probe`]: what the processor can do at most.
 //! * `kernels`: what runs on vectors and on several threads.
 //!
@@ -33,4 +33,4 @@ pub use cache::CpuKvCache;
 pub use cpu::{Cpu, CpuOptions, own_cores};
 pub use isa::{Isa, UnknownIsa};
 pub use memory::{CpuMatrix, CpuTensor};
-pub use shm::{SharedMemory, SharedMemoryOwner};
+pub use shm::SharedMemory;

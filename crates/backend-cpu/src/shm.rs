@@ -7,26 +7,11 @@ use crate::shm_exchange::Exchange;
 use crate::shm_region::Region;
 use crate::sync::SPINS;
 use backend::{Collective, CollectiveError};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create, open};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 use rustix::io::pwrite;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread::available_parallelism;
 use std::time::Duration;
-
-/// Keeps the memory of a world until all ranks have joined.
-#[derive(Debug)]
-pub struct SharedMemoryOwner {
-    fd: OwnedFd,
-}
-
-impl SharedMemoryOwner {
-    /// Where ranks of this user find the memory, as long as this owner lives: a path below `/proc`.
-    #[must_use]
-    pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
-    }
-}
 
 /// One rank's end.
 pub struct SharedMemory(Exchange<Region>);
@@ -35,42 +20,40 @@ pub struct SharedMemory(Exchange<Region>);
 const SPINS_ON_SHARED_CORES: u32 = 50;
 
 impl SharedMemory {
-    /// Makes the memory for `world` ranks.
+    /// Makes the memory for `world` ranks: an anonymous file, to be handed to their processes.
     ///
     /// # Errors
     ///
     /// [`CollectiveError::Setup`], of rank 0, with what the system says.
-    pub fn create(world: usize) -> Result<SharedMemoryOwner, CollectiveError> {
+    pub fn create(world: usize) -> Result<OwnedFd, CollectiveError> {
         let create = || {
             let fd = memfd_create("peregrine-collective", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
             ftruncate(&fd, Region::len_bytes(world) as u64)?;
             pwrite(&fd, &std::process::id().to_ne_bytes(), Region::owner_pid_at(world))?;
             // A smaller file would fault whoever reads the part that is gone.
             fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-            Ok(SharedMemoryOwner { fd })
+            Ok(fd)
         };
         create().map_err(|error: rustix::io::Errno| CollectiveError::Setup { rank: 0, message: error.to_string() })
     }
 
-    /// Takes a rank's place. `path` is the owner's; an operation that waits for other ranks ends after `time_limit`, in which
-    /// no time counts while this process, another rank's or the owner's is stopped.
+    /// Takes a rank's place in `memory`; an operation that waits for other ranks ends after `time_limit`, in which no time counts
+    /// while this process, another rank's or that of the memory's maker is stopped.
     ///
     /// # Errors
     ///
-    /// [`CollectiveError::Setup`]: there is no such memory, or it was made for another world.
-    pub fn join(path: &Path, rank: usize, world: usize, time_limit: Duration) -> Result<Self, CollectiveError> {
+    /// [`CollectiveError::Setup`]: this is no such memory, or it was made for another world.
+    pub fn join(memory: impl AsFd, rank: usize, world: usize, time_limit: Duration) -> Result<Self, CollectiveError> {
         let setup = |message: String| CollectiveError::Setup { rank, message };
-        let system = |error: rustix::io::Errno| setup(format!("{}: {error}", path.display()));
+        let system = |error: rustix::io::Errno| setup(format!("the ranks' memory: {error}"));
         if rank >= world {
             return Err(setup(format!("there is no such rank among {world}")));
         }
-        let fd = open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(system)?;
-        let (found, expected) = (fstat(&fd).map_err(system)?.st_size, Region::len_bytes(world));
+        let (found, expected) = (fstat(&memory).map_err(system)?.st_size, Region::len_bytes(world));
         if usize::try_from(found) != Ok(expected) {
-            let message = format!("{} has {found} bytes, and {world} ranks need {expected}", path.display());
-            return Err(setup(message));
+            return Err(setup(format!("the ranks' memory has {found} bytes, and {world} ranks need {expected}")));
         }
-        let region = Region::map(&fd, world).map_err(system)?;
+        let region = Region::map(&memory, world).map_err(system)?;
         let cores = available_parallelism().map_or(1, usize::from);
         let spins = if world <= cores { SPINS } else { SPINS_ON_SHARED_CORES };
         let isa = Isa::detect();

@@ -2,29 +2,28 @@
 
 use backend::{Collective, CollectiveError, collective_suite};
 use backend_cpu::SharedMemory;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn connect(world: usize, time_limit: Duration) -> Vec<SharedMemory> {
-    let owner = SharedMemory::create(world).expect("shared memory");
-    let path = owner.path();
-    let join = |rank| SharedMemory::join(Path::new(&path), rank, world, time_limit).expect("join");
+    let memory = SharedMemory::create(world).expect("shared memory");
+    let join = |rank| SharedMemory::join(&memory, rank, world, time_limit).expect("join");
     (0..world).map(join).collect()
 }
 
 collective_suite!(shared_memory, connect);
 
-const PLACE: &str = "SHARED_MEMORY_TEST_PLACE";
+const RANK: &str = "SHARED_MEMORY_TEST_RANK";
 const WORLD: usize = 8;
 
 /// The program of a rank, when the test below has started this binary again; nothing otherwise.
 #[test]
 fn rank_in_a_process() {
-    let Ok(place) = std::env::var(PLACE) else { return };
-    let (rank, path) = place.split_once(' ').expect("rank and path");
+    let Ok(rank) = std::env::var(RANK) else { return };
     let rank: usize = rank.parse().expect("a rank");
-    let mut end = SharedMemory::join(Path::new(path), rank, WORLD, Duration::from_secs(60)).expect("join");
+    // The memory is its standard input.
+    let mut end = SharedMemory::join(std::io::stdin(), rank, WORLD, Duration::from_secs(60)).expect("join");
     for len in [1, 300, 14_848, 300_000] {
         for turn in 0..50 {
             let mut x: Vec<f32> = (0..len).map(|i| ((i + turn) % 100 * (rank + 1)) as f32).collect();
@@ -37,10 +36,11 @@ fn rank_in_a_process() {
 
 #[test]
 fn eight_processes_add_up() {
-    let owner = SharedMemory::create(WORLD).expect("shared memory");
+    let memory = SharedMemory::create(WORLD).expect("shared memory");
     let start = |rank: usize| {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        command.args(["--exact", "rank_in_a_process"]).env(PLACE, format!("{rank} {}", owner.path()));
+        command.args(["--exact", "rank_in_a_process"]).env(RANK, rank.to_string());
+        command.stdin(memory.try_clone().expect("a descriptor"));
         command.stdout(Stdio::null()).spawn().expect("a process")
     };
     let ranks: Vec<_> = (0..WORLD).map(start).collect();
@@ -51,15 +51,15 @@ fn eight_processes_add_up() {
 
 #[test]
 fn a_wrong_place_is_refused() {
-    let owner = SharedMemory::create(2).expect("shared memory");
-    let path = owner.path();
+    let memory = SharedMemory::create(2).expect("shared memory");
     let limit = Duration::from_secs(1);
-    let refusal = |path: &str, rank, world| match SharedMemory::join(Path::new(path), rank, world, limit) {
+    let refusal = |memory: &dyn AsFd, rank, world| match SharedMemory::join(memory.as_fd(), rank, world, limit) {
         Err(CollectiveError::Setup { message, .. }) => message,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("rank {rank} of {world} joined"),
     };
-    assert!(refusal(&path, 0, 3).contains("3 ranks need"));
-    assert!(refusal(&path, 2, 2).contains("no such rank"));
-    assert!(refusal("/proc/self/fd/no", 0, 2).contains("/proc/self/fd/no"));
+    assert!(refusal(&memory, 0, 3).contains("3 ranks need"));
+    assert!(refusal(&memory, 2, 2).contains("no such rank"));
+    let (pipe, _) = std::io::pipe().expect("a pipe");
+    assert!(refusal(&pipe, 0, 2).contains("has 0 bytes, and 2 ranks need"));
 }

@@ -1,10 +1,13 @@
 //! Where NCCL and cuBLASLt are. Packages carry them under numbered names alone, as in `libnccl.so.2`, and they are opened as
 //! `libnccl.so`: so a folder with links of such names must be in a worker's library path.
 
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The variable that holds a worker's library path. It is read when a program starts: set it for the worker, not in it.
@@ -57,7 +60,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Libraries {
     /// The folder with the links, if there are any; removed when this is dropped.
-    links: Option<TempDir>,
+    links: Option<Links>,
     /// Each with its place.
     pub places: Vec<(&'static Library, Place)>,
 }
@@ -84,16 +87,16 @@ impl Libraries {
         let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(Place::Missing(searched)) };
         let links = match &mut self.links {
             Some(links) => links,
-            none => none.insert(TempDir::with_prefix("peregrine-libraries-")?),
+            none => none.insert(Links::make_in(&std::env::temp_dir())?),
         };
-        symlink(&path, links.path().join(library.opened))?;
+        symlink(&path, links.folder.path().join(library.opened))?;
         Ok(Place::Linked(path))
     }
 
     /// The value of [`LIBRARY_PATH`] that workers need; `None` where theirs will do, or nothing helps.
     #[must_use]
     pub fn library_path(&self) -> Option<OsString> {
-        let mut path = self.links.as_ref()?.path().as_os_str().to_owned();
+        let mut path = self.links.as_ref()?.folder.path().as_os_str().to_owned();
         if let Some(inherited) = std::env::var_os(LIBRARY_PATH).filter(|inherited| !inherited.is_empty()) {
             path.push(":");
             path.push(inherited);
@@ -109,6 +112,48 @@ impl Libraries {
             Some((*library, format!("{} is in none of {}", library.packaged.join(" or "), folders.join(", "))))
         })
     }
+}
+
+/// How the folders with links are called.
+const PREFIX: &str = "peregrine-libraries-";
+
+/// A folder younger than this may not be locked yet.
+const LOCKED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A folder with links. It is locked while it is used: one that is not was left behind by a process that was killed.
+#[derive(Debug)]
+struct Links {
+    folder: TempDir,
+    _lock: OwnedFd,
+}
+
+impl Links {
+    fn make_in(parent: &Path) -> io::Result<Self> {
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                // What is another user's, or has gone meanwhile, is not ours to remove.
+                let _ = remove_if_left(&entry.path());
+            }
+        }
+        let folder = TempDir::with_prefix_in(PREFIX, parent)?;
+        let lock = open_folder(folder.path())?;
+        flock(&lock, FlockOperation::LockShared)?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn remove_if_left(path: &Path) -> io::Result<()> {
+    let age = std::fs::symlink_metadata(path)?.modified()?.elapsed().unwrap_or_default();
+    if age < LOCKED_WITHIN {
+        return Ok(());
+    }
+    let lock = open_folder(path)?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    std::fs::remove_dir_all(path)
 }
 
 fn search_path(library: &Library) -> Vec<PathBuf> {
@@ -150,6 +195,7 @@ fn python_folders(library: &Library, lib: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn a_packaged_library_gets_a_link() {
@@ -167,13 +213,33 @@ mod tests {
             let place = libraries.link(library, python_folders(library, &lib)).unwrap();
             assert_eq!(place, Place::Linked(site.join(file)));
             libraries.places.push((library, place));
-            let links = libraries.links.as_ref().unwrap().path().to_owned();
+            let links = libraries.links.as_ref().unwrap().folder.path().to_owned();
             assert_eq!(std::fs::read_link(links.join(library.opened)).unwrap(), site.join(file));
             let path = libraries.library_path().unwrap();
             assert_eq!(std::env::split_paths(&path).next(), Some(links.clone()), "{path:?}");
             drop(libraries);
             assert!(!links.exists());
         }
+    }
+
+    #[test]
+    fn a_folder_that_was_left_behind_goes_when_the_next_is_made() {
+        let parent = TempDir::new().unwrap();
+        let make_old = |path: &Path| {
+            let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+            std::fs::File::open(path).unwrap().set_modified(hour_ago).unwrap();
+        };
+        let [left, young] = ["left", "young"].map(|name| parent.path().join(format!("{PREFIX}{name}")));
+        for folder in [&left, &young] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        symlink("/nowhere", left.join("libnccl.so")).unwrap();
+        let used = Links::make_in(parent.path()).unwrap();
+        make_old(&left);
+        make_old(used.folder.path());
+        let links = Links::make_in(parent.path()).unwrap();
+        let exists = [left.as_path(), young.as_path(), used.folder.path(), links.folder.path()].map(Path::exists);
+        assert_eq!(exists, [false, true, true, true]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a coordinator is to run.
 
-use crate::LocalRank;
+use crate::InProcessRank;
 use std::any::Any;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct CoordinatorConfig {
     pub step_limit: Duration,
     /// How long ranks that a step waits for may be stopped by a signal; that is no time of the step.
     pub pause_limit: Duration,
+    /// How long the load may go without a byte read or a rank ready.
+    pub load_limit: Duration,
     /// The scheduler's invariants are checked whenever there is nothing to do. Debug builds always do that.
     pub check_invariants: bool,
 }
@@ -37,7 +40,7 @@ pub enum Workers {
     /// A process for each rank.
     Processes(ProcessConfig),
     /// Ranks within this process, as many as the tensor-parallel degree.
-    Local(Vec<LocalRank>),
+    InProcess(Vec<InProcessRank>),
 }
 
 /// How worker processes are started, and what they load.
@@ -60,14 +63,8 @@ pub struct ProcessConfig {
     pub isa: Option<String>,
     /// How long a rank waits for another.
     pub collective_limit: Duration,
-    /// Where they meet.
-    pub rendezvous: Rendezvous,
-}
-
-/// A place where the ranks of one epoch meet. Only the backend knows what it is.
-pub struct Rendezvous {
-    /// How a rank finds it; empty if there is one rank.
-    pub address: String,
-    /// What must live as long as the place is needed.
+    /// Over what they meet, which each is handed; `None` if there is one rank. Only the backend knows what it is.
+    pub rendezvous: Option<OwnedFd>,
+    /// What must live as long as they do.
     pub keep: Box<dyn Any + Send + Sync>,
 }

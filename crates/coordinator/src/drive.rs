@@ -1,20 +1,20 @@
 //! The loop that leads all ranks.
 
-use crate::fleet::{Change, Fleet, RankEvent, Status};
-use crate::generation::Update;
-use crate::local::LocalWorker;
-use crate::process::{WorkerProcess, load_request};
+use crate::callers::Callers;
+use crate::event::{Event, Sender};
+use crate::fleet::{Change, Fleet, RankEvent, Status, shortened};
+use crate::load_watch::LoadWatch;
+use crate::ranks::{self, RankLink, Started, Worker};
+use crate::results::Results;
 use crate::watchdog::{Sent, Watchdog};
-use crate::{Activity, CoordinatorConfig, ProcessConfig, Workers};
+use crate::{Activity, CoordinatorConfig, Update, Workers};
 use scheduler::{ItlController, Occupancy, Scheduler, SchedulerConfig, Submission};
-use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
-use step::{SeqId, StepResult};
+use step::SeqId;
 use timeouts::StepTimeLimits;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{error, info, warn};
-use wire::control as pb;
 
 /// How long the loop listens for what other ranks say about a failure before it ends the epoch.
 const FAILURE_GRACE: Duration = Duration::from_millis(300);
@@ -22,29 +22,8 @@ const FAILURE_GRACE: Duration = Duration::from_millis(300);
 /// How long the loop waits for processes to end that have been told to. They are killed long before.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
-/// Everything that the loop reacts to.
-pub(crate) enum Event {
-    Submit { seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update> },
-    Abort(SeqId),
-    Drain,
-    Stop,
-    Rank { rank: usize, event: RankEvent },
-    Result { rank: usize, result: StepResult },
-}
-
-/// Sends events; a loop that has ended does not care.
-#[derive(Clone)]
-pub(crate) struct Sender(mpsc::UnboundedSender<Event>);
-
-impl Sender {
-    pub(crate) fn send(&self, event: Event) {
-        let _ = self.0.send(event);
-    }
-
-    pub(crate) fn rank(&self, rank: usize, event: RankEvent) {
-        self.send(Event::Rank { rank, event });
-    }
-}
+/// Bytes of the reason of a failure that callers are told.
+const REASON_BYTES_MAX: usize = 2048;
 
 /// Where the epoch is.
 enum Phase {
@@ -52,52 +31,6 @@ enum Phase {
     Running(Vec<RankLink>),
     /// Nothing is planned any more. The processes have been told to end.
     Ending,
-}
-
-/// One rank, and the means to end it. Dropping it lets it end by itself.
-enum Worker {
-    Process(WorkerProcess),
-    Local(LocalWorker),
-}
-
-/// Commands to one rank.
-struct RankLink {
-    commands: mpsc::UnboundedSender<pb::WorkerCommand>,
-    worker: Worker,
-}
-
-impl Worker {
-    /// Opens its stream of steps.
-    fn run(mut self, events: Sender) -> RankLink {
-        let commands = match &mut self {
-            Self::Process(process) => process.run(events),
-            Self::Local(local) => local.run(),
-        };
-        RankLink { commands, worker: self }
-    }
-
-    fn kill(self) {
-        match self {
-            Self::Process(process) => process.kill(),
-            Self::Local(local) => local.kill(),
-        }
-    }
-
-    /// Whether a signal has stopped its process.
-    fn is_stopped(&self) -> bool {
-        match self {
-            Self::Process(process) => process.is_stopped(),
-            Self::Local(_) => false,
-        }
-    }
-
-    /// What can be told of it without asking it.
-    fn seen(&self) -> String {
-        match self {
-            Self::Process(process) => process.seen(),
-            Self::Local(_) => String::new(),
-        }
-    }
 }
 
 /// The loop's state.
@@ -109,9 +42,8 @@ pub(crate) struct Driver {
     phase: Phase,
     fleet: Fleet,
     scheduler: Scheduler,
-    callers: HashMap<SeqId, mpsc::UnboundedSender<Update>>,
-    /// Results of each rank that wait for those of the others.
-    results: Vec<VecDeque<StepResult>>,
+    callers: Callers,
+    results: Results,
     watchdog: Watchdog,
     /// A rank that a step waits for is stopped, and the log says so.
     stopped: bool,
@@ -129,7 +61,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         config: CoordinatorConfig,
-        events: mpsc::UnboundedSender<Event>,
+        events: Sender,
         status: watch::Sender<Status>,
         activity: watch::Sender<Activity>,
     ) -> Self {
@@ -145,14 +77,14 @@ impl Driver {
             scheduler.limit_prompt_rows(itl.prompt_rows());
         }
         Self {
-            events: Sender(events),
+            events,
             status,
             activity,
             phase: Phase::Loading(Vec::new()),
             fleet: Fleet::new(config.world),
             scheduler,
-            callers: HashMap::new(),
-            results: vec![VecDeque::new(); config.world],
+            callers: Callers::default(),
+            results: Results::new(config.world),
             watchdog: Watchdog::new(StepTimeLimits::of_coordinator(config.step_limit), config.pause_limit),
             stopped: false,
             itl,
@@ -166,23 +98,26 @@ impl Driver {
 
     /// Runs until every process has ended.
     pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, workers: Workers) {
-        // It must live as long as the ranks do.
-        let _processes = match workers {
-            Workers::Processes(processes) => {
-                self.start_processes(&processes).await;
-                Some(processes)
-            }
-            Workers::Local(ranks) => {
-                self.start_local(ranks);
-                None
-            }
-        };
+        let Started { workers, failure, _processes } = ranks::start(&self.config, workers, &self.events).await;
+        self.alive = workers.len();
+        self.phase = Phase::Loading(workers);
+        if let Some(reason) = failure {
+            self.fail(&reason);
+        }
+        let mut load = LoadWatch::new(self.config.load_limit);
+        let mut ask = interval_at(Instant::now() + LoadWatch::ASK_EVERY, LoadWatch::ASK_EVERY);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !matches!(self.phase, Phase::Ending) {
             tokio::select! {
                 // An answer that is there is not late.
                 biased;
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
-                () = sleep_until(self.deadline) => self.fail(self.fleet.reason()),
+                _ = ask.tick(), if self.deadline.is_none() && matches!(self.phase, Phase::Loading(_)) => {
+                    if let Some(idle) = load.late(self.fleet.mark()) {
+                        self.on_late_load(idle);
+                    }
+                }
+                () = sleep_until(self.deadline) => self.fail(&self.fleet.reason()),
                 () = tokio::time::sleep(Watchdog::ASK_EVERY), if self.watchdog.is_waiting() => {}
             }
             while let Ok(event) = events.try_recv() {
@@ -201,44 +136,12 @@ impl Driver {
         }
     }
 
-    /// Starts all processes and asks them to load.
-    async fn start_processes(&mut self, config: &ProcessConfig) {
-        let mut processes = Vec::new();
-        let mut failure = None;
-        for rank in 0..self.config.world {
-            match WorkerProcess::start(config, rank, self.config.world, self.events.clone()).await {
-                Ok(process) => processes.push(process),
-                Err(error) => {
-                    failure = Some(format!("rank {rank}: {error}"));
-                    break;
-                }
-            }
-            self.alive += 1;
-        }
-        for (rank, process) in processes.iter().enumerate().filter(|_| failure.is_none()) {
-            process.load(load_request(&self.config, config, rank), self.events.clone());
-        }
-        self.phase = Phase::Loading(processes.into_iter().map(Worker::Process).collect());
-        if let Some(reason) = failure {
-            self.fail(reason);
-        }
-    }
-
-    fn start_local(&mut self, ranks: Vec<crate::LocalRank>) {
-        assert_eq!(ranks.len(), self.config.world, "a rank for each of the tensor-parallel degree");
-        self.alive = ranks.len();
-        let ranks = ranks.into_iter().enumerate();
-        let workers: Vec<_> = ranks.map(|(rank, body)| LocalWorker::new(rank, body, self.events.clone())).collect();
-        workers.iter().for_each(|worker| worker.load(&self.events));
-        self.phase = Phase::Loading(workers.into_iter().map(Worker::Local).collect());
-    }
-
     fn on(&mut self, event: Event) {
         match event {
             Event::Submit { seq, submission, updates } => self.submit(seq, submission, updates),
             Event::Abort(seq) => {
                 // Most have ended by themselves.
-                if self.callers.remove(&seq).is_some() {
+                if self.callers.remove(seq) {
                     self.scheduler.abort(seq);
                 }
             }
@@ -246,7 +149,7 @@ impl Driver {
             Event::Stop => self.end(Status::Stopped, true),
             Event::Rank { rank, event } => self.on_rank(rank, event),
             Event::Result { rank, result } => {
-                self.results[rank].push_back(result);
+                self.results.push(rank, result);
                 self.gather();
             }
         }
@@ -289,9 +192,7 @@ impl Driver {
             return;
         }
         match self.scheduler.submit(seq, submission) {
-            Ok(()) => {
-                self.callers.insert(seq, updates);
-            }
+            Ok(()) => self.callers.add(seq, updates),
             // The caller may be gone.
             Err(error) => drop(updates.send(Update::Failed { reason: error.to_string() })),
         }
@@ -354,45 +255,32 @@ impl Driver {
     /// Commits every step of which all ranks have sent the result.
     fn gather(&mut self) {
         let goes_on = |driver: &Self| driver.deadline.is_none() && matches!(driver.phase, Phase::Running(_));
-        while goes_on(self) && self.results.iter().all(|results| !results.is_empty()) {
-            let mut results = self.results.iter_mut().map(|results| results.pop_front().expect("seen above"));
-            let first = results.next().expect("there is a rank 0");
-            let others: Vec<_> = results.collect();
+        while goes_on(self)
+            && let Some(result) = self.results.next()
+        {
             self.measure();
-            let differs = others.iter().position(|other| !same_choices(&first, other));
-            if let Some(index) = differs {
-                let reason = format!("step {}: rank {} chose other tokens than rank 0", first.step, index + 1);
-                return self.fail(reason);
-            }
-            match self.scheduler.commit(first) {
-                Ok(events) => events.into_iter().for_each(|event| self.deliver(event)),
-                Err(error) => return self.fail(error.to_string()),
+            let committed = result.and_then(|result| self.scheduler.commit(result).map_err(|error| error.to_string()));
+            match committed {
+                Ok(events) => events.into_iter().for_each(|event| self.callers.deliver(event)),
+                Err(reason) => return self.fail(&reason),
             }
         }
     }
 
-    fn deliver(&mut self, event: scheduler::Event) {
-        let (seq, update, last) = match event {
-            scheduler::Event::Started { seq, cached_tokens } => (seq, Update::Started { cached_tokens }, false),
-            scheduler::Event::PromptLogprobs { seq, logprobs } => (seq, Update::PromptLogprobs(logprobs), false),
-            scheduler::Event::Token { seq, sample, finish } => {
-                (seq, Update::Token { sample, finish }, finish.is_some())
-            }
-        };
-        if let Some(updates) = self.callers.get(&seq) {
-            // A caller that is gone has sent an abort.
-            let _ = updates.send(update);
-        }
-        if last {
-            self.callers.remove(&seq);
-        }
+    /// Nothing has come of the load for too long.
+    fn on_late_load(&mut self, idle: Duration) {
+        let Phase::Loading(workers) = &self.phase else { unreachable!("it is asked for while ranks load") };
+        let silent = workers.iter().enumerate().filter(|&(rank, _)| self.fleet.is_loading(rank));
+        let silent: Vec<_> = silent.map(|(rank, worker)| format!("rank {rank} {}", worker.seen())).collect();
+        let (seconds, silent) = (idle.as_secs(), silent.join(", "));
+        self.fail(&format!("the load has made no progress for {seconds} s (--load-timeout); not ready: {silent}"));
     }
 
     /// Looks whether some rank has not answered the oldest step in time.
     fn watch(&mut self) {
         let (Phase::Running(links), None) = (&self.phase, self.deadline) else { return };
-        let silent = || links.iter().zip(&self.results).enumerate().filter(|(_, (_, results))| results.is_empty());
-        let stopped = || silent().filter(|(_, (link, _))| link.worker.is_stopped()).map(|(rank, _)| rank);
+        let silent = || links.iter().enumerate().filter(|&(rank, _)| self.results.is_missing(rank));
+        let stopped = || silent().filter(|(_, link)| link.worker.is_stopped()).map(|(rank, _)| rank);
         let late = self.watchdog.late(Instant::now(), || stopped().next().is_some());
         match (std::mem::replace(&mut self.stopped, self.watchdog.sees_stopped()), self.stopped) {
             (false, true) => warn!("stopped by a signal, and waited for: ranks {:?}", stopped().collect::<Vec<_>>()),
@@ -400,18 +288,17 @@ impl Driver {
             _ => {}
         }
         if let Some((Sent { step, rows, .. }, after)) = late {
-            let silent: Vec<_> =
-                silent().map(|(rank, (link, _))| format!("rank {rank} {}", link.worker.seen())).collect();
+            let silent: Vec<_> = silent().map(|(rank, link)| format!("rank {rank} {}", link.worker.seen())).collect();
             let (seconds, silent) = (after.as_secs_f32(), silent.join(", "));
-            self.fail(format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {silent}"));
+            self.fail(&format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {silent}"));
         }
     }
 
-    fn fail(&mut self, reason: String) {
+    fn fail(&mut self, reason: &str) {
         error!("the model has failed: {reason}");
-        for updates in self.callers.values() {
-            let _ = updates.send(Update::Failed { reason: reason.clone() });
-        }
+        // Callers are told of it in a header.
+        let reason = shortened(reason, REASON_BYTES_MAX);
+        self.callers.end_all(Some(&reason));
         self.end(Status::Failed { reason }, true);
     }
 
@@ -423,7 +310,7 @@ impl Driver {
             Phase::Ending => return,
         };
         self.deadline = None;
-        self.callers.clear();
+        self.callers.end_all(None);
         let load = Occupancy { waiting: 0, running: 0, blocks_available: self.config.kv_blocks as usize };
         self.activity.send_modify(|activity| activity.load = load);
         self.status.send_replace(status);
@@ -444,14 +331,4 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// The ranks sample each for itself, and must agree.
-fn same_choices(one: &StepResult, other: &StepResult) -> bool {
-    let choices = |result: &StepResult| {
-        let outputs = result.outputs.iter();
-        let tokens = outputs.flat_map(|output| output.samples.iter().map(|sample| (output.seq, sample.token.id)));
-        tokens.collect::<Vec<_>>()
-    };
-    one.step == other.step && choices(one) == choices(other)
 }

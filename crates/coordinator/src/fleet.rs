@@ -1,5 +1,6 @@
 //! What is known of every rank. Pure: it is told what happens and says what follows.
 
+use crate::load_watch::Mark;
 use std::fmt;
 
 /// How the model is.
@@ -83,6 +84,17 @@ impl fmt::Display for Report {
     }
 }
 
+/// Bytes of a report in the reason of a failure.
+const REPORT_BYTES_MAX: usize = 1024;
+
+/// The text, or so much of it.
+pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
+    match text.floor_char_boundary(bytes_max) {
+        end if end < text.len() => format!("{} …", &text[..end]),
+        _ => text.to_owned(),
+    }
+}
+
 /// All ranks of one epoch.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -110,13 +122,17 @@ impl Fleet {
 
     pub(crate) fn on(&mut self, rank: usize, event: RankEvent) -> Change {
         let report = match event {
+            // What it had said before it ended comes late.
+            RankEvent::Progress { .. } | RankEvent::Ready(_) if matches!(self.phases[rank], Phase::Ended) => {
+                return Change::None;
+            }
             RankEvent::Progress { done, total } => {
                 self.phases[rank] = Phase::Loading { done, total };
                 return Change::None;
             }
             RankEvent::Ready(memory) => {
                 self.phases[rank] = Phase::Ready(memory);
-                return if self.memory().is_some() { Change::AllReady } else { Change::None };
+                return if self.memory().is_some() && !self.failed { Change::AllReady } else { Change::None };
             }
             RankEvent::Error(error) => Some(Report::Error(error)),
             RankEvent::Lost(_) if matches!(self.phases[rank], Phase::Ended) => None,
@@ -131,10 +147,12 @@ impl Fleet {
         if std::mem::replace(&mut self.failed, true) { Change::None } else { Change::Failed }
     }
 
-    /// What went wrong, as far as it is known.
+    /// What went wrong, as far as it is known. No report is so long that it hides the others.
     pub(crate) fn reason(&self) -> String {
-        let reports: Vec<_> = self.reports.iter().map(|(rank, report)| format!("rank {rank}: {report}")).collect();
-        reports.join("; ")
+        let report = |(rank, report): &(usize, Report)| {
+            format!("rank {rank}: {}", shortened(&report.to_string(), REPORT_BYTES_MAX))
+        };
+        self.reports.iter().map(report).collect::<Vec<_>>().join("; ")
     }
 
     /// Bytes read and to be read, over all ranks; the second is 0 until all have begun.
@@ -151,6 +169,16 @@ impl Fleet {
             sum = (sum.0 + done, sum.1 + total);
         }
         (sum.0, if all_begun { sum.1 } else { 0 })
+    }
+
+    /// How far the load is.
+    pub(crate) fn mark(&self) -> Mark {
+        (self.progress().0, self.phases.iter().filter(|phase| matches!(phase, Phase::Ready(_))).count())
+    }
+
+    /// Whether a rank still loads.
+    pub(crate) fn is_loading(&self, rank: usize) -> bool {
+        matches!(self.phases[rank], Phase::Loading { .. })
     }
 
     /// What every rank holds, once all are ready.
@@ -183,6 +211,33 @@ mod tests {
         assert_eq!(fleet.on(1, RankEvent::Ready(MEMORY)), Change::None);
         assert_eq!(fleet.on(0, RankEvent::Ready(MEMORY)), Change::AllReady);
         assert_eq!(fleet.memory(), Some(vec![MEMORY; 2]));
+    }
+
+    #[test]
+    fn a_rank_that_has_ended_is_not_ready_any_more() {
+        let mut fleet = Fleet::new(2);
+        fleet.on(0, RankEvent::Ready(MEMORY));
+        assert_eq!(fleet.on(1, exited()), Change::Failed);
+        assert_eq!(fleet.on(1, RankEvent::Progress { done: 3, total: 10 }), Change::None);
+        assert_eq!(fleet.on(1, RankEvent::Ready(MEMORY)), Change::None);
+        assert_eq!((fleet.memory(), fleet.progress()), (None, (10, 0)));
+
+        // Nor is a fleet of which one has failed, although it has not ended.
+        let mut fleet = Fleet::new(2);
+        assert_eq!(fleet.on(0, RankEvent::Error("no room".to_owned())), Change::Failed);
+        fleet.on(0, RankEvent::Ready(MEMORY));
+        assert_eq!(fleet.on(1, RankEvent::Ready(MEMORY)), Change::None);
+    }
+
+    #[test]
+    fn what_a_rank_says_has_a_limit() {
+        let mut fleet = Fleet::new(2);
+        fleet.on(0, RankEvent::Error("é".repeat(10_000)));
+        fleet.on(1, RankEvent::Error("no room".to_owned()));
+        assert_eq!(fleet.reason(), format!("rank 0: {} …; rank 1: no room", "é".repeat(REPORT_BYTES_MAX / 2)));
+        for (bytes_max, expected) in [(4, "aéb"), (3, "aé …"), (2, "a …"), (0, " …")] {
+            assert_eq!(shortened("aéb", bytes_max), expected);
+        }
     }
 
     #[test]

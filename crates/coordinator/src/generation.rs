@@ -1,33 +1,10 @@
 //! One sequence, as its caller sees it.
 
-use crate::drive::Event;
+use crate::Update;
+use crate::event::{Event, Sender};
 use std::task::{Context, Poll};
-use step::{FinishReason, Sample, SeqId};
+use step::SeqId;
 use tokio::sync::mpsc;
-
-/// What a sequence brings, in order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Update {
-    /// The sequence runs. It comes once, before all that the sequence brings forth.
-    Started {
-        /// Tokens of the prompt that were known, and not computed anew.
-        cached_tokens: usize,
-    },
-    /// The model's log-probabilities of the next prompt tokens, from the second token of the prompt on.
-    PromptLogprobs(Vec<f32>),
-    /// A token.
-    Token {
-        /// It.
-        sample: Sample,
-        /// Why the sequence ended with it, if it did.
-        finish: Option<FinishReason>,
-    },
-    /// The sequence cannot be finished.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
 
 /// A sequence that is queued or runs. Dropping it ends the sequence: no step that is planned afterwards contains it.
 pub struct Generation {
@@ -39,7 +16,7 @@ pub struct Generation {
 #[derive(Clone)]
 pub struct EndSequence {
     pub(crate) seq: SeqId,
-    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) events: Sender,
 }
 
 impl Generation {
@@ -73,7 +50,6 @@ impl Generation {
 
 impl Drop for EndSequence {
     fn drop(&mut self) {
-        // A coordinator that has ended runs nothing any more.
-        let _ = self.events.send(Event::Abort(self.seq));
+        self.events.send(Event::Abort(self.seq));
     }
 }

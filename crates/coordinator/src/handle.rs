@@ -1,6 +1,7 @@
 //! The way to a running coordinator.
 
-use crate::drive::{Driver, Event};
+use crate::drive::Driver;
+use crate::event::{Event, Sender};
 use crate::generation::{EndSequence, Generation};
 use crate::{CoordinatorConfig, Status, Workers};
 use scheduler::{Occupancy, Submission, Totals};
@@ -21,7 +22,7 @@ pub struct Activity {
 /// A running coordinator. Clones lead to the same one; it lives until it is drained, stopped, or fails.
 #[derive(Clone)]
 pub struct Coordinator {
-    events: mpsc::UnboundedSender<Event>,
+    events: Sender,
     status: watch::Receiver<Status>,
     activity: watch::Receiver<Activity>,
     next_seq: Arc<AtomicU64>,
@@ -52,7 +53,7 @@ impl Coordinator {
     /// Must be called within a tokio runtime.
     #[must_use]
     pub fn start(config: CoordinatorConfig, workers: Workers) -> Self {
-        let (events_to, events) = mpsc::unbounded_channel();
+        let (events_to, events) = Sender::channel();
         let (status_to, status) = watch::channel(Status::Loading { done: 0, total: 0 });
         let (activity_to, activity) = watch::channel(Activity::default());
         let kv_tokens = config.kv_blocks as usize * BLOCK_TOKENS;
@@ -97,20 +98,21 @@ impl Coordinator {
             Status::Failed { reason } => return Err(SubmitError::Failed { reason: reason.clone() }),
         }
         let seq = SeqId(self.next_seq.fetch_add(1, Ordering::Relaxed));
+        // A reader that stands still leaves as many updates here as the sequence may have tokens, and no more.
         let (updates_to, updates) = mpsc::unbounded_channel();
         // If the coordinator ends meanwhile, the event is dropped with the sender of updates, and the stream just ends.
-        let _ = self.events.send(Event::Submit { seq, submission, updates: updates_to });
+        self.events.send(Event::Submit { seq, submission, updates: updates_to });
         Ok(Generation { updates, end: EndSequence { seq, events: self.events.clone() } })
     }
 
     /// Accepts nothing from now on, finishes what was accepted, and ends the workers.
     pub fn drain(&self) {
-        let _ = self.events.send(Event::Drain);
+        self.events.send(Event::Drain);
     }
 
     /// Ends the workers at once.
     pub fn stop(&self) {
-        let _ = self.events.send(Event::Stop);
+        self.events.send(Event::Stop);
     }
 
     /// Waits until every worker process has ended, and says how the model was then: [`Status::Stopped`] or

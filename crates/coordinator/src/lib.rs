@@ -2,9 +2,11 @@
 //!
 //! * [`Coordinator`]: start it, submit requests, watch its [`Status`], drain or stop it.
 //! * `fleet` (pure): what is known of every rank, and when all are ready or the epoch has failed.
-//! * `watchdog` (pure): how long a step may take.
-//! * `process`: one worker process, and the socket pair that ties its life to ours.
-//! * `local`: a rank within this process instead.
+//! * `watchdog` (pure): how long a step may take; `load_watch` (pure): whether a load still goes on.
+//! * `process`: one worker process, and the socket pair that ties its life to ours; `worker_log`: what it writes.
+//! * `in_process`: a rank within this process instead.
+//! * `event`: what the loop reacts to, and what callers get.
+//! * `ranks`: all of them, wherever they run; `results` (pure): what they have answered; `callers`: who waits for what.
 //! * `drive`: the loop: plan, send to all ranks, gather from all ranks, commit.
 //!
 //! A worker is reached over a socket pair that it inherits as its standard input. So there is no socket file to leave
@@ -14,18 +16,25 @@
 
 #![forbid(unsafe_code)]
 
+mod callers;
 mod config;
 mod drive;
+mod event;
 mod fleet;
 mod generation;
 mod handle;
-mod local;
+mod in_process;
+mod load_watch;
 mod process;
+mod ranks;
+mod results;
 mod watchdog;
+mod worker_log;
 
-pub use config::{CoordinatorConfig, ProcessConfig, Rendezvous, Workers};
+pub use config::{CoordinatorConfig, ProcessConfig, Workers};
+pub use event::Update;
 pub use fleet::{RankMemory, Status};
-pub use generation::{EndSequence, Generation, Update};
+pub use generation::{EndSequence, Generation};
 pub use handle::{Activity, Coordinator, SubmitError};
-pub use local::{LocalAnswers, LocalCommands, LocalRank, LocalRun};
+pub use in_process::{InProcessRank, RankAnswers, RankCommands, RankRun};
 pub use scheduler::{Occupancy, Submission, Totals};

@@ -1,36 +1,33 @@
 //! One worker process.
 
-use crate::drive::{Event, Sender};
+use crate::event::{Event, Sender};
 use crate::fleet::{RankEvent, RankMemory};
+use crate::worker_log::{LastWords, pass_on};
 use crate::{CoordinatorConfig, ProcessConfig};
-use hyper_util::rt::TokioIo;
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tower::service_fn;
 use tracing::info;
 use wire::CONTROL_MESSAGE_BYTES_MAX;
 use wire::control::worker_client::WorkerClient;
 use wire::control::{self as pb, load_event};
 
-/// Lines of a worker's standard error that are kept to explain its end.
-const LAST_WORDS_MAX: usize = 3;
-
 /// How long a worker may take to end by itself after its connection has been closed.
 const END_GRACE: Duration = Duration::from_secs(5);
+
+/// How long its last words may take to come once it has ended. Whoever inherited its output may keep that open for ever.
+const LAST_WORDS_GRACE: Duration = Duration::from_secs(1);
 
 /// A worker process with its connection. Dropping it closes the connection, at which the worker ends itself.
 pub(crate) struct WorkerProcess {
@@ -44,7 +41,7 @@ pub(crate) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts the process and connects to it. Its end will be an event of the rank.
+    /// Starts the process and connects to it. Its end will be an event of the rank, if no error is returned.
     pub(crate) async fn start(
         config: &ProcessConfig,
         rank: usize,
@@ -52,13 +49,16 @@ impl WorkerProcess {
         events: Sender,
     ) -> std::io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        let mut child = Command::new(&config.program)
+        wire::hand_over(&ours, config.rendezvous.as_ref().map(AsFd::as_fd))?;
+        let (output, output_to) = std::io::pipe()?;
+        let child = Command::new(&config.program)
             .args(&config.arguments)
             .args(["--rank", &rank.to_string(), "--world", &world.to_string()])
             .envs(config.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            // Libraries say there what the log should have.
+            .stdout(output_to.try_clone()?)
+            .stderr(output_to)
             // A ctrl-c at the terminal is for the coordinator, which lets the workers finish first.
             .process_group(0)
             .kill_on_drop(true)
@@ -67,17 +67,19 @@ impl WorkerProcess {
                 let program = config.program.display();
                 std::io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
             })?;
-        let stderr = child.stderr.take().expect("piped above");
         let (end, ended) = oneshot::channel();
         let (pid, last_words) = (child.id(), LastWords::default());
         if let Some(pid) = pid {
             info!("rank {rank} of {world} is process {pid}");
         }
-        let reader = tokio::spawn(pass_on_stderr(stderr, rank, last_words.clone()));
-        tokio::spawn(watch_process(child, rank, ended, events, reader, last_words.clone()));
-        let channel = connect(ours).await.map_err(std::io::Error::other)?;
+        let output = pipe::Receiver::from_owned_fd(output.into())?;
+        ours.set_nonblocking(true)?;
+        let channel = wire::connect_over(UnixStream::from_std(ours)?).await.map_err(std::io::Error::other)?;
         let client = WorkerClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
         let client = client.max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+        // From here on its end is an event.
+        let reader = tokio::spawn(pass_on(output, rank, last_words.clone()));
+        tokio::spawn(watch_process(child, rank, ended, events, reader, last_words.clone()));
         Ok(Self { rank, client, end, pid, last_words })
     }
 
@@ -107,6 +109,7 @@ impl WorkerProcess {
 
     /// Opens the stream of steps; results and errors become events.
     pub(crate) fn run(&self, events: Sender) -> mpsc::UnboundedSender<pb::WorkerCommand> {
+        // As many plans as there may be in flight.
         let (commands, commands_from) = mpsc::unbounded_channel();
         let (rank, mut client) = (self.rank, self.client.clone());
         tokio::spawn(async move {
@@ -121,6 +124,8 @@ impl WorkerProcess {
                     Err(event) => return events.rank(rank, event),
                 }
             }
+            // A coordinator that ends its epoch does not listen any more.
+            events.rank(rank, RankEvent::Lost("it ended its stream of steps without a word".to_owned()));
         });
         commands
     }
@@ -157,7 +162,6 @@ pub(crate) fn load_request(config: &CoordinatorConfig, processes: &ProcessConfig
         world: narrow(config.world),
         kv_blocks: config.kv_blocks,
         step_rows_max: narrow(config.step_rows_max),
-        rendezvous: processes.rendezvous.address.clone(),
         collective_limit_ms: u32::try_from(processes.collective_limit.as_millis()).unwrap_or(u32::MAX),
         step_limit_ms: u32::try_from(config.step_limit.as_millis()).unwrap_or(u32::MAX),
         threads: narrow(processes.threads_per_rank),
@@ -175,24 +179,13 @@ fn error_event(status: &Status) -> RankEvent {
     }
 }
 
-async fn connect(socket: StdUnixStream) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
-    socket.set_nonblocking(true)?;
-    let mut socket = Some(UnixStream::from_std(socket)?);
-    // There is one connection, made already. A second attempt, after it broke, finds nothing.
-    let connector = service_fn(move |_| {
-        let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "the worker is gone");
-        std::future::ready(socket.take().map(TokioIo::new).ok_or_else(gone))
-    });
-    Ok(Endpoint::from_static("http://worker").connect_with_connector(connector).await?)
-}
-
 /// Waits for the end of the process and reports it. `end` used means: kill it; dropped: let it end by itself, for a while.
 async fn watch_process(
     mut child: Child,
     rank: usize,
     end: oneshot::Receiver<()>,
     events: Sender,
-    stderr: JoinHandle<()>,
+    output: JoinHandle<()>,
     last_words: LastWords,
 ) {
     let status = tokio::select! {
@@ -213,47 +206,7 @@ async fn watch_process(
         }
     };
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-    // All that it wrote has been read then; if that task has panicked, there is less to tell.
-    let _ = stderr.await;
+    // Without its last words, or with some of them only, there is less to tell.
+    let _ = tokio::time::timeout(LAST_WORDS_GRACE, output).await;
     events.rank(rank, RankEvent::Exited { status, last_words: last_words.text() });
-}
-
-/// The last lines of a worker's standard error.
-#[derive(Clone, Default)]
-struct LastWords(Arc<Mutex<VecDeque<String>>>);
-
-impl LastWords {
-    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, line: String) {
-        let mut lines = self.lines();
-        if lines.len() == LAST_WORDS_MAX {
-            lines.pop_front();
-        }
-        lines.push_back(line);
-    }
-
-    fn text(&self) -> String {
-        self.lines().make_contiguous().join(" | ")
-    }
-}
-
-/// Passes the worker's log on, line by line.
-async fn pass_on_stderr(stderr: impl AsyncRead + Unpin, rank: usize, last_words: LastWords) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        eprintln!("rank {rank}: {line}");
-        if !is_backtrace(&line) {
-            last_words.push(line);
-        }
-    }
-}
-
-/// Frames of a backtrace explain little to whoever reads an error, and would push the panic's message out of it.
-fn is_backtrace(line: &str) -> bool {
-    let line = line.trim_start();
-    let frame = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
-    frame || ["at ", "note: ", "stack backtrace:"].iter().any(|start| line.starts_with(start))
 }

@@ -6,6 +6,7 @@ mod latency;
 mod random_model;
 mod simulate;
 
+use crate::threads::start_runtime;
 use anyhow::{Result, bail};
 use bench::engine::EngineArgs;
 use bench::serve::ServeArgs;
@@ -50,15 +51,14 @@ enum BenchCommand {
 
 /// Runs one benchmark.
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match args.command {
-        BenchCommand::Serve(args) => runtime()?.block_on(bench::serve::run(&args))?,
-        BenchCommand::Soak(args) => runtime()?.block_on(bench::soak::run(&args))?,
+        BenchCommand::Serve(args) => start_runtime()?.block_on(bench::serve::run(&args))?,
+        BenchCommand::Soak(args) => start_runtime()?.block_on(bench::soak::run(&args))?,
         BenchCommand::MakeModel(args) => random_model::run(&args)?,
         BenchCommand::Simulate(args) => simulate::run(&args)?,
-        BenchCommand::Latency(args) => runtime()?.block_on(latency::run(args))?,
+        BenchCommand::Latency(args) => start_runtime()?.block_on(latency::run(args))?,
         BenchCommand::Backend(args) => backend::run(&args)?,
-        BenchCommand::Engine(args) => runtime()?.block_on(engine::run(&args))?,
+        BenchCommand::Engine(args) => start_runtime()?.block_on(engine::run(&args))?,
     }
     Ok(ExitCode::SUCCESS)
 }

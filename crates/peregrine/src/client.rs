@@ -1,11 +1,9 @@
 //! A client of the gRPC API, over the network or within the process.
 
 use anyhow::{Context, Result};
-use hyper_util::rt::TokioIo;
 use server::{GrpcApi, Service};
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::server::HealthReporter;
-use tower::service_fn;
 use wire::generation::generation_client::GenerationClient;
 
 /// Bytes in the pipe between a client and a server of one process.
@@ -31,11 +29,5 @@ pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
             .add_routes(GrpcApi::new(service, None).routes(HealthReporter::new()))
             .serve_with_incoming(incoming),
     );
-    let mut ours = Some(ours);
-    let connector = service_fn(move |_| {
-        let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "the server is gone");
-        std::future::ready(ours.take().map(TokioIo::new).ok_or_else(gone))
-    });
-    let channel = Endpoint::from_static("http://embedded").connect_with_connector(connector).await?;
-    Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    Ok(GenerationClient::new(wire::connect_over(ours).await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }

@@ -75,6 +75,10 @@ pub struct EngineArgs {
     /// other limits, nor does any time in which the server itself is stopped or frozen.
     #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::PAUSE_LIMIT_S, value_parser = seconds())]
     pause_timeout: u32,
+    /// Seconds that the load of a model may go without progress: no byte read, and no worker ready. A worker that is not ready
+    /// then has hung.
+    #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::LOAD_LIMIT_S, value_parser = seconds())]
+    load_timeout: u32,
     #[command(flatten)]
     cuda: CudaArgs,
 }
@@ -135,6 +139,7 @@ impl EngineArgs {
             collective_limit: Duration::from_secs(self.collective_timeout.into()),
             step_limit: Duration::from_secs(self.step_timeout.into()),
             pause_limit: Duration::from_secs(self.pause_timeout.into()),
+            load_limit: Duration::from_secs(self.load_timeout.into()),
             cuda: self.cuda.settings(),
         })
     }
@@ -162,7 +167,8 @@ pub fn ranks() -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=64)
 }
 
-fn seconds() -> RangedI64ValueParser<u32> {
+/// Seconds, up to a day.
+pub fn seconds() -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=86_400)
 }
 

@@ -2,9 +2,11 @@
 
 use crate::engine_args::{EngineArgs, ranks};
 use crate::input::read_stdin;
+use crate::log::say;
 use crate::output::print;
 use crate::parameters::ParameterArgs;
 use crate::signals::Signals;
+use crate::threads::start_runtime;
 use crate::{client, progress};
 use anyhow::{Result, anyhow, bail};
 use api::{GenerateRequest, Inputs, Priority};
@@ -12,7 +14,7 @@ use clap::Args;
 use coordinator::{Coordinator, Status};
 use runtime::Engine;
 use server::convert::{request_to_pb, response_from_pb};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 use tonic::transport::Channel;
@@ -44,8 +46,7 @@ pub struct GenerateArgs {
 
 /// Generates once.
 pub fn run(args: GenerateArgs) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(generate(args))
+    start_runtime()?.block_on(generate(args))
 }
 
 async fn generate(args: GenerateArgs) -> Result<ExitCode> {
@@ -109,8 +110,7 @@ async fn print_stream(mut client: GenerationClient<Channel>, request: pb::Genera
     let mut shown = if with_prompt { request.inputs.clone() } else { String::new() };
     // What token ids say as a text is not known here before the end.
     let hold = with_prompt && request.inputs.is_empty();
-    let mut out = std::io::stdout();
-    write!(out, "{shown}")?;
+    print(&shown)?;
     let mut stream = client.generate_stream(request).await.map_err(|status| status_error(&status))?.into_inner();
     let (mut tokens, mut first) = (0, None);
     while let Some(message) = stream.message().await.map_err(|status| status_error(&status))? {
@@ -125,17 +125,16 @@ async fn print_stream(mut client: GenerationClient<Channel>, request: pb::Genera
             None => of_tokens(),
         };
         shown += &text;
-        write!(out, "{text}")?;
-        out.flush()?;
+        print(&text)?;
     }
-    writeln!(out)?;
+    print("\n")?;
     let (first_after, first_tokens) = first.ok_or_else(|| anyhow!("the stream ended without a token"))?;
-    eprint!("{tokens} tokens, the first after {:.0} ms", first_after.as_secs_f64() * 1e3);
+    let mut speed = format!("{tokens} tokens, the first after {:.0} ms", first_after.as_secs_f64() * 1e3);
     if tokens > first_tokens {
         let seconds = (begin.elapsed() - first_after).as_secs_f64();
-        eprint!(", then {:.1} tokens/s", (tokens - first_tokens) as f64 / seconds);
+        speed += &format!(", then {:.1} tokens/s", (tokens - first_tokens) as f64 / seconds);
     }
-    eprintln!();
+    say(&speed);
     Ok(())
 }
 

@@ -10,17 +10,19 @@ mod doctor;
 mod engine_args;
 mod generate;
 mod input;
+mod log;
 mod output;
 mod parameters;
 mod plan;
 mod progress;
 mod serve;
 mod signals;
+mod threads;
 mod units;
 mod watermark_detect;
 mod worker;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -65,22 +67,38 @@ fn log_filter(level: &str) -> Result<EnvFilter> {
             "{part:?} is no level; there are off, error, warn, info, debug and trace, for a module as in server=debug"
         );
     }
-    Ok(EnvFilter::try_new(if asked.trim().is_empty() { level } else { &asked })?)
+    let filter = EnvFilter::try_new(if asked.trim().is_empty() { level } else { &asked })?;
+    // What ranks say has been filtered by them.
+    Ok(filter.add_directive("rank=trace".parse()?))
+}
+
+/// From here on there is a log. A worker's goes to its coordinator, which knows the time and the lines' target.
+fn start_log(command: &Command) -> Result<()> {
+    log::report_panics();
+    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let filter = log_filter(level).context("PEREGRINE_LOG")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // To report that the log cannot be written would mean to write to it, or to panic.
+    let log = log.with_writer(|| log::Writer).log_internal_errors(false);
+    match command {
+        Command::Worker(_) => log.with_ansi(false).without_time().init(),
+        _ => log.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
-    let filter = match log_filter(level) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("error: PEREGRINE_LOG: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    log.with_ansi(std::io::stderr().is_terminal()).init();
-    let result = match cli.command {
+    let code = start_log(&cli.command).and_then(|()| run(cli.command)).unwrap_or_else(|error| {
+        log::say(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    });
+    log::flush();
+    code
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
@@ -88,9 +106,5 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(args).map(|()| ExitCode::SUCCESS),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    }
 }

@@ -1,8 +1,9 @@
 //! `peregrine serve`.
 
-use crate::engine_args::{EngineArgs, ranks};
+use crate::engine_args::{EngineArgs, ranks, seconds};
 use crate::progress;
 use crate::signals::Signals;
+use crate::threads::start_runtime;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use coordinator::{Coordinator, Status};
@@ -30,11 +31,19 @@ pub struct ServeArgs {
     /// A stream whose reader takes nothing for so long is ended, and its place is free for others.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_STALL_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stalled_stream_timeout: u64,
+    /// Seconds that accepted requests may take to finish after SIGINT, SIGTERM or SIGHUP. Those that are left then are cut off
+    /// with the status UNAVAILABLE.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
+    drain_timeout: u32,
+    /// End with exit code 1 when the model fails, for a supervisor that starts the server again. Without it the server stays,
+    /// and tells callers and /health why the model failed.
+    #[arg(long)]
+    exit_on_failure: bool,
 }
 
 /// Serves until a signal asks for the end, or the model cannot be loaded.
 pub fn run(args: ServeArgs) -> Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(args))
+    start_runtime()?.block_on(serve(args))
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode> {
@@ -55,7 +64,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);
     tokio::spawn(progress::show(coordinator.status()));
     tokio::select! {
-        () = server::serve(service, listeners, stall_limit, until_end(&coordinator, &mut first)) => {}
+        () = server::serve(service, listeners, stall_limit, until_end(&args, &coordinator, &mut first)) => {}
         () = second_of(&mut second) => {
             warn!("stopping at once");
             coordinator.stop();
@@ -68,14 +77,15 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
 }
 
 /// Waits until the server is to close: when all that was accepted is finished after a signal, or when the model cannot be
-/// loaded. A model that fails later is not the end: its callers are told why, until somebody ends the server.
-async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
+/// loaded. A model that fails later is not the end, if that was not asked for: its callers are told why, until somebody ends
+/// the server.
+async fn until_end(args: &ServeArgs, coordinator: &Coordinator, signals: &mut Signals) {
     let mut status = coordinator.status();
     let (mut signalled, mut was_ready) = (false, false);
     loop {
         match &*status.borrow_and_update() {
             Status::Stopped => return,
-            Status::Failed { .. } if signalled || !was_ready => return,
+            Status::Failed { .. } if signalled || !was_ready || args.exit_on_failure => return,
             Status::Ready { .. } => was_ready = true,
             Status::Failed { .. } | Status::Loading { .. } | Status::Draining => {}
         }
@@ -85,12 +95,23 @@ async fn until_end(coordinator: &Coordinator, signals: &mut Signals) {
                 let load = coordinator.activity().load;
                 info!("finishing {} requests; a second signal stops at once", load.waiting + load.running);
                 coordinator.drain();
+                tokio::spawn(stop_after(coordinator.clone(), args.drain_timeout));
             }
             // The last status has been seen when no other can follow.
             Ok(()) = status.changed() => {}
             else => return,
         }
     }
+}
+
+/// Stops what is left after a time. Seconds in which this process was itself stopped do not count.
+async fn stop_after(coordinator: Coordinator, limit_s: u32) {
+    for _ in 0..limit_s {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let load = coordinator.activity().load;
+    warn!("{} requests were not finished within --drain-timeout {limit_s}: cut off", load.waiting + load.running);
+    coordinator.stop();
 }
 
 async fn second_of(signals: &mut Signals) {

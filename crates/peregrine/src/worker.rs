@@ -1,12 +1,14 @@
 //! `peregrine worker`: one rank.
 
 use crate::engine_args::CudaArgs;
+use crate::log;
 use crate::signals::Signals;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use runtime::open_rank;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use worker::{LoadProgress, RankSpec};
 
 /// Arguments of `peregrine worker`.
 #[derive(Args)]
@@ -30,13 +32,17 @@ pub fn run(args: WorkerArgs) -> Result<()> {
     if socket.peer_addr().is_err() {
         bail!("a worker is started by `peregrine serve` or `peregrine generate`, over a socket as its standard input");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let rendezvous = wire::take_over(&socket).context("the coordinator's first word")?;
+    // It passes messages on, which this thread does well alone.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Whoever signals a whole service means its coordinator, which lets the workers finish and then closes the socket.
         let _ignored = Signals::new()?;
         let cuda = cuda.settings();
-        worker::serve(socket, move |spec, progress| open_rank(spec, &cuda, progress)).await.map_err(anyhow::Error::from)
+        let open = move |spec: &RankSpec, progress: &LoadProgress| open_rank(spec, rendezvous, &cuda, progress);
+        worker::serve(socket, open).await.map_err(anyhow::Error::from)
     })?;
+    log::flush();
     // The device thread may be in the middle of a step that nobody waits for.
     std::process::exit(0);
 }

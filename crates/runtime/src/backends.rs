@@ -4,6 +4,7 @@ use crate::{EngineError, instant};
 use backend::{Alone, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, GpuLocality, SYSFS, cpu_list, discover};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 
@@ -100,20 +101,26 @@ pub fn cpu_options(rank: usize, world: usize, threads: usize, isa: Option<Isa>) 
     CpuOptions { threads, isa, cores: own_cores(rank, world) }
 }
 
-/// Opens the device that `spec` asks for, and loads the rank's shard.
+/// Opens the device that `spec` asks for, and loads the rank's shard. The ranks meet over `rendezvous`, if there are several.
 ///
 /// # Errors
 ///
 /// [`LoadError`]: the device cannot be opened, or the model's files cannot be read.
-pub fn open_rank(spec: &RankSpec, cuda: &CudaSettings, progress: &LoadProgress) -> Result<Loaded, LoadError> {
-    let collective: Box<dyn Collective> = if spec.world == 1 {
-        Box::new(Alone)
-    } else {
-        let address = Path::new(&spec.rendezvous);
-        let joined = SharedMemory::join(address, spec.rank, spec.world, spec.collective_limit);
-        Box::new(joined.map_err(BackendError::from)?)
-    };
+pub fn open_rank(
+    spec: &RankSpec,
+    rendezvous: Option<OwnedFd>,
+    cuda: &CudaSettings,
+    progress: &LoadProgress,
+) -> Result<Loaded, LoadError> {
     let failed = |message: String| LoadError::Open { backend: spec.backend.clone(), message };
+    let collective: Box<dyn Collective> = match rendezvous {
+        Some(memory) => {
+            let joined = SharedMemory::join(memory, spec.rank, spec.world, spec.collective_limit);
+            Box::new(joined.map_err(BackendError::from)?)
+        }
+        None if spec.world == 1 => Box::new(Alone),
+        None => return Err(failed(format!("the {} ranks were handed nothing over which to meet", spec.world))),
+    };
     match &*spec.backend {
         "cpu" => {
             let isa = spec.isa.as_deref().map(str::parse).transpose().map_err(|error| failed(format!("{error}")))?;
@@ -137,12 +144,12 @@ fn bind_next_to_gpu(rank: usize) {
     let Ok(gpus) = discover() else { return };
     let locality = gpus.all.get(rank).and_then(|gpu| GpuLocality::of(gpu, Path::new(SYSFS)));
     let Some(locality) = locality else {
-        tracing::debug!("rank {rank}: the system does not say which processors are next to the GPU");
+        tracing::debug!("the system does not say which processors are next to the GPU");
         return;
     };
     match locality.bind_process() {
-        Ok(0) => tracing::info!("rank {rank}: may not run on the processors next to its GPU"),
-        Ok(_) => tracing::info!("rank {rank}: bound to processors {}", cpu_list(&locality.cpus)),
-        Err(error) => tracing::warn!("rank {rank}: binding to the processors next to its GPU: {error}"),
+        Ok(0) => tracing::info!("may not run on the processors next to its GPU"),
+        Ok(_) => tracing::info!("bound to processors {}", cpu_list(&locality.cpus)),
+        Err(error) => tracing::warn!("binding to the processors next to its GPU: {error}"),
     }
 }

@@ -51,6 +51,8 @@ pub struct EngineOptions {
     pub step_limit: Duration,
     /// How long workers may be stopped by a signal within a step.
     pub pause_limit: Duration,
+    /// How long a load may go without progress.
+    pub load_limit: Duration,
     /// How ranks use GPUs.
     pub cuda: CudaSettings,
 }
@@ -62,6 +64,9 @@ impl EngineOptions {
     pub const STEP_LIMIT_S: u32 = 10;
     /// Seconds of [`Self::pause_limit`], where nobody says how many.
     pub const PAUSE_LIMIT_S: u32 = 600;
+    /// Seconds of [`Self::load_limit`], where nobody says how many. Slow disks bring a byte now and then; opening a GPU,
+    /// connecting NCCL and recording graphs, which read none, take a minute at most.
+    pub const LOAD_LIMIT_S: u32 = 300;
 
     /// The demo model, with what is chosen where nobody says.
     #[must_use]
@@ -85,6 +90,7 @@ impl EngineOptions {
             collective_limit: Duration::from_secs(Self::COLLECTIVE_LIMIT_S.into()),
             step_limit: Duration::from_secs(Self::STEP_LIMIT_S.into()),
             pause_limit: Duration::from_secs(Self::PAUSE_LIMIT_S.into()),
+            load_limit: Duration::from_secs(Self::LOAD_LIMIT_S.into()),
             cuda: CudaSettings::default(),
         }
     }
@@ -149,6 +155,7 @@ impl Engine {
             isa: options.isa.map(|isa| isa.to_string()),
             collective_limit: options.collective_limit,
             rendezvous: launch.rendezvous,
+            keep: launch.keep,
         };
         tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", room.step_rows);
         let scheduling = options.scheduling(world, room, max_concurrent_requests);
@@ -188,6 +195,7 @@ impl EngineOptions {
             itl_bound: self.itl_bound,
             step_limit: self.step_limit,
             pause_limit: self.pause_limit,
+            load_limit: self.load_limit,
             check_invariants: self.check_invariants,
         }
     }

@@ -3,7 +3,7 @@
 use forward::StepError;
 use std::ops::Range;
 use step::{Sample, SampleMask, ScoredToken, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore};
-use worker::{Loaded, Rank};
+use worker::{Loaded, StepRunner};
 
 /// Ids of ordinary words in every Falcon tokenizer.
 pub const ORDINARY_TOKENS: Range<u32> = 1_000..1_500;
@@ -17,10 +17,10 @@ struct Instant {
 
 /// The rank.
 pub fn load() -> Loaded {
-    Loaded { rank: Box::new(Instant::default()), weight_bytes: 0, kv_bytes: 0 }
+    Loaded { runner: Box::new(Instant::default()), weight_bytes: 0, kv_bytes: 0 }
 }
 
-impl Rank for Instant {
+impl StepRunner for Instant {
     fn steps_in_flight_max(&self) -> usize {
         1
     }

@@ -3,9 +3,9 @@
 use crate::{CudaSettings, EngineError};
 use backend_cpu::SharedMemory;
 use backend_cuda::{AllReduceChoice, CUBLASLT, LIBRARY_PATH, Libraries, NCCL};
-use coordinator::Rendezvous;
 use std::any::Any;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// What starts a worker.
@@ -21,8 +21,10 @@ pub struct WorkerCommand {
 pub(crate) struct Launch {
     /// Variables that are set for them.
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// Where they meet.
-    pub(crate) rendezvous: Rendezvous,
+    /// Over what they meet.
+    pub(crate) rendezvous: Option<OwnedFd>,
+    /// What must live as long as they do.
+    pub(crate) keep: Box<dyn Any + Send + Sync>,
 }
 
 /// What the ranks on GPUs rest on. What the user has set stays.
@@ -53,13 +55,8 @@ impl Launch {
         if backend == "cuda" {
             CUDA_ENVIRONMENT.iter().for_each(|(name, value)| set_default(name, value));
         }
-        let mut keep: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
-        let mut address = String::new();
-        if world > 1 {
-            let memory = SharedMemory::create(world)?;
-            address = memory.path();
-            keep.push(Box::new(memory));
-        }
+        let mut keep: Box<dyn Any + Send + Sync> = Box::new(());
+        let rendezvous = if world > 1 { Some(SharedMemory::create(world)?) } else { None };
         if backend == "cuda" {
             let wanted: &[_] = if world > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };
             let libraries = Libraries::find(wanted).map_err(EngineError::Libraries)?;
@@ -69,8 +66,8 @@ impl Launch {
                 }
             }
             environment.extend(libraries.library_path().map(|path| (LIBRARY_PATH.into(), path)));
-            keep.push(Box::new(libraries));
+            keep = Box::new(libraries);
         }
-        Ok(Self { environment, rendezvous: Rendezvous { address, keep: Box::new(keep) } })
+        Ok(Self { environment, rendezvous, keep })
     }
 }

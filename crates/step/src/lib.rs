@@ -19,6 +19,6 @@ mod result;
 mod sampling;
 
 pub use ids::{BlockId, SeqId, StepId};
-pub use plan::{BLOCK_TOKENS, NewSequence, Priority, SampleMask, SeqRun, StepPlan};
+pub use plan::{BLOCK_TOKENS, Command, NewSequence, Priority, SampleMask, SeqRun, StepPlan};
 pub use result::{FinishReason, Sample, ScoredToken, SeqOutput, StepResult, TokenScore};
 pub use sampling::{Choice, ParamError, SamplingParams, SamplingSettings};

@@ -83,7 +83,16 @@ impl StepPlan {
     }
 }
 
-/// Which tokens a grammar allows next. It may follow a plan whose run is `masked`, and gates only that step's sampling.
+/// What a rank is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Run a step.
+    Plan(StepPlan),
+    /// Which tokens a step that waits for it may sample.
+    Mask(SampleMask),
+}
+
+/// Which tokens a grammar allows next. It follows a plan whose run is `masked`; that step begins once all its masks are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleMask {
     /// The step that waits for it.

@@ -2,8 +2,8 @@
 
 use crate::control as pb;
 use step::{
-    BlockId, Choice, NewSequence, ParamError, Sample, SampleMask, SamplingParams, SamplingSettings, ScoredToken, SeqId,
-    SeqOutput, SeqRun, StepId, StepPlan, StepResult, TokenScore,
+    BlockId, Choice, Command, NewSequence, ParamError, Sample, SampleMask, SamplingParams, SamplingSettings,
+    ScoredToken, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult, TokenScore,
 };
 
 /// Why a message is not what it should be. Coordinator and workers are of one build, so this is a bug or a broken peer.
@@ -18,6 +18,16 @@ pub enum ConvertError {
         /// The part.
         field: &'static str,
     },
+    /// A sequence's prompt is not the beginning of its tokens.
+    #[error("sequence {seq}: a prompt of {prompt_len} tokens, expected 1 to {tokens}")]
+    PromptLen {
+        /// Whose.
+        seq: u64,
+        /// Tokens of the prompt.
+        prompt_len: u32,
+        /// Tokens of the sequence, the prompt's and those that followed.
+        tokens: usize,
+    },
     /// A sampling setting is out of its range.
     #[error("sequence {seq}: {error}")]
     Sampling {
@@ -26,15 +36,6 @@ pub enum ConvertError {
         /// Which, and why.
         error: ParamError,
     },
-}
-
-/// What a worker is told.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    /// Run a step.
-    Plan(StepPlan),
-    /// Which tokens a step that waits for it may sample.
-    Mask(SampleMask),
 }
 
 /// A plan, as a command.
@@ -128,6 +129,10 @@ fn new_from_wire(new: pb::NewSequence) -> Result<NewSequence, ConvertError> {
     let sampling = new.sampling.ok_or(ConvertError::Missing { message: "NewSequence", field: "sampling" })?;
     if new.tokens.is_empty() {
         return Err(ConvertError::Missing { message: "NewSequence", field: "tokens" });
+    }
+    let (prompt_len, tokens) = (new.prompt_len, new.tokens.len());
+    if !(1..=tokens).contains(&(prompt_len as usize)) {
+        return Err(ConvertError::PromptLen { seq: new.seq, prompt_len, tokens });
     }
     Ok(NewSequence {
         seq: SeqId(new.seq),
@@ -276,14 +281,29 @@ mod tests {
         assert_eq!(result_from_wire(result_to_wire(result.clone())).expect("valid"), result);
     }
 
+    /// What is said of a plan whose new sequence is changed.
+    fn refusal(change: impl FnOnce(&mut pb::NewSequence)) -> String {
+        let mut command = plan_to_wire(&plan());
+        if let Some(pb::worker_command::Command::Plan(plan)) = &mut command.command {
+            change(&mut plan.new[0]);
+        }
+        command_from_wire(command).expect_err("it is no plan any more").to_string()
+    }
+
     #[test]
     fn a_message_that_lacks_a_part_is_refused() {
         assert!(command_from_wire(pb::WorkerCommand { command: None }).is_err());
-        let mut command = plan_to_wire(&plan());
-        if let Some(pb::worker_command::Command::Plan(plan)) = &mut command.command {
-            plan.new[0].sampling.as_mut().expect("set above").temperature = f32::NAN;
+        assert_eq!(refusal(|new| new.sampling = None), "NewSequence without `sampling`");
+        assert_eq!(refusal(|new| new.tokens.clear()), "NewSequence without `tokens`");
+        let nan = refusal(|new| new.sampling.as_mut().expect("set above").temperature = f32::NAN);
+        assert_eq!(nan, "sequence 3: `temperature` must be strictly positive");
+    }
+
+    #[test]
+    fn a_prompt_is_the_beginning_of_its_sequence() {
+        for prompt_len in [0, 4, u32::MAX] {
+            let said = refusal(|new| new.prompt_len = prompt_len);
+            assert_eq!(said, format!("sequence 3: a prompt of {prompt_len} tokens, expected 1 to 3"));
         }
-        let error = command_from_wire(command).expect_err("not a temperature").to_string();
-        assert_eq!(error, "sequence 3: `temperature` must be strictly positive");
     }
 }

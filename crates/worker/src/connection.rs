@@ -62,7 +62,7 @@ pub async fn serve(
     tokio::select! {
         served = &mut server => Ok(served?),
         Ok(error) = failed => {
-            // The coordinator closes the connection when it has heard; if it does not, so much for that.
+            // The coordinator closes the connection when it has heard. If it does not, it will see the process end.
             let _ = tokio::time::timeout(LAST_WORDS, server).await;
             Err(ServeError::Step(error))
         }

@@ -1,15 +1,15 @@
 //! The one thread that owns the device.
 
-use crate::load::{LoadError, LoadProgress, Loaded, Rank};
+use crate::load::{LoadError, LoadProgress, Loaded, StepRunner};
 use std::any::Any;
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use step::{SampleMask, StepPlan, StepResult};
+use step::{Command, SampleMask, StepPlan, StepResult};
 use timeouts::Backoff;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
-use wire::Command;
 
 /// Opens and loads the device, on the thread that will own it.
 pub(crate) type Open = Box<dyn FnOnce(&LoadProgress) -> Result<Loaded, LoadError> + Send>;
@@ -21,20 +21,25 @@ pub(crate) struct ReadyInfo {
     pub(crate) kv_bytes: u64,
 }
 
-/// The way to the device thread.
-pub(crate) struct Device {
+/// The way to the thread that owns the device.
+pub(crate) struct DeviceThread {
     pub(crate) progress: Arc<LoadProgress>,
     /// The outcome of the load.
     pub(crate) ready: oneshot::Receiver<Result<ReadyInfo, String>>,
-    /// Commands, run in order.
+    /// Commands, run in order. The coordinator has two plans under way at most, so no more wait here.
     pub(crate) commands: mpsc::UnboundedSender<Command>,
-    /// Results, in the order of the plans. The last one is an error if the device failed.
+    /// Results, in the order of the plans, and no more than there are plans under way. The last one is an error if the device
+    /// failed.
     pub(crate) results: mpsc::UnboundedReceiver<Result<StepResult, String>>,
 }
 
-impl Device {
+impl DeviceThread {
     /// Starts the thread of rank `rank`. It ends when the commands do, or with the first error, of which `failed` hears, too.
-    pub(crate) fn start(rank: usize, open: Open, failed: oneshot::Sender<String>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The system's, where no thread can be started.
+    pub(crate) fn start(rank: usize, open: Open, failed: oneshot::Sender<String>) -> io::Result<Self> {
         let progress = Arc::new(LoadProgress::new());
         let (ready_to, ready) = oneshot::channel();
         let (commands, commands_from) = mpsc::unbounded_channel();
@@ -42,43 +47,42 @@ impl Device {
         let thread_progress = progress.clone();
         let body = move || {
             let loaded = guarded(|| open(&thread_progress).map_err(|error| error.to_string()));
-            let (info, rank) = match loaded {
-                Ok(Loaded { rank, weight_bytes, kv_bytes }) => (Ok(ReadyInfo { weight_bytes, kv_bytes }), Some(rank)),
+            let (info, runner) = match loaded {
+                Ok(Loaded { runner, weight_bytes, kv_bytes }) => {
+                    (Ok(ReadyInfo { weight_bytes, kv_bytes }), Some(runner))
+                }
                 Err(error) => (Err(error), None),
             };
             // Nobody listens once the connection is gone, and then the process ends.
             let _ = ready_to.send(info);
-            if let Some(rank) = rank {
-                run(rank, commands_from, &results_to, failed);
+            if let Some(runner) = runner {
+                run(runner, commands_from, &results_to, failed);
             }
         };
-        std::thread::Builder::new()
-            .name(format!("device-{rank}"))
-            .spawn(body)
-            .expect("a process that has just started can start a thread");
-        Self { progress, ready, commands, results }
+        std::thread::Builder::new().name(format!("device-{rank}")).spawn(body)?;
+        Ok(Self { progress, ready, commands, results })
     }
 }
 
 /// Runs plan after plan, until there are no more or one fails. While the device works on a step, the next is begun, as far
 /// as the rank can.
 fn run(
-    mut rank: Box<dyn Rank>,
+    mut runner: Box<dyn StepRunner>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     results: &mpsc::UnboundedSender<Result<StepResult, String>>,
     failed: oneshot::Sender<String>,
 ) {
-    let in_flight_max = rank.steps_in_flight_max();
+    let in_flight_max = runner.steps_in_flight_max();
     let (mut queue, mut in_flight, mut backoff) = (Queue::default(), 0, Backoff::default());
     loop {
         if in_flight < in_flight_max
             && let Some(plan) = queue.pop()
         {
             let step = plan.step;
-            let begun = guarded(|| rank.begin(plan, &queue.masks).map_err(|error| error.to_string()));
+            let begun = guarded(|| runner.begin(plan, &queue.masks).map_err(|error| error.to_string()));
             queue.masks.retain(|mask| mask.step > step);
             if let Err(error) = begun {
-                return fail(rank, &error, results, failed);
+                return fail(runner, &error, results, failed);
             }
             in_flight += 1;
         } else if in_flight == 0 {
@@ -88,7 +92,7 @@ fn run(
             }
             continue;
         }
-        match guarded(|| rank.poll().map_err(|error| error.to_string())) {
+        match guarded(|| runner.poll().map_err(|error| error.to_string())) {
             Ok(Some(result)) => {
                 in_flight -= 1;
                 backoff = Backoff::default();
@@ -101,19 +105,19 @@ fn run(
                 Err(TryRecvError::Empty) => backoff.wait(),
                 Err(TryRecvError::Disconnected) => return,
             },
-            Err(error) => return fail(rank, &error, results, failed),
+            Err(error) => return fail(runner, &error, results, failed),
         }
     }
 }
 
 /// Reports the device's end. What it owns stays as it is: to give it back would mean to wait for what hangs.
 fn fail(
-    rank: Box<dyn Rank>,
+    runner: Box<dyn StepRunner>,
     error: &str,
     results: &mpsc::UnboundedSender<Result<StepResult, String>>,
     failed: oneshot::Sender<String>,
 ) {
-    std::mem::forget(rank);
+    std::mem::forget(runner);
     // Nobody listens once the connection is gone, and then the process ends.
     let _ = results.send(Err(error.to_owned()));
     let _ = failed.send(error.to_owned());

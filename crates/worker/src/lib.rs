@@ -16,5 +16,5 @@ mod service;
 mod spec;
 
 pub use connection::{ServeError, serve};
-pub use load::{LoadError, LoadProgress, Loaded, Rank, ShardSource, load};
+pub use load::{LoadError, LoadProgress, Loaded, ShardSource, StepRunner, load};
 pub use spec::{RankSpec, SpecError};

@@ -15,8 +15,8 @@ pub type LoadProgress = OnceLock<Arc<Progress>>;
 
 /// A rank that is ready to run.
 pub struct Loaded {
-    /// It.
-    pub rank: Box<dyn Rank>,
+    /// What runs its steps.
+    pub runner: Box<dyn StepRunner>,
     /// Bytes of its weights.
     pub weight_bytes: u64,
     /// Bytes of its KV cache.
@@ -24,7 +24,7 @@ pub struct Loaded {
 }
 
 /// Runs steps on a device that it owns.
-pub trait Rank {
+pub trait StepRunner {
     /// How many steps may be in flight at once.
     fn steps_in_flight_max(&self) -> usize;
 
@@ -39,11 +39,11 @@ pub trait Rank {
     ///
     /// # Errors
     ///
-    /// As [`Rank::begin`].
+    /// As [`StepRunner::begin`].
     fn poll(&mut self) -> Result<Option<StepResult>, StepError>;
 }
 
-impl<B: Backend> Rank for Engine<B> {
+impl<B: Backend> StepRunner for Engine<B> {
     fn steps_in_flight_max(&self) -> usize {
         Engine::steps_in_flight_max(self)
     }
@@ -98,7 +98,7 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let kv_elements = partition.kv_bytes_per_token(config, 1) / config.head_dim * B::head_width(config.head_dim);
     let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * kv_elements * B::KV_ELEMENT_BYTES;
     Ok(Loaded {
-        rank: Box::new(Engine::new(falcon)),
+        runner: Box::new(Engine::new(falcon)),
         weight_bytes: partition.weight_bytes(config, size_of::<bf16>()),
         kv_bytes: kv_bytes as u64,
     })

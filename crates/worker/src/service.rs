@@ -1,19 +1,21 @@
 //! The control protocol, as the worker serves it.
 
 use crate::RankSpec;
-use crate::device::{Device, Open, ReadyInfo};
+use crate::device::{DeviceThread, Open, ReadyInfo};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use step::StepResult;
+use step::{Command, StepResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
-use wire::Command;
 use wire::control::{self as pb, load_event::Event, worker_server::Worker};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes of an error that the coordinator is told. They travel as a header, where a byte may take three and 16 KiB are the most.
+const ERROR_BYTES_MAX: usize = 4096;
 
 type WithSpec = Box<dyn FnOnce(RankSpec) -> Open + Send>;
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -66,7 +68,9 @@ impl Worker for Service {
             other => Err(other),
         };
         let (with_spec, failed) = advance(&self.stage, Stage::Loading, born, "Load comes once")?;
-        let device = Device::start(spec.rank, with_spec(spec), failed);
+        let device = DeviceThread::start(spec.rank, with_spec(spec), failed);
+        let device = device.map_err(|error| Status::internal(format!("cannot start the device's thread: {error}")))?;
+        // One message for each interval of the load.
         let (events_to, events) = mpsc::unbounded_channel();
         tokio::spawn(report_load(device, self.stage.clone(), events_to));
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(events))))
@@ -78,10 +82,11 @@ impl Worker for Service {
             other => Err(other),
         };
         let (commands, results) = advance(&self.stage, Stage::Running, ready, "Run comes once, after Load")?;
+        // One error at most.
         let (failed_to, failed) = mpsc::unbounded_channel();
         tokio::spawn(pass_on(request.into_inner(), commands, failed_to));
         let results = UnboundedReceiverStream::new(results)
-            .map(|result| result.map(wire::result_to_wire).map_err(Status::internal));
+            .map(|result| result.map(wire::result_to_wire).map_err(|error| told(&error)));
         // The device's results, and the error for a command that could not be read.
         let answers = results.merge(UnboundedReceiverStream::new(failed).map(Err));
         Ok(Response::new(Box::pin(answers)))
@@ -90,7 +95,7 @@ impl Worker for Service {
 
 /// Reports how far the load is, then its outcome; the stage is ready before the coordinator hears of it.
 async fn report_load(
-    mut device: Device,
+    mut device: DeviceThread,
     stage: Arc<Mutex<Stage>>,
     events: mpsc::UnboundedSender<Result<pb::LoadEvent, Status>>,
 ) {
@@ -112,22 +117,39 @@ async fn report_load(
             *stage.lock().unwrap_or_else(PoisonError::into_inner) = Stage::Ready(device.commands, device.results);
             Ok(pb::LoadEvent { event: Some(Event::Ready(pb::Ready { weight_bytes, kv_bytes })) })
         }
-        Ok(Err(error)) => Err(Status::internal(error)),
+        Ok(Err(error)) => Err(told(&error)),
         Err(_) => Err(Status::internal("the device thread ended without a word")),
     };
     let _ = events.send(event);
 }
 
+/// Passes commands on to the device, until they end. What is none ends them, and the coordinator is told.
 async fn pass_on(
     mut inbound: Streaming<pb::WorkerCommand>,
     commands: mpsc::UnboundedSender<Command>,
     failed: mpsc::UnboundedSender<Status>,
 ) {
-    while let Some(Ok(message)) = inbound.next().await {
-        match wire::command_from_wire(message) {
+    while let Some(message) = inbound.next().await {
+        let message = message.map_err(|status| status.message().to_owned());
+        match message.and_then(|message| wire::command_from_wire(message).map_err(|error| error.to_string())) {
             // A device that has failed takes no more commands, and has said so.
             Ok(command) => drop(commands.send(command)),
-            Err(error) => drop(failed.send(Status::invalid_argument(error.to_string()))),
+            Err(error) => {
+                // Nobody listens once the connection is gone, and then the process ends.
+                let _ = failed.send(told(&format!("a command that cannot be read: {error}")));
+                return;
+            }
+        }
+    }
+}
+
+/// An error as the coordinator is told of it.
+fn told(error: &str) -> Status {
+    match error.len() {
+        0..=ERROR_BYTES_MAX => Status::internal(error),
+        len => {
+            let end = error.floor_char_boundary(ERROR_BYTES_MAX);
+            Status::internal(format!("{} … ({} bytes more)", &error[..end], len - end))
         }
     }
 }

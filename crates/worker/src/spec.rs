@@ -23,8 +23,6 @@ pub struct RankSpec {
     pub kv_blocks: usize,
     /// The most rows of one step.
     pub step_rows_max: usize,
-    /// Where the ranks meet, in the backend's own terms; empty if there is one rank.
-    pub rendezvous: String,
     /// How long a rank waits for another before it gives up.
     pub collective_limit: Duration,
     /// How long a step is allowed at least.
@@ -65,7 +63,6 @@ impl TryFrom<LoadRequest> for RankSpec {
             world,
             kv_blocks: positive("kv_blocks", request.kv_blocks)?,
             step_rows_max: positive("step_rows_max", request.step_rows_max)?,
-            rendezvous: request.rendezvous,
             collective_limit: Duration::from_millis(u64::from(request.collective_limit_ms)),
             step_limit: Duration::from_millis(u64::from(request.step_limit_ms)),
             threads: positive("threads", request.threads)?,

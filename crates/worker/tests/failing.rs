@@ -1,19 +1,22 @@
-//! A rank whose device fails tells the coordinator so, and does not go on.
+//! A rank that cannot go on tells the coordinator so, at once.
 
 use forward::StepError;
-use hyper_util::rt::TokioIo;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 use step::{SampleMask, StepId, StepPlan, StepResult};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
-use tower::service_fn;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use tonic_prost::ProstCodec;
 use wire::control as pb;
 use wire::control::worker_client::WorkerClient;
-use worker::{Loaded, Rank, ServeError};
+use worker::{LoadError, Loaded, ServeError, StepRunner};
 
 /// Far more than anything here takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -25,7 +28,7 @@ struct Failing {
     polls: usize,
 }
 
-impl Rank for Failing {
+impl StepRunner for Failing {
     fn steps_in_flight_max(&self) -> usize {
         2
     }
@@ -60,36 +63,112 @@ fn plan(step: u64) -> pb::WorkerCommand {
     wire::plan_to_wire(&StepPlan { step: StepId(step), new: Vec::new(), retired: Vec::new(), runs: Vec::new() })
 }
 
+type Served = JoinHandle<Result<(), ServeError>>;
+
+/// A worker, and the coordinator's end of its connection.
+async fn start(open: fn() -> Result<Loaded, LoadError>) -> (Channel, Served) {
+    let (ours, theirs) = StdUnixStream::pair().expect("a pair of sockets");
+    let served = tokio::spawn(worker::serve(theirs, move |_, _| open()));
+    ours.set_nonblocking(true).expect("a socket");
+    let ours = UnixStream::from_std(ours).expect("a socket");
+    (wire::connect_over(ours).await.expect("connect"), served)
+}
+
+/// Asks for the load, and returns how that ends.
+async fn load(client: &mut WorkerClient<Channel>) -> Result<(), Status> {
+    let spec = pb::LoadRequest { world: 1, kv_blocks: 1, step_rows_max: 1, threads: 1, ..pb::LoadRequest::default() };
+    let mut events = client.load(spec).await?.into_inner();
+    while let Some(event) = within(events.next()).await {
+        event?;
+    }
+    Ok(())
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future).await.expect("no hang")
+}
+
+fn failing() -> Result<Loaded, LoadError> {
+    Ok(Loaded { runner: Box::<Failing>::default(), weight_bytes: 1, kv_bytes: 1 })
+}
+
 #[tokio::test]
 async fn a_failed_step_is_the_last_answer_and_the_end() {
-    let (ours, theirs) = StdUnixStream::pair().expect("a pair of sockets");
-    let open = |_: &_, _: &_| Ok(Loaded { rank: Box::<Failing>::default(), weight_bytes: 1, kv_bytes: 1 });
-    let served = tokio::spawn(worker::serve(theirs, open));
-    ours.set_nonblocking(true).expect("a socket");
-    let mut socket = Some(UnixStream::from_std(ours).expect("a socket"));
-    let connector = service_fn(move |_| {
-        let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "it is gone");
-        std::future::ready(socket.take().map(TokioIo::new).ok_or_else(gone))
-    });
-    let channel = Endpoint::from_static("http://worker").connect_with_connector(connector).await.expect("connect");
+    let (channel, served) = start(failing).await;
     let mut client = WorkerClient::new(channel);
-    let spec = pb::LoadRequest { world: 1, kv_blocks: 1, step_rows_max: 1, threads: 1, ..pb::LoadRequest::default() };
-    let mut load = client.load(spec).await.expect("load").into_inner();
-    while load.next().await.is_some_and(|event| event.expect("an event").event.is_some()) {}
-
+    load(&mut client).await.expect("it is ready");
     let (commands, commands_from) = mpsc::unbounded_channel();
     // The second plan is there before the first has a result: this rank gives none sooner.
     for step in [0, 1] {
         commands.send(plan(step)).expect("the stream is open");
     }
     let mut results = client.run(UnboundedReceiverStream::new(commands_from)).await.expect("run").into_inner();
-    let first = tokio::time::timeout(LIMIT, results.next()).await.expect("a result").expect("a result");
+    let first = within(results.next()).await.expect("a result");
     assert_eq!(first.expect("a result").step, 0);
-    let second = tokio::time::timeout(LIMIT, results.next()).await.expect("an answer").expect("an answer");
-    let status = second.expect_err("the step fails");
+    let status = within(results.next()).await.expect("an answer").expect_err("the step fails");
     assert!(status.message().contains("step 1") && status.message().contains("the device hangs"), "{status}");
     // The connection stays open on this side, and the worker ends all the same.
-    let served = tokio::time::timeout(LIMIT, served).await.expect("it ends").expect("it does not panic");
+    let served = within(served).await.expect("it does not panic");
     assert!(matches!(&served, Err(ServeError::Step(error)) if error.contains("the device hangs")), "{served:?}");
     drop(commands);
+}
+
+/// Nothing comes of steps, and nothing is wrong with them.
+struct Idle;
+
+impl StepRunner for Idle {
+    fn steps_in_flight_max(&self) -> usize {
+        1
+    }
+
+    fn begin(&mut self, _plan: StepPlan, _masks: &[SampleMask]) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
+        Ok(None)
+    }
+}
+
+fn idle() -> Result<Loaded, LoadError> {
+    Ok(Loaded { runner: Box::new(Idle), weight_bytes: 1, kv_bytes: 1 })
+}
+
+/// The last message of a stream, which must be an error.
+async fn error_of<T: std::fmt::Debug>(mut results: Streaming<T>) -> Status {
+    within(results.next()).await.expect("an answer").expect_err("there is nothing to answer")
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_read_is_told_at_once() {
+    // One that says nothing, behind one that is good.
+    let (channel, _served) = start(idle).await;
+    let mut client = WorkerClient::new(channel);
+    load(&mut client).await.expect("it is ready");
+    let commands = [plan(0), pb::WorkerCommand { command: None }];
+    let results = client.run(tokio_stream::iter(commands).chain(tokio_stream::pending())).await.expect("run");
+    let status = error_of(results.into_inner()).await;
+    assert_eq!(status.message(), "a command that cannot be read: WorkerCommand without `command`");
+
+    // One whose bytes are none: its first field should be a message, and is a number.
+    let (channel, _served) = start(idle).await;
+    load(&mut WorkerClient::new(channel.clone())).await.expect("it is ready");
+    let numbers = tokio_stream::once(pb::LoadProgress { bytes_done: 1, bytes_total: 0 }).chain(tokio_stream::pending());
+    let codec = ProstCodec::<pb::LoadProgress, pb::StepResult>::default();
+    let mut raw = Grpc::new(channel);
+    raw.ready().await.expect("it is connected");
+    let path = PathAndQuery::from_static("/peregrine.control.v1.Worker/Run");
+    let results = raw.streaming(tonic::Request::new(numbers), path, codec).await.expect("run");
+    let status = error_of(results.into_inner()).await;
+    assert!(status.message().starts_with("a command that cannot be read: "), "{status}");
+}
+
+#[tokio::test]
+async fn an_error_has_a_limit() {
+    let open = || Err(LoadError::Open { backend: "é".repeat(1 << 20), message: String::new() });
+    let (channel, _served) = start(open).await;
+    let status = load(&mut WorkerClient::new(channel)).await.expect_err("it cannot be opened");
+    let message = status.message();
+    assert!(message.starts_with("backend éé") && message.ends_with(" bytes more)"), "{message}");
+    assert!(message.len() < 5000, "{}", message.len());
 }

@@ -4,6 +4,7 @@ use crate::standin;
 use backend::conformance::{self, MakeRank, Subject};
 use backend::{Threads, conformance_suite};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Inputs of products are rounded to bf16, by up to 2^-9 of each; so are keys, queries, weights of attention and results.
@@ -22,7 +23,7 @@ fn in_every_mode() {
     let tests = ["conformance::", "--test-threads", "1", "--skip", "host::"];
     for (copies, seed, model) in MODES {
         let variables = [("CUDA_STANDIN_COPIES", copies), ("CUDA_STANDIN_SEED", seed), ("CUDA_STANDIN_MODEL", model)];
-        let (text, succeeded) = standin::finish(standin::tests_in_a_process(&tests, &variables));
+        let (text, succeeded) = standin::finish(standin::tests_in_a_process(&tests, &variables, Stdio::null()));
         assert!(succeeded && text.contains("test result: ok"), "{variables:?}:\n{text}");
     }
 }

@@ -1,10 +1,9 @@
 //! Ranks in processes of their own, which map each other's memory.
 
-use crate::standin::{finish, in_a_process, install, is_child};
+use crate::standin::{finish, install, is_child, tests_in_a_process};
 use backend::{Backend, LogitsOutput, LogitsUse, SampleRow};
 use backend_cpu::SharedMemory;
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
-use std::path::Path;
 use std::time::Duration;
 use step::SamplingParams;
 
@@ -26,7 +25,7 @@ fn one_rank() {
     install();
     let rank: usize = variable("TEST_RANK").parse().expect("a number");
     let limit = Duration::from_secs(120);
-    let end = SharedMemory::join(Path::new(&variable("TEST_MEMORY")), rank, WORLD, limit).expect("join");
+    let end = SharedMemory::join(std::io::stdin(), rank, WORLD, limit).expect("join");
     let all_reduce = if variable("TEST_ROUTE") == "nccl" { AllReduceChoice::Nccl } else { AllReduceChoice::Auto };
     let options = CudaOptions { all_reduce, wait_limit: limit, ..CudaOptions::new(rank) };
     let mut backend = Cuda::new(&options, Box::new(end)).expect("a device");
@@ -58,11 +57,9 @@ fn one_rank() {
 fn all_ranks(route: &str) {
     let memory = SharedMemory::create(WORLD).expect("shared memory");
     let start = |rank: usize| {
-        let (rank, path) = (rank.to_string(), memory.path());
-        in_a_process(
-            "processes::one_rank",
-            &[("TEST_RANK", rank.as_str()), ("TEST_MEMORY", path.as_str()), ("TEST_ROUTE", route)],
-        )
+        let variables = [("TEST_RANK", &*rank.to_string()), ("TEST_ROUTE", route)];
+        let memory = memory.try_clone().expect("a descriptor");
+        tests_in_a_process(&["--exact", "processes::one_rank", "--nocapture"], &variables, memory.into())
     };
     let children: Vec<_> = (0..WORLD).map(start).collect();
     for (rank, child) in children.into_iter().enumerate() {

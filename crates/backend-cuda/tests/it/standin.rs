@@ -3,7 +3,7 @@
 //! With `PEREGRINE_CUDA_TESTS=device` the machine's own libraries and GPUs are tested instead.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Makes the libraries be found; must come before anything of CUDA.
@@ -37,19 +37,20 @@ pub fn is_child() -> bool {
 
 /// Runs one test of this program in a process of its own, with these variables. Switches of the stand-in are read once.
 pub fn in_a_process(test: &str, variables: &[(&str, &str)]) -> std::process::Child {
-    tests_in_a_process(&["--exact", test, "--nocapture"], variables)
+    tests_in_a_process(&["--exact", test, "--nocapture"], variables, Stdio::null())
 }
 
-/// Runs the tests for which the arguments ask in such a process.
-pub fn tests_in_a_process(arguments: &[&str], variables: &[(&str, &str)]) -> std::process::Child {
+/// Runs the tests for which the arguments ask in such a process, with this as its standard input.
+pub fn tests_in_a_process(arguments: &[&str], variables: &[(&str, &str)], input: Stdio) -> std::process::Child {
     install();
     let program = std::env::current_exe().expect("this program has a path");
     Command::new(program)
         .args(arguments)
         .env(CHILD, "1")
         .envs(variables.iter().copied())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("this program can be run again")
 }

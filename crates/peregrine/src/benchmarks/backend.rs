@@ -2,6 +2,7 @@
 
 use super::{SMALL_CONFIG, falcon_7b};
 use crate::engine_args;
+use crate::log::say;
 use crate::output::print;
 use anyhow::{Context, Result};
 use backend::{Alone, Collective};
@@ -11,7 +12,6 @@ use clap::{Args, ValueEnum, value_parser};
 use model::FalconConfig;
 use runtime::cpu_options;
 use std::fmt::Write;
-use std::path::Path;
 use std::time::Duration;
 
 /// What is measured.
@@ -70,7 +70,7 @@ pub fn run(args: &BackendArgs) -> Result<()> {
         for &threads in &args.threads {
             let (ranks, threads) = (ranks as usize, threads as usize);
             if ranks * threads > cores {
-                eprintln!("{ranks} ranks of {threads} threads are left out: there are {cores} cores");
+                say(&format!("{ranks} ranks of {threads} threads are left out: there are {cores} cores"));
                 continue;
             }
             let row = measure_row(args.shape, isa, ranks, threads);
@@ -84,9 +84,7 @@ fn measure_row(shape: Shape, isa: Isa, ranks: usize, threads: usize) -> Result<R
     let memory = if ranks > 1 { Some(SharedMemory::create(ranks)?) } else { None };
     let open = |place: Place| {
         let collective: Box<dyn Collective> = match &memory {
-            Some(memory) => {
-                Box::new(SharedMemory::join(Path::new(&memory.path()), place.rank, ranks, COLLECTIVE_LIMIT)?)
-            }
+            Some(memory) => Box::new(SharedMemory::join(memory, place.rank, ranks, COLLECTIVE_LIMIT)?),
             None => Box::new(Alone),
         };
         Cpu::new(&cpu_options(place.rank, ranks, place.threads, Some(isa)), collective)
@@ -96,7 +94,7 @@ fn measure_row(shape: Shape, isa: Isa, ranks: usize, threads: usize) -> Result<R
         open: &open,
         probes: Probes { read: &probe::read_bytes_per_s, matrix: &probe::matrix_operations_per_s },
         isa: isa.to_string(),
-        progress: &|what| eprintln!("{ranks} ranks of {threads} threads: {what}"),
+        progress: &|what| say(&format!("{ranks} ranks of {threads} threads: {what}")),
     };
     Ok(measure(&subject, ranks, threads)?)
 }

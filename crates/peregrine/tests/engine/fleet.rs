@@ -2,7 +2,7 @@
 
 use crate::standin;
 use backend_cpu::{Isa, SharedMemory};
-use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Rendezvous, Status, Submission, Update, Workers};
+use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submission, Update, Workers};
 use goldens::{Observed, model_dir};
 use std::ffi::OsString;
 use std::time::Duration;
@@ -52,7 +52,6 @@ impl Setup {
 
     /// The same, with other limits than usual.
     pub async fn start_with(self, change: impl FnOnce(&mut CoordinatorConfig)) -> Coordinator {
-        let memory = SharedMemory::create(self.world).expect("shared memory");
         let mut config = CoordinatorConfig {
             world: self.world,
             kv_blocks: 1024,
@@ -63,6 +62,7 @@ impl Setup {
             itl_bound: None,
             step_limit: LIMIT,
             pause_limit: LIMIT,
+            load_limit: LIMIT,
             check_invariants: true,
         };
         change(&mut config);
@@ -76,7 +76,8 @@ impl Setup {
             threads_per_rank: 1,
             isa: self.isa.map(|isa| isa.to_string()),
             collective_limit: LIMIT,
-            rendezvous: Rendezvous { address: memory.path(), keep: Box::new(memory) },
+            rendezvous: (self.world > 1).then(|| SharedMemory::create(self.world).expect("shared memory")),
+            keep: Box::new(()),
         };
         let coordinator = Coordinator::start(config, Workers::Processes(processes));
         let mut status = coordinator.status();

@@ -1,7 +1,7 @@
 //! Signals, and processes that die.
 
 use crate::support::{
-    Client, Process, Program, Running, Server, SlowModel, demo_model, greedy, next_message, text_of, within,
+    Client, Ended, Process, Program, Running, Server, SlowModel, demo_model, greedy, next_message, text_of, within,
 };
 use rustix::process::Signal;
 use tonic::{Code, Status, Streaming};
@@ -65,7 +65,7 @@ async fn a_server_that_loads_ends_at_a_signal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_was_accepted_is_finished_after_a_signal() {
-    for (signal, to_all) in [(Signal::TERM, false), (Signal::TERM, true), (Signal::INT, true)] {
+    for (signal, to_all) in [(Signal::TERM, false), (Signal::TERM, true), (Signal::INT, true), (Signal::HUP, true)] {
         let mut server = Server::ready(["--tensor-parallel", "2", "--isa", "plain"]).await;
         let client = server.client().await;
         let (stream, first) = begun(&client, 1000).await;
@@ -104,6 +104,55 @@ async fn a_second_signal_ends_at_once() {
     assert_eq!(end.expect_err("it was cut off").code(), Code::Unavailable);
     let ended = server.end().await;
     assert!(ended.stderr.contains("stopping at once") && ended.status.code() == Some(0), "{ended:?}");
+}
+
+/// Who is left when a drain has lasted long enough gets a status.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_drain_has_a_limit() {
+    let model = SlowModel::new();
+    let path = model.path().to_str().expect("UTF-8");
+    let server = Server::ready(["--model", path, "--threads-per-rank", "1", "--drain-timeout", "1"]).await;
+    let (stream, _) = begun(&server.client().await, 2000).await;
+    server.signal(Signal::HUP);
+    let (_, end) = rest(stream).await;
+    assert_eq!(end.expect_err("it was cut off").code(), Code::Unavailable);
+    let ended = server.end().await;
+    assert!(ended.stderr.contains("1 requests were not finished within --drain-timeout 1"), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// As `nohup` starts it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_hangup_that_is_ignored_stays_so() {
+    let mut server = Server::start_after("trap '' HUP", [""; 0]).await;
+    server.says("loaded ").await;
+    server.signal(Signal::HUP);
+    server.client().await.generate(greedy(PROMPT, 2)).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_load_without_progress_has_a_limit() {
+    let model = SlowModel::new();
+    let path = model.path().to_str().expect("UTF-8");
+    let flags = ["--tensor-parallel", "8", "--threads-per-rank", "1", "--load-timeout", "5"];
+    let server = Server::start(["--model", path].iter().chain(&flags)).await;
+    let workers = server.ranks(8).await;
+    workers[5].signal(Signal::STOP);
+    let ended = server.end().await;
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let reason = "the load has made no progress for 5 s (--load-timeout); not ready: ";
+    assert!(ended.stderr.contains(reason), "{ended:?}");
+    assert!(ended.stderr.contains("rank 5 (its process is stopped; "), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_ends_with_its_model_if_that_is_asked_for() {
+    let server = Server::ready(["--tensor-parallel", "2", "--exit-on-failure"]).await;
+    server.ranks(2).await[1].signal(Signal::KILL);
+    let ended = server.end().await;
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("error: rank 1: worker ended: signal: 9 (SIGKILL)"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -204,6 +253,12 @@ async fn not_serving(client: &Client) {
 
 /// After a worker has failed: calls and health say why, its peers are gone, and the server answers until it is told to end.
 pub async fn check_failed(server: Server, workers: &[Process], reasons: &[&str]) {
+    let ended = failed(server, workers, reasons).await;
+    assert!(reasons.iter().all(|reason| ended.stderr.contains(reason)), "{ended:?} lacks {reasons:?}");
+}
+
+/// The same, whatever the log says.
+pub async fn failed(server: Server, workers: &[Process], reasons: &[&str]) -> Ended {
     let client = server.client().await;
     not_serving(&client).await;
     all_ended(workers).await;
@@ -223,10 +278,11 @@ pub async fn check_failed(server: Server, workers: &[Process], reasons: &[&str])
     let ended = server.end().await;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     for reason in reasons {
-        for text in [call.message(), stream.message(), &health.body, &post.body, &ended.stderr] {
+        for text in [call.message(), stream.message(), &health.body, &post.body] {
             assert!(text.contains(reason), "{text:?} lacks {reason:?}");
         }
     }
+    ended
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -255,6 +311,11 @@ async fn a_signal_ends_generate() {
     generating.prints().await;
     generating.signal(Signal::TERM);
     assert_eq!(generating.end().await.status.code(), Some(143));
+
+    let mut generating = Program::new(generate_arguments(&demo_model(), "2")).start();
+    generating.prints().await;
+    generating.signal(Signal::HUP);
+    assert_eq!(generating.end().await.status.code(), Some(129));
 
     let failing = Program::new(generate_arguments(slow.path(), "2")).start();
     failing.ranks(2).await[0].signal(Signal::KILL);

@@ -11,6 +11,7 @@
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`load`]: what requests share, and what they must not hold.
 //! * [`pauses`]: processes that stand still, and go on.
+//! * [`logs`]: a log that cannot be written.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
 //! * [`validation`]: requests that break a rule.
@@ -25,6 +26,7 @@ mod descriptors;
 mod generate_cli;
 mod lifecycle;
 mod load;
+mod logs;
 mod memory;
 mod pauses;
 #[path = "../support/standin.rs"]

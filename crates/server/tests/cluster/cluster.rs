@@ -2,16 +2,15 @@
 
 use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome, STALL_LIMIT};
 use crate::ledger::{VOCAB, engine};
-use coordinator::{Coordinator, CoordinatorConfig, LocalRank, Status, Totals, Workers};
+use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Totals, Workers};
 use server::{GrpcApi, Info, Service};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use step::BLOCK_TOKENS;
+use step::{BLOCK_TOKENS, Command};
 use text::Tokenizer;
 use tokio::task::JoinSet;
 use tonic::Code;
-use wire::Command;
 use wire::generation as pb;
 
 /// In the cluster's time. Nothing takes so long unless it hangs.
@@ -114,6 +113,7 @@ impl Plan {
             itl_bound: rng.bool().then(|| Duration::from_millis(rng.u64(1..200))),
             step_limit: Duration::from_secs(10),
             pause_limit: Duration::from_secs(600),
+            load_limit: Duration::from_secs(10),
             check_invariants: true,
         };
         // Now and then one rank is much slower than the others, and now and then none takes any time.
@@ -136,7 +136,7 @@ impl Plan {
     }
 
     /// What a rank does.
-    fn rank(&self, rank: usize) -> LocalRank {
+    fn rank(&self, rank: usize) -> InProcessRank {
         let CoordinatorConfig { world, kv_blocks, step_rows_max, .. } = self.config;
         let (step_ms, row_us) = (self.step_ms[rank], self.row_us);
         let fault = self.fault.filter(|&(at, ..)| at == rank);
@@ -215,7 +215,7 @@ pub fn run(seed: u64) -> Tally {
 
 async fn serve(plan: Plan) -> Tally {
     let workers = (0..plan.config.world).map(|rank| plan.rank(rank)).collect();
-    let coordinator = Coordinator::start(plan.config.clone(), Workers::Local(workers));
+    let coordinator = Coordinator::start(plan.config.clone(), Workers::InProcess(workers));
     coordinator.status().wait_for(|status| *status != Status::Loading { done: 0, total: 0 }).await.expect("it runs");
     let info = Info {
         model_id: "ledger".to_owned(),

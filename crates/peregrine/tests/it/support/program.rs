@@ -1,7 +1,8 @@
 //! The program, started and watched.
 
 use super::family::{Family, MARK, Process};
-use super::within;
+use super::server::listening;
+use super::{seen, within};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -48,6 +49,18 @@ impl Program {
         self
     }
 
+    /// With its standard error there, and not kept here.
+    pub fn stderr(mut self, to: impl Into<Stdio>) -> Self {
+        self.command.stderr(to);
+        self
+    }
+
+    /// With its standard output there, and not kept here.
+    pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
+        self.command.stdout(to);
+        self
+    }
+
     /// In this folder.
     pub fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
@@ -60,8 +73,8 @@ impl Program {
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), self.input) {
             tokio::spawn(async move { stdin.write_all(&input).await });
         }
-        let stdout = Output::collect(child.stdout.take().expect("piped"));
-        let stderr = Output::collect(child.stderr.take().expect("piped"));
+        let stdout = Output::collect(child.stdout.take());
+        let stderr = Output::collect(child.stderr.take());
         Running { child, stdout, stderr, family: self.family }
     }
 
@@ -124,6 +137,13 @@ impl Running {
         pid.expect("our child has not been waited for")
     }
 
+    /// The ports on which it listens, once there are so many, in the order in which it opened them.
+    pub async fn ports(&self, count: usize) -> Vec<u16> {
+        let pid = self.pid().as_raw_nonzero().get();
+        let all = || Some(listening_ports(pid)).filter(|ports| ports.len() == count);
+        seen("listening sockets", all).await
+    }
+
     /// Waits until standard error contains `text`, and returns all of it.
     pub async fn says(&mut self, text: &str) -> String {
         self.stderr.contains(text).await
@@ -148,6 +168,20 @@ impl Running {
     }
 }
 
+/// Ports on which a process listens over TCP on IPv4, in the order in which it opened them.
+fn listening_ports(pid: i32) -> Vec<u16> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let numbered = descriptors.filter_map(|entry| {
+        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, std::fs::read_link(entry.path()).ok()?.to_str()?.to_owned()))
+    });
+    let mut numbered: Vec<_> = numbered.collect();
+    numbered.sort_unstable();
+    let listening = listening();
+    let port = |link: &str| listening.iter().find(|(_, socket)| link == format!("socket:[{socket}]"));
+    numbered.iter().filter_map(|(_, link)| port(link)).map(|(port, _)| *port).collect()
+}
+
 /// What a program writes, as it comes.
 struct Output {
     text: watch::Receiver<String>,
@@ -155,9 +189,10 @@ struct Output {
 }
 
 impl Output {
-    fn collect(mut from: impl AsyncRead + Unpin + Send + 'static) -> Self {
+    fn collect(from: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
         let (to, text) = watch::channel(String::new());
         let reader = tokio::spawn(async move {
+            let Some(mut from) = from else { return };
             let mut bytes = Vec::new();
             while from.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {
                 to.send_replace(String::from_utf8_lossy(&bytes).into_owned());

@@ -4,6 +4,7 @@ use super::{Client, Ended, Process, Program, Running, within};
 use rustix::process::Signal;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -29,14 +30,14 @@ impl Server {
         variables: &[(&str, &str)],
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        Self::of(Program::new(serve(arguments)).envs(variables.iter().copied())).await
+        Self::of(Program::new(Self::arguments(arguments)).envs(variables.iter().copied())).await
     }
 
     /// The same, started by a shell that has done `setup`.
     pub async fn start_after<S: AsRef<OsStr>>(setup: &str, arguments: impl IntoIterator<Item = S>) -> Self {
         let script = format!(r#"{setup}; exec "$0" "$@""#);
         let shell = ["-c", &script, env!("CARGO_BIN_EXE_peregrine")].map(OsString::from);
-        Self::of(Program::of("sh", shell.into_iter().chain(serve(arguments)))).await
+        Self::of(Program::of("sh", shell.into_iter().chain(Self::arguments(arguments)))).await
     }
 
     async fn of(program: Program) -> Self {
@@ -51,6 +52,32 @@ impl Server {
             word.trim().parse().unwrap_or_else(|error| panic!("{word:?}: {error}"))
         };
         let (grpc, http) = (address("gRPC on "), address("HTTP on "));
+        Self::listening(running, grpc, http)
+    }
+
+    /// A server that is ready, whose log nobody needs.
+    pub async fn unheard(program: Program) -> Self {
+        let running = program.start();
+        let ports = running.ports(2).await;
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let server = Self::listening(running, at(ports[0]), at(ports[1]));
+        within("a model that is ready", async {
+            while server.get("/health").await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        server
+    }
+
+    /// The arguments of a server on ports that the system chooses.
+    pub fn arguments<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> impl Iterator<Item = OsString> {
+        let fixed = ["serve", "--check-invariants", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+        let given: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+        fixed.into_iter().map(OsString::from).chain(given)
+    }
+
+    fn listening(running: Running, grpc: SocketAddr, http: SocketAddr) -> Self {
         let sockets = listening().into_iter().filter(|(port, _)| [grpc.port(), http.port()].contains(port));
         let sockets: Vec<_> = sockets.map(|(_, socket)| socket).collect();
         assert_eq!(sockets.len(), 2, "both listen");
@@ -147,13 +174,6 @@ impl Server {
     }
 }
 
-/// The arguments of `peregrine serve` on ports that the system chooses.
-fn serve<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> impl Iterator<Item = OsString> {
-    let fixed = ["serve", "--check-invariants", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
-    let given = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
-    fixed.map(OsString::from).into_iter().chain(given)
-}
-
 fn post_text(path: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -174,7 +194,7 @@ pub struct HttpAnswer {
 }
 
 /// Ports on which somebody listens over TCP on IPv4, with the socket's number.
-fn listening() -> Vec<(u16, String)> {
+pub fn listening() -> Vec<(u16, String)> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
     let listener = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();

@@ -1,23 +1,22 @@
 //! Ranks within this process: for tests, and to measure what the coordinator costs.
 
-use crate::drive::{Event, Sender};
+use crate::event::{Event, Sender};
 use crate::fleet::{RankEvent, RankMemory};
 use std::pin::Pin;
-use step::StepResult;
+use step::{Command, StepResult};
 use tokio::sync::{mpsc, oneshot};
-use wire::Command;
 use wire::control as pb;
 
 /// What a rank does: it runs commands, answers plans in their order, and ends when the commands do, or with an error.
-pub type LocalRank = Box<dyn FnOnce(LocalCommands, LocalAnswers) -> LocalRun + Send>;
+pub type InProcessRank = Box<dyn FnOnce(RankCommands, RankAnswers) -> RankRun + Send>;
 
 /// A rank at work.
-pub type LocalRun = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+pub type RankRun = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// What a local rank is told.
-pub struct LocalCommands(mpsc::UnboundedReceiver<pb::WorkerCommand>);
+/// What the rank is told.
+pub struct RankCommands(mpsc::UnboundedReceiver<pb::WorkerCommand>);
 
-impl LocalCommands {
+impl RankCommands {
     /// The next command; `None` when there are no more.
     ///
     /// # Panics
@@ -30,12 +29,12 @@ impl LocalCommands {
 }
 
 /// The way back to the coordinator.
-pub struct LocalAnswers {
+pub struct RankAnswers {
     rank: usize,
     events: Sender,
 }
 
-impl LocalAnswers {
+impl RankAnswers {
     /// Answers the oldest plan that has not been answered.
     ///
     /// # Panics
@@ -47,8 +46,8 @@ impl LocalAnswers {
     }
 }
 
-/// A local rank that may not run yet.
-pub(crate) struct LocalWorker {
+/// A rank that may not run yet.
+pub(crate) struct InProcessWorker {
     rank: usize,
     commands: mpsc::UnboundedSender<pb::WorkerCommand>,
     /// Used to let it run, or dropped before: then it ends.
@@ -56,14 +55,15 @@ pub(crate) struct LocalWorker {
     task: tokio::task::AbortHandle,
 }
 
-impl LocalWorker {
-    pub(crate) fn new(rank: usize, body: LocalRank, events: Sender) -> Self {
+impl InProcessWorker {
+    pub(crate) fn new(rank: usize, body: InProcessRank, events: Sender) -> Self {
+        // As many plans as there may be in flight.
         let (commands, commands_from) = mpsc::unbounded_channel();
         let (start, started) = oneshot::channel();
-        let answers = LocalAnswers { rank, events: events.clone() };
+        let answers = RankAnswers { rank, events: events.clone() };
         let task = tokio::spawn(async move {
             match started.await {
-                Ok(()) => body(LocalCommands(commands_from), answers).await,
+                Ok(()) => body(RankCommands(commands_from), answers).await,
                 Err(_) => Ok(()),
             }
         });

@@ -1,0 +1,65 @@
+//! What the loop reacts to, and the way there.
+
+use crate::fleet::RankEvent;
+use scheduler::Submission;
+use step::{FinishReason, Sample, SeqId, StepResult};
+use tokio::sync::mpsc;
+
+/// Everything that the loop reacts to.
+pub(crate) enum Event {
+    Submit { seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update> },
+    Abort(SeqId),
+    Drain,
+    Stop,
+    Rank { rank: usize, event: RankEvent },
+    Result { rank: usize, result: StepResult },
+}
+
+/// Sends events; a loop that has ended does not care. What waits in the channel is bounded: by the sequences that are admitted,
+/// each of which is submitted once and aborted once, and by two results of each rank.
+#[derive(Clone)]
+pub(crate) struct Sender(mpsc::UnboundedSender<Event>);
+
+impl Sender {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (to, from) = mpsc::unbounded_channel();
+        (Self(to), from)
+    }
+
+    pub(crate) fn send(&self, event: Event) {
+        let _ = self.0.send(event);
+    }
+
+    pub(crate) fn rank(&self, rank: usize, event: RankEvent) {
+        self.send(Event::Rank { rank, event });
+    }
+
+    /// Waits until the loop has ended.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// What a sequence brings, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// The sequence runs. It comes once, before all that the sequence brings forth.
+    Started {
+        /// Tokens of the prompt that were known, and not computed anew.
+        cached_tokens: usize,
+    },
+    /// The model's log-probabilities of the next prompt tokens, from the second token of the prompt on.
+    PromptLogprobs(Vec<f32>),
+    /// A token.
+    Token {
+        /// The token, with what was asked for of those beside it.
+        sample: Sample,
+        /// Why the sequence ended with it, if it did.
+        finish: Option<FinishReason>,
+    },
+    /// The sequence cannot be finished.
+    Failed {
+        /// What the ranks said, or what is wrong with the sequence.
+        reason: String,
+    },
+}
