@@ -1,15 +1,14 @@
 //! The CPU backend against the reference, with every instruction set and several threads. Where the processor has no matrix
 //! unit, a stand-in executes its instructions.
 
-use backend::conformance::{MakeRank, Subject, same_bits};
-use backend::{
-    Backend, BackendError, Linear, MappedTensor, MappedWeight, Norm, NormLinear, Tensor, Threads, conformance_suite,
-};
+use backend::{Backend, BackendError, Linear, MappedTensor, MappedWeight, Norm, NormLinear, Tensor, Threads};
 use backend_cpu::{Cpu, CpuOptions, Isa, install_amx_standin};
 use half::bf16;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use testkit::conformance::{MakeRank, Subject, same_bits};
+use testkit::conformance_suite;
 
 /// The instruction sets that can be tested here.
 fn isas() -> impl Iterator<Item = Isa> {

@@ -1,10 +1,11 @@
 //! The collective over shared memory: the suite with one mapping for each rank, and ranks in processes of their own.
 
-use backend::{Collective, CollectiveError, collective_suite};
+use backend::{Collective, CollectiveError};
 use backend_cpu::SharedMemory;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use testkit::collective_suite;
 
 fn connect(world: usize, time_limit: Duration) -> Vec<SharedMemory> {
     let memory = SharedMemory::create(world).expect("shared memory");

@@ -7,7 +7,8 @@
 //!   [`Threads`] a world within a process.
 //! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,
 //!   and `--backend reference` runs it.
-//! * [`conformance`]: the suite that every backend and every collective must pass.
+//!
+//! The suites that every backend and every collective must pass are in `testkit::conformance`.
 //!
 //! **Invariant:** no operation's result for a row depends on the other rows of its batch.
 
@@ -15,7 +16,6 @@
 
 mod batch;
 mod collective;
-pub mod conformance;
 mod logits;
 mod mapped;
 pub mod positions;

@@ -323,21 +323,3 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter_mut().zip(tail).for_each(|(sum, (a, b))| *sum += a * b);
     sums.iter().sum()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Threads;
-    use crate::conformance::{MakeRank, Subject};
-
-    crate::conformance_suite!(reference, subject());
-
-    /// The suite must hold for the measure itself.
-    fn subject() -> Subject<Reference<Threads>> {
-        let rank = |end| Box::new(move || Reference::new(end)) as MakeRank<Reference<Threads>>;
-        Subject {
-            ranks: Box::new(move |world| Threads::connect(world).into_iter().map(rank).collect()),
-            tolerance: 0.0,
-        }
-    }
-}

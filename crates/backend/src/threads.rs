@@ -187,10 +187,3 @@ impl Hub {
         self.changed.notify_all();
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    crate::collective_suite!(threads, Threads::connect_within);
-}

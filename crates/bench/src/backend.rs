@@ -5,7 +5,6 @@
 
 mod ranks;
 mod steps;
-mod weights;
 
 use ::backend::{Backend, BackendError};
 use forward::StepError;

@@ -2,14 +2,15 @@
 
 use crate::parts::Found;
 use anyhow::{Context, Result, ensure};
-use backend::conformance::{self, MakeRank, Subject};
 use backend::{Backend, Collective, Threads};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, discover};
 use forward::{Capacity, Engine, Falcon};
-use goldens::{Case, Golden, Observed, model_dir};
 use model::Partition;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
+use testkit::conformance::{self, MakeRank, Subject};
+use testkit::goldens::{Case, Golden, Observed, model_dir};
+use testkit::on_threads;
 use weights::Checkpoint;
 use worker::ShardSource;
 
@@ -87,11 +88,8 @@ fn held(model: &str, tiny: bool, ways: &[(usize, CudaOptions)]) -> Result<Found>
     cases.truncate(if tiny { 1 } else { usize::MAX });
     let (mut wrong, mut worst) = (Vec::new(), 0.0f32);
     for (world, options) in ways {
-        let run = |end| observe(model, &cases, end, options);
-        let found = std::thread::scope(|scope| {
-            let ranks: Vec<_> = Threads::connect(*world).into_iter().map(|end| scope.spawn(|| run(end))).collect();
-            ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect::<Result<Vec<_>>>()
-        })?;
+        let found = on_threads(Threads::connect(*world), |_, end| observe(model, &cases, end, options));
+        let found = found.into_iter().collect::<Result<Vec<_>>>()?;
         for (case, observed) in found.iter().flat_map(|rank| cases.iter().zip(rank)) {
             wrong.extend(case.check_forced(observed, case.bf16_tolerance(model)));
             let golden = case.prompt_logprobs.iter().copied().flatten().chain(case.greedy.logprobs.iter().copied());

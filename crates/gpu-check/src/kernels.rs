@@ -1,7 +1,6 @@
 //! The rate of each launch of a layer, beside that of a plain read in the same run.
 
 use crate::parts::Found;
-use crate::random;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{
@@ -13,6 +12,7 @@ use node::{Kernels, launches};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
+use testkit::RandomWeights;
 
 /// How long one launch of a kernel took.
 #[derive(Debug, Deserialize, Serialize)]
@@ -80,8 +80,9 @@ pub fn measure(name: &str) -> Result<Found> {
     let shape = Shape::named(name)?;
     let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
     let (plain_read_gbps, memory) = plain_read(&mut cuda, &shape)?;
-    let layers = layers(&mut cuda, &shape)?;
-    let head = linear(&mut cuda, shape.config.vocab, shape.config.hidden)?;
+    let weights = RandomWeights::new(fastrand::u64(..));
+    let layers = layers(&mut cuda, &weights, &shape)?;
+    let head = linear(&mut cuda, &weights, shape.config.vocab, shape.config.hidden)?;
     let mut rows = Vec::new();
     let steps = shape.batches.iter().map(|&batch| (batch, true)).chain([(shape.prompt, false)]);
     for (count, decode) in steps {
@@ -116,7 +117,7 @@ fn reads(
 /// GB/s of a plain read, whether it read what is there, and the memory.
 pub fn plain_read(cuda: &mut Cuda, shape: &Shape) -> Result<(f64, PlainRead)> {
     let mut memory = PlainRead::new(cuda, shape.plain_read_bytes)?;
-    let words: Vec<u32> = random::values(100_003).into_iter().map(f32::to_bits).collect();
+    let words: Vec<u32> = values(100_003).into_iter().map(f32::to_bits).collect();
     memory.fill(cuda, &words)?;
     let time = median(cuda, 1, |cuda, _| memory.run(cuda))?;
     let count = memory.bytes() / size_of::<u32>();
@@ -144,7 +145,13 @@ fn median(
     Ok(times[REPEATS / 2] / launches as u32)
 }
 
-fn layers(cuda: &mut Cuda, shape: &Shape) -> Result<Vec<Layer>, BackendError> {
+/// Activations between −1 and 1.
+fn values(count: usize) -> Vec<f32> {
+    let mut random = fastrand::Rng::new();
+    (0..count).map(|_| random.f32() * 2.0 - 1.0).collect()
+}
+
+fn layers(cuda: &mut Cuda, weights: &RandomWeights, shape: &Shape) -> Result<Vec<Layer>, BackendError> {
     let config = &shape.config;
     let (heads, kv) = (config.q_heads * config.head_dim, config.kv_heads * config.head_dim);
     let layer = |cuda: &mut Cuda| {
@@ -155,10 +162,10 @@ fn layers(cuda: &mut Cuda, shape: &Shape) -> Result<Vec<Layer>, BackendError> {
         let norms = [norm()?, norm()?];
         Ok::<_, BackendError>(Layer {
             norms,
-            qkv: linear(cuda, heads + 2 * kv, config.hidden)?,
-            up: linear(cuda, config.ffn, config.hidden)?,
-            dense: linear(cuda, config.hidden, heads)?,
-            down: linear(cuda, config.hidden, config.ffn)?,
+            qkv: linear(cuda, weights, heads + 2 * kv, config.hidden)?,
+            up: linear(cuda, weights, config.ffn, config.hidden)?,
+            dense: linear(cuda, weights, config.hidden, heads)?,
+            down: linear(cuda, weights, config.hidden, config.ffn)?,
         })
     };
     let bytes = 2 * config.hidden * (2 * heads + 2 * kv + 2 * config.ffn);
@@ -166,9 +173,14 @@ fn layers(cuda: &mut Cuda, shape: &Shape) -> Result<Vec<Layer>, BackendError> {
     (0..count).map(|_| layer(cuda)).collect()
 }
 
-fn linear(cuda: &mut Cuda, outputs: usize, inputs: usize) -> Result<Linear<Cuda>, BackendError> {
-    let seed = fastrand::u64(..);
-    let weight = cuda.matrix(outputs, inputs, &|elements, out| random::fill(seed ^ elements.start as u64, out))?;
+fn linear(
+    cuda: &mut Cuda,
+    weights: &RandomWeights,
+    outputs: usize,
+    inputs: usize,
+) -> Result<Linear<Cuda>, BackendError> {
+    let first = fastrand::usize(..1 << 20);
+    let weight = cuda.matrix(outputs, inputs, &|elements, out| weights.fill(first + elements.start, out))?;
     Ok(Linear { weight, bias: None })
 }
 
@@ -291,7 +303,7 @@ fn fill_cache(
     let (rows, heads) = (batch.seqs[0].start, config.q_heads * config.head_dim);
     let columns = heads + 2 * config.kv_heads * config.head_dim;
     let (mut qkv, mut attended) = (cuda.tensor(rows, columns)?, cuda.tensor(rows, heads)?);
-    cuda.write(&mut qkv, &random::values(rows * columns))?;
+    cuda.write(&mut qkv, &values(rows * columns))?;
     attended.set_rows(rows);
     for seq in &batch.seqs {
         let blocks = batch.table(seq).to_vec();
@@ -321,6 +333,6 @@ fn activations(cuda: &mut Cuda, config: &FalconConfig, rows: usize) -> Result<Ac
         last_normed: tensor(few, config.hidden)?,
         logits: tensor(few, config.vocab)?,
     };
-    cuda.write(&mut at.x, &random::values(rows * config.hidden))?;
+    cuda.write(&mut at.x, &values(rows * config.hidden))?;
     Ok(at)
 }

@@ -8,7 +8,6 @@
 mod checks;
 mod kernels;
 mod parts;
-mod random;
 mod ranks;
 mod report;
 mod shapes;

@@ -50,8 +50,11 @@ fn names(tiny: bool) -> Vec<String> {
     let shapes: Vec<&str> = if tiny { vec![TINY] } else { SHAPES.map(|(name, ..)| name).to_vec() };
     let operations = checks::OPERATIONS.iter().map(|(name, ..)| *name);
     let operations = operations.filter(|name| !tiny || checks::QUICK.contains(name));
-    let models =
-        goldens::MODELS.into_iter().filter(|model| goldens::has(model)).take(if tiny { 1 } else { usize::MAX });
+    let models = testkit::goldens::MODELS.into_iter().filter(|model| testkit::goldens::has(model)).take(if tiny {
+        1
+    } else {
+        usize::MAX
+    });
     let mut names: Vec<String> = operations.map(|name| format!("conformance/{name}")).collect();
     let models: Vec<&str> = models.collect();
     for (kind, of) in [("goldens", &models), ("kernels", &shapes), ("rank", &shapes), ("ranks", &models)] {

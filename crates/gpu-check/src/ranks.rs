@@ -2,7 +2,6 @@
 
 use crate::kernels::plain_read;
 use crate::parts::Found;
-use crate::random::RandomWeights;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{Alone, Backend};
@@ -13,6 +12,7 @@ use node::{Kernels, launches};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
+use testkit::RandomWeights;
 
 /// How long a step took.
 #[derive(Debug, Deserialize, Serialize)]
@@ -62,7 +62,7 @@ pub fn measure(name: &str) -> Result<Found> {
     let rows_max = (shape.prompt as usize).max(64);
     let capacity = Capacity { kv_blocks, rows_max, logits_rows_max: Cuda::LOGITS_ROWS_MAX };
     let begun = Instant::now();
-    let falcon = Falcon::load(cuda, config, &partition, capacity, &RandomWeights(fastrand::u64(..)))?;
+    let falcon = Falcon::load(cuda, config, &partition, capacity, &RandomWeights::new(fastrand::u64(..)))?;
     let loaded = begun.elapsed().as_secs_f64();
     let engine = Engine::new(falcon);
     let mut runner =

@@ -1,11 +1,12 @@
 //! The CUDA backend against the reference.
 
 use crate::standin;
-use backend::conformance::{self, MakeRank, Subject};
-use backend::{Threads, conformance_suite};
+use backend::Threads;
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
 use std::process::Stdio;
 use std::time::Duration;
+use testkit::conformance::{self, MakeRank, Subject};
+use testkit::conformance_suite;
 
 /// Inputs of products are rounded to bf16, by up to 2^-9 of each; so are keys, queries, weights of attention and results.
 const TOLERANCE: f32 = 4e-3;

@@ -1,9 +1,10 @@
 //! What is said when the machine is not as it should be. These are faults of the stand-in: real GPUs have none to order.
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
-use backend::{Alone, Backend, Batch, Collective, Linear, Tensor, Threads};
+use backend::{Alone, Backend, Batch, Linear, Tensor, Threads};
 use backend_cuda::{Cuda, CudaOptions, discover};
 use std::time::Duration;
+use testkit::on_threads;
 
 /// Not a test of its own, but run by one, in a process: what the machine is found to be.
 #[test]
@@ -114,8 +115,7 @@ fn a_rank_alone_in_a_step() {
     install();
     let limit = Duration::from_secs(5);
     let options = CudaOptions { wait_limit: limit, step_limit: limit, ..CudaOptions::new(0) };
-    let run = |end: Threads| {
-        let rank = end.rank();
+    on_threads(Threads::connect(2), |rank, end| {
         let mut engine = crate::steps::load(&options, end);
         for (step, rows) in [3, 1].into_iter().enumerate().take(2 - rank) {
             let ran = engine.step(crate::steps::plan(step, rows), &[]).map(|result| result.outputs.len());
@@ -125,11 +125,6 @@ fn a_rank_alone_in_a_step() {
             );
         }
         std::mem::forget(engine);
-    };
-    std::thread::scope(|scope| {
-        for end in Threads::connect(2) {
-            scope.spawn(move || run(end));
-        }
     });
     std::process::exit(0);
 }
@@ -151,25 +146,18 @@ fn a_rank_alone_in_a_sum() {
         return;
     }
     install();
-    let ranks = std::thread::scope(|scope| {
-        let start = |(device, end): (usize, Threads)| {
-            scope.spawn(move || {
-                let options = CudaOptions { wait_limit: Duration::from_secs(5), ..CudaOptions::new(device) };
-                let mut backend = Cuda::new(&options, Box::new(end)).expect("a device");
-                let mut x = backend.tensor(1, 8).expect("room");
-                // The first sum connects both ranks; the second lacks one.
-                for sum in 0..2 - device {
-                    backend.write(&mut x, &[1.0; 8]).expect("write");
-                    let summed = backend.all_reduce(&mut x).and_then(|()| backend.read(&x));
-                    println!("rank {device}, sum {sum}: {summed:?}");
-                }
-                std::mem::forget(backend);
-            })
-        };
-        let ranks: Vec<_> = Threads::connect(2).into_iter().enumerate().map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().is_ok()).collect::<Vec<_>>()
+    on_threads(Threads::connect(2), |device, end| {
+        let options = CudaOptions { wait_limit: Duration::from_secs(5), ..CudaOptions::new(device) };
+        let mut backend = Cuda::new(&options, Box::new(end)).expect("a device");
+        let mut x = backend.tensor(1, 8).expect("room");
+        // The first sum connects both ranks; the second lacks one.
+        for sum in 0..2 - device {
+            backend.write(&mut x, &[1.0; 8]).expect("write");
+            let summed = backend.all_reduce(&mut x).and_then(|()| backend.read(&x));
+            println!("rank {device}, sum {sum}: {summed:?}");
+        }
+        std::mem::forget(backend);
     });
-    println!("{ranks:?}");
     std::process::exit(0);
 }
 

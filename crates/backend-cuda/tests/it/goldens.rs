@@ -4,10 +4,11 @@ use crate::standin::install;
 use backend::{Collective, Threads};
 use backend_cuda::{Cuda, CudaOptions};
 use forward::{Capacity, Engine, Falcon};
-use goldens::{Case, Golden, model_dir};
 use model::Partition;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
+use testkit::goldens::{Case, Golden, model_dir};
+use testkit::on_threads;
 use weights::Checkpoint;
 use worker::ShardSource;
 
@@ -71,12 +72,8 @@ fn check(model: &'static str, worlds: &[usize], deterministic: bool) {
         case.prompt_logprobs.iter().copied().flatten().chain(case.greedy.logprobs.iter().copied()).collect();
     for &world in worlds {
         for chunk in [1, 7, 80] {
-            let run = |end| forced(&mut load(model, end, deterministic), case, chunk);
-            let found: Vec<Vec<f32>> = std::thread::scope(|scope| {
-                let ranks: Vec<_> = Threads::connect(world).into_iter().map(|end| scope.spawn(|| run(end))).collect();
-                ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
-            });
-            for logprobs in found {
+            let run = |_, end| forced(&mut load(model, end, deterministic), case, chunk);
+            for logprobs in on_threads(Threads::connect(world), run) {
                 assert_eq!(logprobs.len(), expected.len(), "{model}");
                 let off = logprobs.iter().zip(&expected).map(|(found, expected)| (found - expected).abs());
                 // A NaN is further off than anything.

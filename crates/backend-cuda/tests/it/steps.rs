@@ -8,11 +8,12 @@ use backend::{
 };
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
 use forward::{Capacity, Engine, Falcon};
-use goldens::model_dir;
 use model::Partition;
 use scheduler::{Event, Scheduler, SchedulerConfig, Submission};
 use std::time::Duration;
 use step::{BlockId, Choice, NewSequence, Priority, SamplingParams, SamplingSettings, SeqId, SeqRun, StepId, StepPlan};
+use testkit::goldens::model_dir;
+use testkit::on_threads;
 use weights::Checkpoint;
 use worker::ShardSource;
 
@@ -144,11 +145,7 @@ fn note(outcome: &mut Outcome, event: Event) {
 
 /// What each rank reports.
 fn on_all_ranks(world: usize, options: &CudaOptions) -> Vec<Outcome> {
-    std::thread::scope(|scope| {
-        let start = |end| scope.spawn(|| run(&mut load(options, end)));
-        let ranks: Vec<_> = Threads::connect(world).into_iter().map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
-    })
+    on_threads(Threads::connect(world), |_, end| run(&mut load(options, end)))
 }
 
 /// Graphs, and one step ahead.

@@ -1,7 +1,6 @@
 //! The ranks, each on a thread that owns it.
 
 use super::steps::{Runner, Work};
-use super::weights::RandomWeights;
 use super::{BATCHES, BenchError, CONTEXT, DECODE_STEPS, PROMPTS, Place, Subject};
 use ::backend::Backend;
 use forward::{Capacity, Engine, Falcon};
@@ -9,6 +8,7 @@ use model::Partition;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
+use testkit::RandomWeights;
 
 /// Ranks that wait for work.
 pub(super) struct Ranks {
@@ -85,6 +85,6 @@ fn make<B: Backend>(config: &model::FalconConfig, open: Open<'_, B>, place: Plac
         logits_rows_max: 2 * batch_max,
     };
     let backend = open(place).map_err(failed)?;
-    let falcon = Falcon::load(backend, config, &partition, capacity, &RandomWeights::new()).map_err(failed)?;
+    let falcon = Falcon::load(backend, config, &partition, capacity, &RandomWeights::new(0)).map_err(failed)?;
     Ok(Runner::new(Engine::new(falcon), config.vocab))
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{generate, load, on_all_ranks};
 use forward::Engine;
-use goldens::{Tolerance, checkpoints};
+use testkit::goldens::{Tolerance, checkpoints};
 use weights::Checkpoint;
 
 #[test]

@@ -3,8 +3,8 @@
 use crate::support::{generate, load, on_all_ranks};
 use backend::{Batch, BatchSeq, Reference, Threads};
 use forward::Engine;
-use goldens::{Golden, LayerGolden, MODELS, Tolerance, model_dir};
 use step::{BLOCK_TOKENS, BlockId, SeqId, SeqRun, StepId, StepPlan};
+use testkit::goldens::{Golden, LayerGolden, MODELS, Tolerance, model_dir};
 
 #[test]
 fn every_layer_of_every_model() {

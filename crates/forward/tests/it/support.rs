@@ -2,10 +2,11 @@
 
 use backend::{Collective, Reference, Threads};
 use forward::{Capacity, Engine, Falcon};
-use goldens::Observed;
 use model::{FalconConfig, Partition};
 use std::path::Path;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
+use testkit::goldens::Observed;
+use testkit::on_threads;
 use weights::Checkpoint;
 use worker::ShardSource;
 
@@ -61,8 +62,5 @@ pub fn generate(engine: &mut Engine<Reference<Threads>>, prompt: &[u32], new_tok
 
 /// Runs every rank of `world` on a thread of its own and returns what each observed.
 pub fn on_all_ranks(world: usize, work: impl Fn(Threads) -> Observed + Sync) -> Vec<Observed> {
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = Threads::connect(world).into_iter().map(|rank| scope.spawn(|| work(rank))).collect();
-        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
-    })
+    on_threads(Threads::connect(world), |_, end| work(end))
 }

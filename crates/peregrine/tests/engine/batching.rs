@@ -2,8 +2,8 @@
 
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
 use coordinator::{Coordinator, CoordinatorConfig, Submission};
-use goldens::{Golden, Observed};
 use step::{Choice, SamplingParams, SamplingSettings};
+use testkit::goldens::{Golden, Observed};
 
 /// Tokens of the prompt: more than the largest chunk, and not a whole number of blocks.
 const PROMPT_TOKENS: usize = 155;

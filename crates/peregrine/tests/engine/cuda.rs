@@ -8,8 +8,8 @@
 use crate::fleet::{Setup, observe_all, observe_while, stop};
 use crate::goldens::{everything, full};
 use coordinator::Coordinator;
-use goldens::{Case, Golden, MODELS, Observed};
 use step::SamplingParams;
+use testkit::goldens::{Case, Golden, MODELS, Observed};
 use tokio::task::JoinSet;
 
 /// The demo model's greedy tokens are the golden ones up to the first step whose margin is below this.

@@ -3,10 +3,10 @@
 use crate::standin;
 use backend_cpu::{Isa, SharedMemory};
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submission, Update, Workers};
-use goldens::{Observed, model_dir};
 use std::ffi::OsString;
 use std::time::Duration;
 use step::{Priority, SamplingParams};
+use testkit::goldens::{Observed, model_dir};
 use tokio::task::JoinSet;
 
 /// How long a model may take to load, or a sequence to bring its next token. Only a hang takes that long.

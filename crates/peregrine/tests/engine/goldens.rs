@@ -8,8 +8,8 @@
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
 use backend_cpu::{Isa, install_amx_standin};
 use coordinator::Submission;
-use goldens::{Case, Golden, MODELS, Observed, PenaltyCase, Tolerance};
 use step::{SamplingParams, SamplingSettings};
+use testkit::goldens::{Case, Golden, MODELS, Observed, PenaltyCase, Tolerance};
 
 /// A sequence of which everything is wanted.
 pub fn full(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParams) -> Submission {

@@ -2,8 +2,8 @@
 
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
 use coordinator::Submission;
-use goldens::Golden;
 use step::{Choice, SamplingParams, SamplingSettings};
+use testkit::goldens::Golden;
 
 /// A drawn continuation; every other one with all filters and penalties.
 fn drawn(prompt: &[u32], seed: u64) -> Submission {

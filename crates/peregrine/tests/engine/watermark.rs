@@ -1,9 +1,9 @@
 //! The detector finds watermarked texts of the demo model, and no others.
 
 use crate::fleet::{Setup, observe_all, stop, submission};
-use goldens::Golden;
 use sampling::watermark::detect;
 use step::{Choice, SamplingParams, SamplingSettings};
+use testkit::goldens::Golden;
 
 const TOKENS: usize = 200;
 /// A watermark can only tip choices that are open. The demo model knows much of its text by heart: at a temperature of 1 most of

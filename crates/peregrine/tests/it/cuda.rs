@@ -5,7 +5,7 @@
 use crate::lifecycle::check_failed;
 use crate::standin;
 use crate::support::{Program, Server, greedy, next_message};
-use goldens::{Golden, Observed, Tolerance};
+use testkit::goldens::{Golden, Observed, Tolerance};
 use tonic::Code;
 
 const PROMPT: &str = "Once upon a time";

@@ -1,10 +1,10 @@
 use crate::samples::{self, seeded};
-use goldens::model_dir;
 use half::bf16;
 use model::{FalconConfig, Partition, ShardTensor, TensorId, tensors};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
+use testkit::goldens::model_dir;
 use weights::{Checkpoint, ShardReader, read_config};
 
 /// Not a value of any tensor of the test models: a NaN.

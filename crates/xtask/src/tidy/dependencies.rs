@@ -42,11 +42,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("bench", &["wire", "scheduler", "step", "forward", "model", "node", "backend"]),
+    ("bench", &["wire", "scheduler", "step", "forward", "model", "node", "backend", "testkit"]),
     ("peregrine", EVERY_CRATE),
     ("gpu-check", EVERY_CRATE),
     ("xtask", EVERY_CRATE),
-    ("goldens", &[]),
+    ("testkit", &["backend", "forward", "model", "sampling", "step"]),
 ];
 const EVERY_CRATE: &[&str] = &["*"];
 

@@ -22,7 +22,7 @@ const KERNELS: &[(&str, &[&str])] = &[
 
 const WRAPPERS: &str = "crates/backend-cuda/src/kernels/";
 const REFERENCES: [&str; 2] = ["crates/backend/src/reference.rs", "crates/backend/src/traits.rs"];
-const CASES: &str = "crates/backend/src/conformance/";
+const CASES: &str = "crates/testkit/src/conformance/";
 
 pub(super) fn check(tree: &Tree) -> Vec<String> {
     let mut violations = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
             ("kernels/gelu.cu", "kernels/gelu.cu, which is not there"),
             ("kernels/ptx/gelu.ptx", "kernels/gelu.cu has no PTX"),
             ("crates/backend-cuda/src/kernels/gelu.rs", "kernels/gelu.cu has no wrapper"),
-            ("crates/backend/src/conformance/gelu.rs", "`gelu`, which gelu.cu serves, has no case"),
+            ("crates/testkit/src/conformance/gelu.rs", "`gelu`, which gelu.cu serves, has no case"),
         ] {
             let mut files = complete();
             files.retain(|(of, _)| of != path);

@@ -12,11 +12,11 @@ mod server;
 
 pub use client::{Client, greedy, ids, next_message, request, text_of};
 pub use family::Process;
-pub use goldens::model_dir;
 pub use http2::Http2;
 pub use models::{SlowModel, demo_model};
 pub use program::{Ended, Program, Running};
 pub use server::{HttpAnswer, Server};
+pub use testkit::goldens::model_dir;
 
 use std::time::Duration;
 

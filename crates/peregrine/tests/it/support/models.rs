@@ -1,11 +1,11 @@
 //! Models to test with.
 
-use goldens::model_dir;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use testkit::goldens::model_dir;
 
 /// The folder of the demo model.
 pub fn demo_model() -> PathBuf {

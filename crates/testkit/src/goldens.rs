@@ -1,4 +1,4 @@
-//! The results of an independent implementation, and what it takes to equal them. For tests only.
+//! The results of an independent implementation, and what it takes to equal them.
 //!
 //! * [`Golden`] holds the cases of one model; [`Case`] one prompt with all that the independent implementation says of it.
 //! * [`Case::check_greedy`], [`Case::check_forced`] and [`Case::check_taught`] hold what we computed against it.
@@ -6,8 +6,6 @@
 //!
 //! The independent implementation computes in f32 from the same bf16 weights. Where its two best tokens are closer than a
 //! [`Tolerance`] says, either may come first, so a sequence is compared up to there; no tolerance is ever loosened.
-
-#![forbid(unsafe_code)]
 
 mod check;
 mod checkpoints;

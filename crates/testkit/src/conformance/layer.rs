@@ -3,7 +3,7 @@
 use super::attention::push;
 use super::random::{Random, empty};
 use super::{Subject, assert_bits};
-use crate::{AttentionShape, Backend, Batch, KvGroup, Linear, Norm, NormLinear, Positions, Tensor};
+use backend::{AttentionShape, Backend, Batch, KvGroup, Linear, Norm, NormLinear, Positions, Tensor};
 use step::BLOCK_TOKENS;
 
 const VOCABULARY: usize = 50;

@@ -18,7 +18,7 @@ pub use layer::{bits_depend_on_nothing_else, same_bits};
 pub use operations::{embed, fused_operations, gelu, layer_norm, linear, select, select_norm_linear};
 pub use ranks::{all_reduce, use_logits};
 
-use crate::{Alone, Backend, Reference};
+use backend::{Alone, Backend, Reference};
 
 /// A backend under test.
 pub struct Subject<B> {

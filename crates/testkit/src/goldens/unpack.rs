@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The folder of a model with its files as they are, or unpacked where they end in `.gz`. Its name carries the sum of all
 /// their sums, so what was unpacked from others is never taken for it.
-pub(crate) fn model(packed: &Path) -> io::Result<PathBuf> {
+pub(super) fn model(packed: &Path) -> io::Result<PathBuf> {
     let files = fs::read_dir(packed)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     let mut name = packed.file_name().unwrap_or_default().to_owned();
     let mut sums = files.iter().map(|file| sum(file)).collect::<io::Result<Vec<_>>>()?;

@@ -1,6 +1,6 @@
 //! The files of `testdata/golden`.
 
-use crate::unpack;
+use super::unpack;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! Random inputs, and how they come into a backend.
 
-use crate::{Backend, Linear, Norm};
+use backend::{Backend, Linear, Norm};
 use half::bf16;
 use std::ops::Range;
 
@@ -81,13 +81,13 @@ impl HostNorm {
 pub fn tensor<B: Backend>(backend: &mut B, rows: usize, values: &[f32]) -> B::Tensor {
     let mut tensor = empty(backend, rows, values.len() / rows);
     backend.write(&mut tensor, values).expect("write");
-    crate::Tensor::set_rows(&mut tensor, rows);
+    backend::Tensor::set_rows(&mut tensor, rows);
     tensor
 }
 
 /// A tensor for results.
 pub fn empty<B: Backend>(backend: &mut B, rows: usize, columns: usize) -> B::Tensor {
     let mut tensor = backend.tensor(rows, columns).expect("room for a tensor");
-    crate::Tensor::set_rows(&mut tensor, rows);
+    backend::Tensor::set_rows(&mut tensor, rows);
     tensor
 }

@@ -2,7 +2,8 @@
 
 use super::assert_bits;
 use super::random::Random;
-use crate::{Collective, CollectiveError};
+use crate::on_threads;
+use backend::{Collective, CollectiveError};
 use std::time::Duration;
 
 /// How a suite's collective is made, from the number of ranks and the time limit.
@@ -24,7 +25,7 @@ pub fn sums<C: Collective>(connect: Connect<'_, C>) {
             parts[1..].iter().for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
             cases.push((parts, sum));
         }
-        in_ranks(connect(world, PATIENT), |rank, mut collective| {
+        on_threads(connect(world, PATIENT), |rank, mut collective| {
             assert_eq!((collective.rank(), collective.world()), (rank, world));
             for (parts, sum) in &cases {
                 let mut x = parts[rank].clone();
@@ -44,7 +45,7 @@ pub fn gathers<C: Collective>(connect: Connect<'_, C>) {
             let lengths: Vec<usize> = (0..world).map(|_| random.0.usize(..limit)).collect();
             cases.push(lengths.into_iter().map(|len| random.values(len, 1.0)).collect());
         }
-        in_ranks(connect(world, PATIENT), |rank, mut collective| {
+        on_threads(connect(world, PATIENT), |rank, mut collective| {
             for parts in &cases {
                 let counts: Vec<usize> = parts.iter().map(Vec::len).collect();
                 let expected = parts.concat();
@@ -58,12 +59,12 @@ pub fn gathers<C: Collective>(connect: Connect<'_, C>) {
 
 /// Ranks that do different things are told so.
 pub fn mismatches<C: Collective>(connect: Connect<'_, C>) {
-    let errors = in_ranks(connect(2, PATIENT), |rank, mut collective| {
+    let errors = on_threads(connect(2, PATIENT), |rank, mut collective| {
         collective.all_reduce(&mut [1.0; 5]).expect("all_reduce");
         collective.all_reduce(&mut vec![1.0; 5 + rank]).expect_err("ranks disagree on the length")
     });
     assert_told_of_mismatch(&errors);
-    let errors = in_ranks(connect(2, PATIENT), |rank, mut collective| match rank {
+    let errors = on_threads(connect(2, PATIENT), |rank, mut collective| match rank {
         0 => collective.all_reduce(&mut [1.0; 2]).expect_err("ranks disagree on the operation"),
         _ => collective.all_gather(&[1.0], &[1, 1], &mut [0.0; 2]).expect_err("ranks disagree on the operation"),
     });
@@ -80,7 +81,7 @@ fn assert_told_of_mismatch(errors: &[CollectiveError]) {
 /// The others do not wait for a rank that has left, long before the time limit; what it has done before counts.
 pub fn a_rank_that_leaves<C: Collective>(connect: Connect<'_, C>) {
     for world in [2, 8] {
-        in_ranks(connect(world, PATIENT), |rank, mut collective| {
+        on_threads(connect(world, PATIENT), |rank, mut collective| {
             let mut x = [1.0];
             collective.all_reduce(&mut x).expect("everybody is there");
             assert_eq!(x, [world as f32]);
@@ -97,7 +98,7 @@ pub fn a_rank_that_leaves<C: Collective>(connect: Connect<'_, C>) {
 pub fn a_rank_that_stays_away<C: Collective>(connect: Connect<'_, C>) {
     let ends = connect(3, Duration::from_millis(200));
     let over = std::sync::Barrier::new(3);
-    let errors = in_ranks(ends, |rank, mut collective| {
+    let errors = on_threads(ends, |rank, mut collective| {
         let error = (rank != 2).then(|| collective.all_reduce(&mut [1.0; 7]).expect_err("rank 2 stays away"));
         over.wait();
         error
@@ -111,18 +112,4 @@ pub fn a_rank_that_stays_away<C: Collective>(connect: Connect<'_, C>) {
     let errors: Vec<CollectiveError> = errors.into_iter().flatten().collect();
     assert!(errors.iter().any(timeout), "{errors:?}");
     assert!(errors.iter().all(|e| timeout(e) || matches!(e, CollectiveError::Aborted { .. })), "{errors:?}");
-}
-
-/// Runs each rank on a thread of its own; their results, in rank order.
-fn in_ranks<C: Collective, R: Send>(ends: Vec<C>, run: impl Fn(usize, C) -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
-        let run = &run;
-        let ranks = ends.into_iter().enumerate();
-        let threads: Vec<_> = ranks.map(|(rank, end)| scope.spawn(move || run(rank, end))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, R>| thread.join();
-        threads
-            .into_iter()
-            .map(|thread| join(thread).unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
 }

@@ -2,7 +2,8 @@
 
 use super::random::{Random, tensor};
 use super::{Subject, assert_bits, reference};
-use crate::{Backend, LogitsOutput, LogitsUse};
+use crate::on_threads;
+use backend::{Backend, LogitsOutput, LogitsUse};
 use sampling::SampleRow;
 use step::{Choice, SamplingParams, SamplingSettings};
 
@@ -67,14 +68,9 @@ pub fn use_logits<B: Backend>(subject: &Subject<B>) {
     }
 }
 
-/// Runs each rank on a thread of its own.
+/// Makes each rank on a thread of its own, and runs it there.
 fn in_ranks<B: Backend>(subject: &Subject<B>, world: usize, run: impl Fn(usize, &mut B) + Sync) {
     let makers = (subject.ranks)(world);
     assert_eq!(makers.len(), world, "a maker for each rank");
-    std::thread::scope(|scope| {
-        for (rank, make) in makers.into_iter().enumerate() {
-            let run = &run;
-            scope.spawn(move || run(rank, &mut make()));
-        }
-    });
+    on_threads(makers, |rank, make| run(rank, &mut make()));
 }

@@ -2,7 +2,7 @@
 
 use super::random::{Random, empty, tensor};
 use super::{Subject, assert_close, reference};
-use crate::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Positions};
+use backend::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Positions};
 use step::BLOCK_TOKENS;
 
 /// [`Backend::attend`], relative to the largest value times the largest magnitude of a score's terms.

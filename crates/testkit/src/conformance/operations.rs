@@ -2,7 +2,7 @@
 
 use super::random::{HostLinear, HostNorm, Random, empty, magnitudes, tensor};
 use super::{Subject, assert_bits, assert_close, reference};
-use crate::{Backend, Batch, NormLinear};
+use backend::{Backend, Batch, NormLinear};
 
 /// Rows, outputs and inputs of products: none, one, more than fit any tile, odd ones, and so many that pipelines run long.
 const PRODUCTS: [(usize, usize, usize); 16] = [
@@ -48,7 +48,7 @@ pub fn layer_norm<B: Backend>(subject: &Subject<B>) {
     fn run<B: Backend>(backend: &mut B, norm: &HostNorm, rows: usize, x: &[f32]) -> Vec<f32> {
         let norm = norm.on(backend);
         let x = tensor(backend, rows, x);
-        let mut y = empty(backend, rows, crate::Tensor::columns(&x));
+        let mut y = empty(backend, rows, backend::Tensor::columns(&x));
         backend.layer_norm(&x, &norm, &mut y).expect("layer_norm");
         backend.read(&y).expect("read")
     }
@@ -141,8 +141,8 @@ pub fn select_norm_linear<B: Backend>(subject: &Subject<B>) {
         let product = NormLinear { norm: &norm, linear: &linear, gelu: false, y: &mut y };
         b.select_norm_linear(&x, rows, product, &mut selected, &mut normed).expect("select_norm_linear");
         b.select(&x, rows, &mut selected).expect("select");
-        crate::Tensor::set_rows(&mut normed, rows.len());
-        crate::Tensor::set_rows(&mut expected, rows.len());
+        backend::Tensor::set_rows(&mut normed, rows.len());
+        backend::Tensor::set_rows(&mut expected, rows.len());
         b.layer_norm(&selected, &norm, &mut normed).expect("layer_norm");
         b.linear(&normed, &linear, &mut expected).expect("linear");
         let (got, expected) = (b.read(&y).expect("read"), b.read(&expected).expect("read"));
@@ -174,7 +174,7 @@ pub fn fused_operations<B: Backend>(subject: &Subject<B>) {
             b.norm_linear(&x, products, &mut normed).expect("norm_linear");
             let second = (&norms[second_norm], &linears[1], gelu, &y1);
             for (norm, linear, gelu, y) in [(&norms[0], &linears[0], false, &y0), second] {
-                let mut expected = empty(b, rows, crate::Tensor::columns(y));
+                let mut expected = empty(b, rows, backend::Tensor::columns(y));
                 b.layer_norm(&x, norm, &mut normed).expect("layer_norm");
                 b.linear(&normed, linear, &mut expected).expect("linear");
                 if gelu {

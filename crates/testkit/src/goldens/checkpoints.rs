@@ -1,8 +1,8 @@
 //! The folders of `testdata/checkpoints`, which its `make.py` writes.
 
-use crate::check::{close, compared};
-use crate::files::root;
-use crate::{Observed, Tolerance, unpack};
+use super::check::{close, compared};
+use super::files::root;
+use super::{Observed, Tolerance, unpack};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 

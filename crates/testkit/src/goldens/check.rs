@@ -1,6 +1,6 @@
 //! What we computed, held against the goldens.
 
-use crate::{Case, PenaltyCase};
+use super::{Case, PenaltyCase};
 
 /// How far what we computed may be off.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -149,11 +149,11 @@ pub(crate) fn close(what: &str, ours: &[f32], golden: &[f32], tolerance: Toleran
 
 #[cfg(test)]
 mod tests {
-    use crate::Golden;
-    use crate::check::{Observed, Tolerance};
+    use crate::goldens::Golden;
+    use crate::goldens::check::{Observed, Tolerance};
 
     /// What the golden implementation itself would have observed.
-    fn golden() -> (crate::Case, Observed) {
+    fn golden() -> (crate::goldens::Case, Observed) {
         let mut golden = Golden::of("tiny-falcon-7b");
         let case = golden.cases.swap_remove(2);
         let observed = Observed {
