@@ -27,20 +27,18 @@ thread_local! {
 
 static INSTALLED: OnceLock<bool> = OnceLock::new();
 
-/// From now on this process executes instructions on tiles, unless the processor lacks AVX2. Says whether it does.
+/// From now on this process executes instructions on tiles, unless the processor lacks AVX2, and `backend-cpu` counts on that.
+/// Says whether it does.
 pub fn install() -> bool {
     *INSTALLED.get_or_init(|| {
         let handler: Handler = handler;
-        is_x86_feature_detected!("avx2") && handle_illegal_instructions(handler as usize)
+        let installed = is_x86_feature_detected!("avx2") && handle_illegal_instructions(handler as usize);
+        if installed {
+            // SAFETY: what the processor refuses of them, the handler executes.
+            unsafe { backend_cpu::assume_tiles() };
+        }
+        installed
     })
-}
-
-/// Whether this process executes them here: [`install`] was called, or the environment has `AMX_STANDIN=1`, which does that
-/// in a process that a test starts.
-pub fn installed() -> bool {
-    static ASKED: OnceLock<bool> = OnceLock::new();
-    INSTALLED.get() == Some(&true)
-        || *ASKED.get_or_init(|| std::env::var_os("AMX_STANDIN").is_some_and(|value| value == "1") && install())
 }
 
 /// As SA_SIGINFO wants it.

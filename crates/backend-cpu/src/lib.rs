@@ -27,10 +27,9 @@ mod shm_exchange;
 mod shm_region;
 mod sync;
 
-#[cfg(feature = "amx-standin")]
-pub use amx_standin::install as install_amx_standin;
 pub use cache::CpuKvCache;
 pub use cpu::{Cpu, CpuOptions, own_cores};
 pub use isa::{Isa, UnknownIsa};
+pub use kernels::amx::assume_tiles;
 pub use memory::{CpuMatrix, CpuTensor};
 pub use shm::SharedMemory;

@@ -2,7 +2,7 @@
 //! unit, a stand-in executes its instructions.
 
 use backend::{Backend, BackendError, Linear, MappedTensor, MappedWeight, Norm, NormLinear, Tensor, Threads};
-use backend_cpu::{Cpu, CpuOptions, Isa, install_amx_standin};
+use backend_cpu::{Cpu, CpuOptions, Isa};
 use half::bf16;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use testkit::conformance_suite;
 
 /// The instruction sets that can be tested here.
 fn isas() -> impl Iterator<Item = Isa> {
-    install_amx_standin();
+    amx_standin::install();
     Isa::ALL.into_iter().filter(|isa| isa.supported())
 }
 

@@ -19,6 +19,11 @@ struct Command {
 
 const COMMANDS: &[Command] = &[
     Command { name: "tidy", help: "check the repository's rules over its files", run: tidy::run },
+    Command {
+        name: "architecture",
+        help: "write the table of crates into ARCHITECTURE.md",
+        run: tidy::write_architecture,
+    },
     Command { name: "goldens", help: "hold every model against every golden, in real processes", run: goldens::run },
     Command {
         name: "mutants",
@@ -37,7 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     println!("Usage: cargo xtask COMMAND\n\nCommands:");
     for command in COMMANDS {
-        println!("  {:10} {}", command.name, command.help);
+        println!("  {:12} {}", command.name, command.help);
     }
     // No command asks for this text; an unknown one is an error.
     Ok(if arguments.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the repository's rules as code. A rule takes the tree and gives what violates it.
 
+mod crates;
 mod dependencies;
 mod files;
 mod functions;
@@ -9,6 +10,7 @@ mod manifests;
 mod safety;
 mod tree;
 
+pub use crates::write as write_architecture;
 use std::path::Path;
 use std::process::ExitCode;
 use tree::Tree;
@@ -17,6 +19,7 @@ type Rule = fn(&Tree) -> Vec<String>;
 
 const RULES: &[(&str, Rule)] = &[
     ("dependencies point downward", dependencies::check),
+    ("the table of crates is shown", crates::check),
     ("functions are short", functions::check),
     ("unsafe code is where it may be, and argued", safety::check),
     ("manifests inherit from the workspace", manifests::check),

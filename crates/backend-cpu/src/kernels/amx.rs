@@ -26,6 +26,7 @@ use assembly::Shaped;
 use half::bf16;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows of a tile: outputs of a weight.
 pub const TILE_ROWS: usize = 16;
@@ -34,17 +35,31 @@ const TILE_COLUMNS: usize = 32;
 /// Rows of activations that a tile holds at most.
 pub const GROUP_ROWS: usize = 16;
 
+/// Whether something else than the processor executes instructions on tiles.
+static ASSUMED: AtomicBool = AtomicBool::new(false);
+
+/// From now on AVX-512 with bf16 is enough for [`Isa::Amx`](crate::Isa::Amx): for tests on processors without a matrix unit.
+///
+/// # Safety
+///
+/// This process can execute the instructions on tiles: whatever the processor refuses, a handler of the signal executes.
+pub unsafe fn assume_tiles() {
+    ASSUMED.store(true, Ordering::Relaxed);
+}
+
 /// The proof that the processor multiplies tiles of bf16, that the system lets this process do so, and that there is
 /// AVX-512 with bf16 beside it.
 #[derive(Clone, Copy)]
 pub struct Amx(Avx512);
 
 impl Amx {
-    /// On a processor that has it, in a process that may use it; in tests, also where a stand-in has the instructions.
+    /// On a processor that has it, in a process that may use it; in tests, also where [`assume_tiles`] was
+    /// called.
     pub fn detect() -> Option<Self> {
         static PERMITTED: OnceLock<bool> = OnceLock::new();
         let avx512 = Avx512::detect().filter(|_| is_x86_feature_detected!("avx512bf16"))?;
-        let permitted = *PERMITTED.get_or_init(|| has_tiles() && assembly::request_tiles()) || has_standin();
+        let permitted =
+            *PERMITTED.get_or_init(|| has_tiles() && assembly::request_tiles()) || ASSUMED.load(Ordering::Relaxed);
         permitted.then_some(Self(avx512))
     }
 
@@ -57,14 +72,6 @@ impl Amx {
         let number = |i: usize| bf16::from_f32(((i * 7919) % 1009) as f32 / 1009.0 - 0.5);
         Shaped::new(self, GROUP_ROWS).multiply_registers(products, &std::array::from_fn(number));
     }
-}
-
-/// Whether a test has the instructions executed by a stand-in.
-fn has_standin() -> bool {
-    #[cfg(feature = "amx-standin")]
-    return amx_standin::installed();
-    #[cfg(not(feature = "amx-standin"))]
-    false
 }
 
 /// CPUID: tiles, and products of bf16 on them.

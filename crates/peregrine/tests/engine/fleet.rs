@@ -1,9 +1,10 @@
 //! Starting a coordinator with its workers, and running sequences on it.
 
-use crate::standin;
+use crate::{amx, standin};
 use backend_cpu::{Isa, SharedMemory};
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submission, Update, Workers};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 use step::{Priority, SamplingParams};
 use testkit::goldens::{Observed, model_dir};
@@ -33,16 +34,18 @@ impl Setup {
         Self { model, backend, isa: None, world, flags: &[] }
     }
 
-    fn environment(self) -> Vec<(OsString, OsString)> {
-        let mut variables = Vec::new();
-        if self.backend == "cuda" {
-            variables.extend(standin::environment().map(|(name, value)| (name.into(), value.into())));
+    /// The program of a worker, its arguments and its variables.
+    fn worker(self) -> (PathBuf, Vec<OsString>, Vec<(OsString, OsString)>) {
+        if self.isa == Some(Isa::Amx) && !amx::is_native() {
+            let (arguments, environment) = amx::worker();
+            return (std::env::current_exe().expect("this program has a file"), arguments, environment);
         }
-        if self.isa == Some(Isa::Amx) {
-            // Where the processor has a matrix unit, it is used.
-            variables.push(("AMX_STANDIN".into(), "1".into()));
-        }
-        variables
+        let environment = match self.backend {
+            "cuda" => standin::environment().map(|(name, value)| (name.into(), value.into())).to_vec(),
+            _ => Vec::new(),
+        };
+        let arguments = ["worker"].iter().chain(self.flags).map(OsString::from).collect();
+        (env!("CARGO_BIN_EXE_peregrine").into(), arguments, environment)
     }
 
     /// Starts the workers and waits until they are ready.
@@ -66,10 +69,11 @@ impl Setup {
             check_invariants: true,
         };
         change(&mut config);
+        let (program, arguments, environment) = self.worker();
         let processes = ProcessConfig {
-            program: env!("CARGO_BIN_EXE_peregrine").into(),
-            arguments: ["worker"].iter().chain(self.flags).map(OsString::from).collect(),
-            environment: self.environment(),
+            program,
+            arguments,
+            environment,
             tied: weights::read_config(&model_dir(self.model)).expect("a config").tied,
             model_dir: model_dir(self.model),
             backend: self.backend.to_owned(),

@@ -1,5 +1,6 @@
 //! A coordinator with real worker processes, driven without a face: what the engine itself promises.
 
+mod amx;
 mod batching;
 mod cuda;
 mod fleet;

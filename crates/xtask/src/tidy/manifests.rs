@@ -29,6 +29,10 @@ fn check_manifest(name: &str, manifest: &Table, violations: &mut Vec<String>) {
     for key in INHERITED.iter().filter(|key| !inherits(package(key))) {
         violations.push(format!("crates/{name}/Cargo.toml: expected `{key}.workspace = true` in [package]"));
     }
+    // Whatever one package of a build asks for, all others get, and with it what ships.
+    if manifest.contains_key("features") {
+        violations.push(format!("crates/{name}/Cargo.toml: expected no [features]"));
+    }
     if !inherits(manifest.get("lints")) {
         violations.push(format!("crates/{name}/Cargo.toml: expected `workspace = true` in [lints]"));
     }
@@ -69,6 +73,7 @@ workspace = true
         }
         assert_eq!(violations(&CLEAN.replace("license.workspace = true", "license = 'MIT'")).len(), 1);
         assert_eq!(violations(&CLEAN.replace("'A.'", "''")).len(), 1);
+        assert_eq!(violations(&format!("{CLEAN}[features]\nfast = []\n")).len(), 1);
         assert_eq!(violations("[package").len(), 1);
     }
 
