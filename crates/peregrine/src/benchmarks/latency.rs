@@ -1,4 +1,4 @@
-//! `peregrine bench latency`: batches straight at the engine, without faces and texts.
+//! `peregrine bench latency`: batches sent straight to the engine, without gRPC, HTTP and tokenizer.
 
 use super::ready;
 use crate::engine_args::{EngineArgs, ranks};
@@ -37,7 +37,7 @@ pub struct LatencyArgs {
 /// Milliseconds.
 #[derive(Default)]
 struct Times {
-    /// From the begin of a batch until each of its sequences had its first token.
+    /// From the start of a batch until each of its sequences had its first token.
     prefill: Vec<f64>,
     /// Of each step in which all sequences decoded.
     step: Vec<f64>,
@@ -107,14 +107,16 @@ fn row(input: u32, batch: u32, times: Times) -> String {
 
 /// Runs `batch` sequences of random prompts together, to the end.
 async fn run_batch(coordinator: &Coordinator, batch: usize, input: usize, output: usize) -> Result<Times> {
-    let begin = Instant::now();
+    let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..batch {
-        tasks.spawn(token_times(coordinator.submit(submission(input, output))?, begin));
+        tasks.spawn(token_times(coordinator.submit(submission(input, output))?, start));
     }
     let mut times = Vec::new();
     while let Some(joined) = tasks.join_next().await {
-        times.push(joined??);
+        let tokens = joined??;
+        check_length(tokens.len(), output)?;
+        times.push(tokens);
     }
     let prefilled = times.iter().map(|tokens| tokens[0]).fold(0.0, f64::max);
     // All decode from here on, in the same steps: one sequence tells of all.
@@ -122,13 +124,19 @@ async fn run_batch(coordinator: &Coordinator, batch: usize, input: usize, output
     Ok(Times { prefill: vec![prefilled], step: together.windows(2).map(|pair| pair[1] - pair[0]).collect() })
 }
 
-/// When each token came, in milliseconds after `begin`.
-async fn token_times(mut generation: Generation, begin: Instant) -> Result<Vec<f64>> {
+/// An answer of another length was not the work that is being measured.
+fn check_length(tokens: usize, asked: usize) -> Result<()> {
+    ensure!(tokens == asked, "an answer has {tokens} tokens instead of the {asked} of --output-len");
+    Ok(())
+}
+
+/// When each token came, in milliseconds after `start`.
+async fn token_times(mut generation: Generation, start: Instant) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     loop {
         match generation.next().await {
             Some(Update::Token { finish, .. }) => {
-                times.push(begin.elapsed().as_secs_f64() * 1e3);
+                times.push(start.elapsed().as_secs_f64() * 1e3);
                 if finish.is_some() {
                     return Ok(times);
                 }
@@ -150,5 +158,19 @@ fn submission(input: usize, output: usize) -> Submission {
         prompt_logprobs: false,
         top_n: 0,
         return_logits: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_length_is_an_error() {
+        assert!(check_length(32, 32).is_ok());
+        for tokens in [0, 31, 33] {
+            let error = check_length(tokens, 32).expect_err("another length").to_string();
+            assert_eq!(error, format!("an answer has {tokens} tokens instead of the 32 of --output-len"));
+        }
     }
 }
