@@ -1,21 +1,20 @@
 //! When requests are sent.
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand_distr::{Distribution, Exp};
+use crate::random::exponential;
+use fastrand::Rng;
 use std::time::Duration;
 
 /// How requests arrive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arrivals {
-    /// As soon as the limit of requests at once allows.
+    /// A closed loop: the next request is sent when one ends.
     Closed,
-    /// At equal distances.
+    /// At equal intervals.
     Constant {
         /// Requests per second.
         rate: f64,
     },
-    /// Independently of each other: the distances are exponentially distributed.
+    /// A Poisson process: the intervals are independent and exponentially distributed.
     Poisson {
         /// Requests per second, on average.
         rate: f64,
@@ -23,26 +22,22 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// When each request is sent, from the begin on: endless, and the same for the same seed.
-    ///
-    /// # Panics
-    ///
-    /// If a rate is not positive.
+    /// When each request is sent, counted from the start of the run: endless, and the same for the same seed.
     pub fn times(self, seed: u64) -> impl Iterator<Item = Duration> {
-        let mut random = StdRng::seed_from_u64(seed);
+        let mut random = Rng::with_seed(seed);
         let mut now = 0.0;
         std::iter::from_fn(move || {
             let time = Duration::from_secs_f64(now);
             now += match self {
                 Self::Closed => 0.0,
                 Self::Constant { rate } => 1.0 / rate,
-                Self::Poisson { rate } => Exp::new(rate).expect("rates are positive").sample(&mut random),
+                Self::Poisson { rate } => exponential(&mut random) / rate,
             };
             Some(time)
         })
     }
 
-    /// How reports call it.
+    /// The name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -52,7 +47,7 @@ impl Arrivals {
         }
     }
 
-    /// Requests per second; infinite where only the limit of requests at once holds them back.
+    /// Requests per second; infinite in a closed loop.
     #[must_use]
     pub fn rate(self) -> f64 {
         match self {
@@ -83,7 +78,7 @@ mod tests {
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         assert!((mean - 0.02).abs() < 0.001, "{mean}");
-        // Of an exponential distribution, the deviation is the mean.
+        // The standard deviation of an exponential distribution is its mean.
         assert!((variance.sqrt() / mean - 1.0).abs() < 0.05, "{variance}");
         assert_eq!(times, seconds(Arrivals::Poisson { rate: 50.0 }, 7, 20_001));
         assert_ne!(times, seconds(Arrivals::Poisson { rate: 50.0 }, 8, 20_001));

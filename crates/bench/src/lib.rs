@@ -1,16 +1,17 @@
-//! Benchmarks: load against a server that runs, what is measured of it, and the reports.
+//! Benchmarks: load on a server that runs, what is measured of it, and the reports.
 //!
 //! * [`serve`]: `peregrine bench serve`, and what it is made of:
-//!   * `arrivals`, `dataset`: when which request is sent. Pure, from a seed.
-//!   * `target`: the server, over gRPC or HTTP; `load`: sends the requests and takes the times.
-//!   * `metrics`: what the times amount to. Pure.
+//!   * `arrivals`, `dataset`, `random`: when which request is sent. Pure but for files of prompts, from a seed.
+//!   * `target`: the server, over gRPC or HTTP; `load`: sends the requests and records times.
+//!   * `metrics`, `failures`: what the records amount to. Pure.
 //!   * `report`: JSON with the key names of vLLM's `bench serve`, Markdown, HTML with plots. Pure.
-//! * [`soak`]: many requests at once and for long, each answer held against the one that its request gets alone.
+//!   * [`environment`]: command line, version and machine, which stand in the reports.
+//! * [`soak`]: many requests at once and for long, each answer compared with the one that its request gets alone.
 //! * [`simulate`]: the real scheduler against the timed model of a node. Pure.
 //! * [`engine`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
 //! * [`backend`]: a backend alone, on a model of random weights, beside what its hardware can do.
 //!
-//! **Invariant:** this crate knows a server by its public faces only; the binary starts those that are measured, and makes
+//! **Invariant:** this crate knows a server by its public APIs only; the binary starts those that are measured, and makes
 //! the backends.
 
 #![forbid(unsafe_code)]
@@ -19,9 +20,12 @@ mod arrivals;
 pub mod backend;
 mod dataset;
 pub mod engine;
+pub mod environment;
+mod failures;
 mod load;
 mod memory;
 mod metrics;
+mod random;
 mod report;
 pub mod serve;
 pub mod simulate;
@@ -30,6 +34,8 @@ mod target;
 
 pub use arrivals::Arrivals;
 pub use dataset::{Dataset, DatasetError, Parameters, Prompt, Request};
-pub use load::{Load, Outcome};
-pub use metrics::{Distribution, Metrics, Slo};
+pub use environment::Environment;
+pub use failures::Failure;
+pub use metrics::{Distribution, Slo};
+pub use serve::Ended;
 pub use target::{Protocol, Target, TargetError};

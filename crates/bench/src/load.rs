@@ -1,4 +1,4 @@
-//! Sends requests as a load says, and takes down what comes.
+//! Sends requests as a load says, and records what comes.
 
 use crate::arrivals::Arrivals;
 use crate::dataset::Request;
@@ -12,18 +12,18 @@ use tokio::task::JoinSet;
 /// When requests are sent, and how many at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
-    /// When.
+    /// When requests are sent.
     pub arrivals: Arrivals,
-    /// The most that are under way at once; later ones wait here.
+    /// The most requests at once; later ones wait here.
     pub concurrency_max: Option<usize>,
-    /// Of the arrivals.
+    /// Seed of the arrivals.
     pub seed: u64,
 }
 
 /// One request and what it brought.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Seconds from the begin of the run until it was sent.
+    /// Seconds from the start of the run until it was sent.
     pub start: f64,
     /// Seconds from its sending to its end.
     pub latency: f64,
@@ -50,7 +50,7 @@ pub struct Ran {
     pub duration: f64,
 }
 
-/// How a run goes, for whoever watches.
+/// How far a run is, for a progress bar.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Requests that were sent.
@@ -63,7 +63,7 @@ pub struct Progress {
     pub tokens: AtomicU64,
 }
 
-/// Sends `requests` to `target` and waits for all answers.
+/// Sends `requests` to `target` and waits for all answers. Dropping the future cancels those under way.
 ///
 /// # Panics
 ///
@@ -71,14 +71,14 @@ pub struct Progress {
 pub async fn run(target: &Target, requests: Vec<Request>, load: &Load, progress: &Arc<Progress>) -> Ran {
     let permits = Arc::new(Semaphore::new(load.concurrency_max.unwrap_or(Semaphore::MAX_PERMITS)));
     let mut tasks = JoinSet::new();
-    let begin = Instant::now();
+    let run_start = Instant::now();
     for (index, (request, due)) in requests.into_iter().zip(load.arrivals.times(load.seed)).enumerate() {
-        tokio::time::sleep_until((begin + due).into()).await;
+        tokio::time::sleep_until((run_start + due).into()).await;
         let permit = permits.clone().acquire_owned().await.expect("never closed");
         let (target, progress) = (target.clone(), progress.clone());
         progress.sent.fetch_add(1, Ordering::Relaxed);
         tasks.spawn(async move {
-            let outcome = ask(&target, index, &request, begin).await;
+            let outcome = ask(&target, index, &request, run_start).await;
             drop(permit);
             progress.tokens.fetch_add(outcome.output_tokens.into(), Ordering::Relaxed);
             progress.failed.fetch_add(u64::from(outcome.error.is_some()), Ordering::Relaxed);
@@ -93,12 +93,12 @@ pub async fn run(target: &Target, requests: Vec<Request>, load: &Load, progress:
     Ran { outcomes, duration }
 }
 
-async fn ask(target: &Target, index: usize, request: &Request, begin: Instant) -> Outcome {
+async fn ask(target: &Target, index: usize, request: &Request, run_start: Instant) -> Outcome {
     let seconds = |duration: Duration| duration.as_secs_f64();
     let sent = Instant::now();
     let (record, result) = target.ask(index, request).await;
     Outcome {
-        start: seconds(sent - begin),
+        start: seconds(sent - run_start),
         latency: seconds(sent.elapsed()),
         output_tokens: record.generated(),
         input_tokens: record.input_tokens,

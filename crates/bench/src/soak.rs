@@ -1,56 +1,41 @@
-//! `peregrine bench soak`: many different requests at once, of which some are given up, for long. Every answer must be the
-//! one that its request gets alone, and memory must not grow.
+//! `peregrine bench soak`: many different requests at once, some of them cancelled, for long. Every answer must be the one
+//! that its request gets alone, and memory must not grow.
 
 use crate::dataset::{Dataset, DatasetError, Request};
 use crate::memory;
+use crate::serve::Ended;
 use crate::target::{Protocol, Record, Target, TargetError};
-use clap::{Args, value_parser};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use fastrand::Rng;
 use serde_json::json;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Arguments of `peregrine bench soak`.
-#[derive(Args, Clone, Debug)]
-pub struct SoakArgs {
-    /// The server, as HOST:PORT or a URL.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
-    server: String,
-    /// How long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u32).range(1..))]
-    seconds: u32,
+/// What is asked of which server, and for how long.
+#[derive(Clone, Debug)]
+pub struct SoakOptions {
+    /// The server, as `HOST:PORT` or URL.
+    pub address: String,
+    /// For how long.
+    pub duration: Duration,
     /// Requests at once.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = value_parser!(u32).range(1..=4096))]
-    concurrency: u32,
-    /// Requests that differ; each is first sent alone.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..))]
-    requests: u32,
-    /// What is asked, as in `bench serve`; half of the requests draw their tokens.
-    #[arg(
-        long,
-        value_name = "WHAT",
-        value_delimiter = ',',
-        default_value = "log:60:1/log:40:0.8,96+1-40/1-60,1-8/200"
-    )]
-    dataset: Vec<Dataset>,
-    /// The share of requests that are given up on the way.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3, value_parser = share)]
-    cancel: f64,
-    /// A process whose memory is watched, with all that it has started.
-    #[arg(long, value_name = "PID")]
-    watch: Option<u32>,
+    pub concurrency: u32,
+    /// How many requests differ; each is first sent alone.
+    pub requests: usize,
+    /// What is asked; half of the requests are sampled, the others greedy.
+    pub datasets: Vec<Dataset>,
+    /// The share of requests that are cancelled.
+    pub cancel: f64,
+    /// A process whose memory is watched, with its children.
+    pub watch: Option<u32>,
     /// By how many MiB the watched memory may grow, from a fifth of the time to its end.
-    #[arg(long, value_name = "MIB", default_value_t = 16)]
-    growth_max: u32,
-    /// Of requests, choices and cancels.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    pub growth_max: u32,
+    /// Seed of requests, choices and cancels.
+    pub seed: u64,
     /// Print one JSON object and nothing else.
-    #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Why a soak did not pass.
@@ -66,19 +51,22 @@ pub enum SoakError {
     /// The watched process.
     #[error("--watch {pid}")]
     Watch {
-        /// Which.
+        /// Its id.
         pid: u32,
         /// Why its memory is not known.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// What was seen cannot be printed.
+    #[error("cannot write to the standard output")]
+    Print(#[source] io::Error),
     /// A request failed, or was answered otherwise than alone.
     #[error("{count} requests went wrong (seed {seed}), the first: {first}")]
     Wrong {
         /// How many.
         count: u64,
-        /// Of the run.
+        /// The seed of the run.
         seed: u64,
-        /// What happened.
+        /// What happened to the first.
         first: String,
     },
     /// Memory grew.
@@ -93,10 +81,8 @@ pub enum SoakError {
     },
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    let parsed = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    parsed.ok_or_else(|| format!("{text:?} is no share: expected 0 to 1"))
-}
+/// A request without an end fails after this time.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A request, and the tokens that it gets alone.
 struct Known {
@@ -114,48 +100,60 @@ struct Tally {
     first: Mutex<Option<String>>,
 }
 
-/// Runs the soak and prints what it saw.
+/// Runs the soak and prints what it saw to `out`. When `interrupted` resolves, it ends early, and says nothing of memory.
 ///
 /// # Errors
 ///
 /// [`SoakError`], also when an answer was wrong or memory grew.
-pub async fn run(args: &SoakArgs) -> Result<(), SoakError> {
-    let connections = args.concurrency.div_ceil(64) as usize;
-    let limit = Duration::from_secs(600);
-    let target = Target::connect(&args.server, Protocol::Grpc, connections, true, limit).await?;
-    let known = Arc::new(ask_alone(&target, requests(args, &target).await?).await?);
-    let tally = Arc::new(Tally::default());
-    let (begin, duration) = (Instant::now(), Duration::from_secs(args.seconds.into()));
-    let mut tasks = JoinSet::new();
-    for caller in 0..args.concurrency {
-        let (target, known, tally) = (target.clone(), known.clone(), tally.clone());
-        let (random, cancel) = (StdRng::seed_from_u64(args.seed ^ (u64::from(caller) << 32)), args.cancel);
-        tasks.spawn(call_until(begin + duration, caller as usize, target, known, tally, random, cancel));
-    }
-    tokio::time::sleep(duration / 5).await;
-    let before = resident_mib(args)?;
-    while tasks.join_next().await.is_some() {}
-    let after = resident_mib(args)?;
-    report(args, &tally, begin.elapsed(), before.zip(after));
+pub async fn run(
+    options: &SoakOptions,
+    out: &mut dyn Write,
+    interrupted: impl Future<Output = u8>,
+) -> Result<Ended, SoakError> {
+    let (tally, start) = (Arc::new(Tally::default()), Instant::now());
+    let (ended, memory) = tokio::select! {
+        memory = load(options, &tally) => (Ended::Complete, memory?),
+        reason = interrupted => (Ended::Interrupted(reason), None),
+    };
+    let report = report(options, &tally, start.elapsed(), memory);
+    out.write_all(report.as_bytes()).and_then(|()| out.flush()).map_err(SoakError::Print)?;
     let count = tally.wrong.load(Ordering::Relaxed);
     if count > 0 {
         let first = tally.first.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        return Err(SoakError::Wrong { count, seed: args.seed, first });
+        return Err(SoakError::Wrong { count, seed: options.seed, first });
     }
-    match before.zip(after) {
-        Some((from, to)) if to > from + u64::from(args.growth_max) => {
-            Err(SoakError::Grew { from, to, limit: args.growth_max })
+    match memory {
+        Some((from, to)) if to > from + u64::from(options.growth_max) => {
+            Err(SoakError::Grew { from, to, limit: options.growth_max })
         }
-        _ => Ok(()),
+        _ => Ok(ended),
     }
 }
 
-async fn requests(args: &SoakArgs, target: &Target) -> Result<Vec<Request>, SoakError> {
-    let alphabet = target.alphabet().await?;
-    let each = (args.requests as usize).div_ceil(args.dataset.len());
+/// Sends the requests, and returns the watched memory in MiB after a fifth of the time and at the end.
+async fn load(options: &SoakOptions, tally: &Arc<Tally>) -> Result<Option<(u64, u64)>, SoakError> {
+    let connections = options.concurrency.div_ceil(64) as usize;
+    let target = Target::connect(&options.address, Protocol::Grpc, connections, true, REQUEST_TIMEOUT).await?;
+    let known = Arc::new(ask_alone(&target, requests(options, &target).await?).await?);
+    let end = Instant::now() + options.duration;
+    let mut tasks = JoinSet::new();
+    for caller in 0..options.concurrency {
+        let (target, known, tally) = (target.clone(), known.clone(), tally.clone());
+        let (random, cancel) = (Rng::with_seed(options.seed ^ (u64::from(caller) << 32)), options.cancel);
+        tasks.spawn(call_until(end, caller as usize, target, known, tally, random, cancel));
+    }
+    tokio::time::sleep(options.duration / 5).await;
+    let before = resident_mib(options)?;
+    while tasks.join_next().await.is_some() {}
+    Ok(before.zip(resident_mib(options)?))
+}
+
+async fn requests(options: &SoakOptions, target: &Target) -> Result<Vec<Request>, SoakError> {
+    let vocabulary = target.vocabulary().await?;
+    let each = options.requests.div_ceil(options.datasets.len());
     let mut requests = Vec::new();
-    for dataset in &args.dataset {
-        requests.extend(dataset.requests(each, &alphabet, args.seed, 0)?);
+    for dataset in &options.datasets {
+        requests.extend(dataset.load()?.requests(each, &vocabulary, options.seed, 0));
     }
     for (seed, request) in (0..).zip(&mut requests).step_by(2) {
         request.parameters.temperature = Some(0.9);
@@ -182,21 +180,25 @@ async fn call_until(
     target: Target,
     known: Arc<Vec<Known>>,
     tally: Arc<Tally>,
-    mut random: StdRng,
+    mut random: Rng,
     cancel: f64,
 ) {
     while Instant::now() < end {
-        let chosen = &known[random.random_range(0..known.len())];
+        let chosen = &known[random.usize(0..known.len())];
         let mut request = chosen.request.clone();
         let tokens = u32::try_from(chosen.alone.len()).expect("few");
-        request.cancel_after = random.random_bool(cancel).then(|| random.random_range(0..=tokens));
+        request.cancel_after = (random.f64() < cancel).then(|| random.u32(0..=tokens));
         let (record, result) = target.ask(caller, &request).await;
         tally.tokens.fetch_add(record.ids.len() as u64, Ordering::Relaxed);
         tally.cached_tokens.fetch_add(record.cached_tokens.into(), Ordering::Relaxed);
-        let kind = if request.cancel_after.is_some() { &tally.cancelled } else { &tally.completed };
+        let wrong = judge(chosen, &request, &record, result);
+        let kind = match (&wrong, request.cancel_after) {
+            (Some(_), _) => &tally.wrong,
+            (None, Some(_)) => &tally.cancelled,
+            (None, None) => &tally.completed,
+        };
         kind.fetch_add(1, Ordering::Relaxed);
-        if let Some(wrong) = judge(chosen, &request, &record, result) {
-            tally.wrong.fetch_add(1, Ordering::Relaxed);
+        if let Some(wrong) = wrong {
             tally.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(wrong);
         }
     }
@@ -208,7 +210,7 @@ fn judge(known: &Known, request: &Request, record: &Record, result: Result<(), T
         return Some(error.to_string());
     }
     let (alone, ids) = (&known.alone, &record.ids);
-    // Whoever gives up has the beginning of the answer.
+    // A cancelled request has the beginning of the answer.
     let expected = if request.cancel_after.is_some() { alone.get(..ids.len()) } else { Some(&alone[..]) };
     (expected != Some(&ids[..])).then(|| {
         let at = alone.iter().zip(ids).take_while(|(one, other)| one == other).count();
@@ -216,29 +218,31 @@ fn judge(known: &Known, request: &Request, record: &Record, result: Result<(), T
     })
 }
 
-fn resident_mib(args: &SoakArgs) -> Result<Option<u64>, SoakError> {
-    let Some(pid) = args.watch else { return Ok(None) };
+fn resident_mib(options: &SoakOptions) -> Result<Option<u64>, SoakError> {
+    let Some(pid) = options.watch else { return Ok(None) };
     let bytes = memory::resident_bytes_of_family(&pid.to_string());
     bytes.map(|bytes| Some(bytes >> 20)).map_err(|source| SoakError::Watch { pid, source })
 }
 
-fn report(args: &SoakArgs, tally: &Tally, took: Duration, memory: Option<(u64, u64)>) {
+fn report(options: &SoakOptions, tally: &Tally, took: Duration, memory: Option<(u64, u64)>) -> String {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (completed, cancelled, wrong) = (read(&tally.completed), read(&tally.cancelled), read(&tally.wrong));
     let (tokens, cached, seconds) = (read(&tally.tokens), read(&tally.cached_tokens), took.as_secs_f64());
-    if args.json {
+    if options.json {
         let object = json!({
             "duration": seconds, "completed": completed, "cancelled": cancelled, "wrong": wrong,
             "total_output_tokens": tokens, "total_cached_tokens": cached, "resident_mib": memory.map(|(a, b)| [a, b]),
         });
-        println!("{object}");
-        return;
+        return format!("{object}\n");
     }
-    println!("{seconds:.0} s: {completed} requests answered, {cancelled} given up, {wrong} wrong;");
-    println!("{tokens} tokens, {:.0} a second; {cached} prompt tokens from the cache.", tokens as f64 / seconds);
-    if let Some((before, after)) = memory {
-        println!("memory: {before} MiB after a fifth of the time, {after} MiB at the end.");
-    }
+    let rate = tokens as f64 / seconds;
+    let memory = memory.map_or_else(String::new, |(before, after)| {
+        format!("memory: {before} MiB after a fifth of the time, {after} MiB at the end\n")
+    });
+    format!(
+        "{seconds:.0} s: {completed} requests completed, {cancelled} cancelled, {wrong} wrong\n\
+         {tokens} output tokens, {rate:.0} a second; {cached} prompt tokens from the prefix cache\n{memory}"
+    )
 }
 
 #[cfg(test)]
@@ -270,6 +274,6 @@ mod tests {
         }
         let wrong = judged(&[1, 9, 3], None).expect("another token");
         assert!(wrong.starts_with("3 tokens came, 3 alone, the first 1 are equal"), "{wrong}");
-        assert!(judge(&known, &known.request, &Record::new(), Err(TargetError::Refused("no".to_owned()))).is_some());
+        assert!(judge(&known, &known.request, &Record::new(), Err(TargetError::Broken("no".to_owned()))).is_some());
     }
 }

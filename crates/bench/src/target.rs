@@ -1,16 +1,18 @@
 //! The server that is measured.
 
+mod error;
 mod grpc;
 mod http;
 
-use crate::dataset::{Alphabet, Request};
+use crate::dataset::{Request, Vocabulary};
 use std::time::{Duration, Instant};
 
-/// How a server is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub use error::TargetError;
+
+/// The API by which a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// `peregrine.v1.Generation`.
-    #[value(skip)]
     Grpc,
     /// TGI's routes: /generate_stream, or /generate for whole answers.
     Generate,
@@ -19,7 +21,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// How reports call it.
+    /// The name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -30,54 +32,12 @@ impl Protocol {
     }
 }
 
-/// Why a request, or the server as a whole, cannot be measured.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TargetError {
-    /// An address that is none.
-    #[error("{address}: not an address: {reason}")]
-    Address {
-        /// It.
-        address: String,
-        /// Why not.
-        reason: String,
-    },
-    /// There is no connection.
-    #[error("{address}: cannot connect: {reason}")]
-    Connect {
-        /// To where.
-        address: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The server refused a request, or broke it off.
-    #[error("{0}")]
-    Refused(String),
-    /// The server's answer is not what its protocol says.
-    #[error("unexpected answer: {0}")]
-    Unexpected(String),
-    /// The answer did not end in time.
-    #[error("no complete answer within {0:?}")]
-    Late(Duration),
-}
-
-impl TargetError {
-    /// The layers above the system's own error say nothing more.
-    fn connect(address: &str, error: &dyn std::error::Error) -> Self {
-        let mut root = error;
-        while let Some(source) = root.source() {
-            root = source;
-        }
-        Self::Connect { address: address.to_owned(), reason: root.to_string() }
-    }
-}
-
 /// What a server says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerInfo {
     /// The model's name; empty where the protocol does not tell.
     pub model_id: String,
-    /// Backend and version, as far as it tells.
+    /// Version, backend and data type, as far as it tells.
     pub software: String,
 }
 
@@ -104,11 +64,11 @@ pub struct Arrival {
     pub tokens: u32,
 }
 
-/// What a request brought, as it came.
+/// What came in answer to a request.
 #[derive(Debug)]
 pub struct Record {
-    begin: Instant,
-    /// Every message.
+    start: Instant,
+    /// Every message with tokens.
     pub arrivals: Vec<Arrival>,
     /// The tokens, where the protocol tells their ids.
     pub ids: Vec<u32>,
@@ -123,7 +83,7 @@ pub struct Record {
 impl Record {
     pub(crate) fn new() -> Self {
         Self {
-            begin: Instant::now(),
+            start: Instant::now(),
             arrivals: Vec::new(),
             ids: Vec::new(),
             input_tokens: None,
@@ -132,10 +92,10 @@ impl Record {
         }
     }
 
-    /// Notes that so many tokens have come now.
+    /// A message with this many tokens has come now.
     fn arrived(&mut self, tokens: usize) {
         let tokens = u32::try_from(tokens).expect("a message is smaller than that");
-        self.arrivals.push(Arrival { at: self.begin.elapsed().as_secs_f32(), tokens });
+        self.arrivals.push(Arrival { at: self.start.elapsed().as_secs_f32(), tokens });
     }
 
     /// Tokens of the answer.
@@ -176,23 +136,24 @@ impl Target {
     pub async fn info(&self) -> Result<ServerInfo, TargetError> {
         match &self.kind {
             Kind::Grpc(grpc) => grpc.info().await,
-            Kind::Http(http) => Ok(http.info()),
+            Kind::Http(http) => Ok(http.info().clone()),
         }
     }
 
-    /// Of what random prompts for this server are made: its own tokens, where it tells them.
+    /// The tokens of which random prompts for this server are made: its own, where it tells them, else words.
     ///
     /// # Errors
     ///
     /// [`TargetError`].
-    pub async fn alphabet(&self) -> Result<Alphabet, TargetError> {
+    pub async fn vocabulary(&self) -> Result<Vocabulary, TargetError> {
         match &self.kind {
-            Kind::Grpc(grpc) => grpc.alphabet().await,
-            Kind::Http(_) => Ok(Alphabet::Words),
+            Kind::Grpc(grpc) => grpc.vocabulary().await,
+            Kind::Http(_) => Ok(Vocabulary::Words),
         }
     }
 
-    /// Sends the `index`-th request and takes down its answer. An error comes with what arrived before it.
+    /// Sends the `index`-th request and records its answer. An answer without error ended as its protocol says. An error
+    /// comes with what arrived before it.
     pub async fn ask(&self, index: usize, request: &Request) -> (Record, Result<(), TargetError>) {
         let mut record = Record::new();
         let answered = async {
@@ -203,5 +164,33 @@ impl Target {
         };
         let result = tokio::time::timeout(self.limit, answered).await;
         (record, result.unwrap_or(Err(TargetError::Late(self.limit))))
+    }
+}
+
+/// The server's URL, without a slash at its end.
+fn base_url(address: &str) -> Result<String, TargetError> {
+    let unusable = |reason: &str| TargetError::Address { address: address.to_owned(), reason: reason.to_owned() };
+    let host = match address.split_once("://") {
+        Some(("http", host)) => host,
+        Some((scheme, _)) => return Err(unusable(&format!("{scheme} is not supported"))),
+        None => address,
+    };
+    let host = host.trim_end_matches('/');
+    if host.is_empty() { Err(unusable("it names no host")) } else { Ok(format!("http://{host}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_hosts_with_ports_or_http_urls() {
+        assert_eq!(base_url("localhost:8080").expect("an address"), "http://localhost:8080");
+        assert_eq!(base_url("http://h:1/prefix/").expect("an address"), "http://h:1/prefix");
+        for (address, reason) in [("https://h:1", "https is not supported"), ("unix:///x", "unix is"), ("", "no host")]
+        {
+            let error = base_url(address).expect_err("no address").to_string();
+            assert!(error.contains(reason) && error.ends_with("expected HOST:PORT or http://HOST:PORT"), "{error}");
+        }
     }
 }

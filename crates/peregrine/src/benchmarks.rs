@@ -1,16 +1,19 @@
-//! `peregrine bench`: one module for each subcommand, or the one of the `bench` crate.
+//! `peregrine bench`: one module for each subcommand.
 
 mod backend;
 mod engine;
 mod latency;
 mod random_model;
+mod serve;
 mod simulate;
+mod soak;
 
+use crate::log;
+use crate::signals::Signals;
 use crate::threads::start_runtime;
 use anyhow::{Result, bail};
+use bench::Ended;
 use bench::engine::EngineArgs;
-use bench::serve::ServeArgs;
-use bench::soak::SoakArgs;
 use clap::{Args, Subcommand};
 use coordinator::{Coordinator, Status};
 use node::Published;
@@ -34,9 +37,12 @@ pub struct BenchArgs {
 #[derive(Subcommand, Debug)]
 enum BenchCommand {
     /// Put load on a server that runs, and measure throughput and latency.
-    Serve(ServeArgs),
-    /// Load a server for long, and hold every answer against the one that its request gets alone.
-    Soak(SoakArgs),
+    ///
+    /// Each run is printed and written when it ends; ctrl-c cancels the run under way and keeps those before it. Exit status: 0,
+    /// also if single requests failed, which are counted with their reasons; 1 if a run had no answer at all; 130 after ctrl-c.
+    Serve(serve::ServeArgs),
+    /// Load a server for long, and compare every answer with the one that its request gets alone.
+    Soak(soak::SoakArgs),
     /// Write a folder with a model of random weights, to measure a shape without its checkpoint.
     MakeModel(random_model::MakeModelArgs),
     /// Measure prefill and decode by batch size, straight at an engine that is started for it.
@@ -52,8 +58,8 @@ enum BenchCommand {
 /// Runs one benchmark.
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
     match args.command {
-        BenchCommand::Serve(args) => start_runtime()?.block_on(bench::serve::run(&args))?,
-        BenchCommand::Soak(args) => start_runtime()?.block_on(bench::soak::run(&args))?,
+        BenchCommand::Serve(args) => return start_runtime()?.block_on(serve::run(args)),
+        BenchCommand::Soak(args) => return start_runtime()?.block_on(soak::run(args)),
         BenchCommand::MakeModel(args) => random_model::run(&args)?,
         BenchCommand::Simulate(args) => simulate::run(&args)?,
         BenchCommand::Latency(args) => start_runtime()?.block_on(latency::run(args))?,
@@ -61,6 +67,26 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         BenchCommand::Engine(args) => start_runtime()?.block_on(engine::run(&args))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Resolves at ctrl-c, SIGTERM or SIGHUP, with the exit code for it. A second one ends the process at once.
+fn interrupted() -> Result<impl Future<Output = u8>> {
+    let mut signals = Signals::new()?;
+    Ok(async move {
+        let code = signals.next().await;
+        tokio::spawn(async move { std::process::exit(signals.next().await.into()) });
+        code
+    })
+}
+
+fn exit_code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Complete => ExitCode::SUCCESS,
+        Ended::Interrupted(code) => {
+            log::say("interrupted: what had ended before is reported");
+            code.into()
+        }
+    }
 }
 
 /// Waits until an engine can be measured.

@@ -1,15 +1,20 @@
 //! The figures under the names of vLLM's `bench serve`.
 
 use super::Run;
+use crate::environment::{Environment, rfc3339};
 use crate::metrics::{Distribution, itls_ms};
 use serde_json::{Map, Value, json};
 
 /// One run. With `detailed`, the times of each request, too.
-pub(crate) fn json(run: &Run, detailed: bool) -> Value {
+pub(crate) fn json(run: &Run, environment: &Environment, detailed: bool) -> Value {
     let metrics = &run.metrics;
     let tokens = (metrics.input_tokens + metrics.output_tokens) as f64;
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
+    put("date", json!(rfc3339(run.date)));
+    put("command", json!(environment.command));
+    put("version", json!(environment.version));
+    put("machine", json!(environment.machine));
     put("endpoint_type", json!(run.protocol));
     put("model_id", json!(run.model_id));
     put("server", json!(run.software));
@@ -22,6 +27,7 @@ pub(crate) fn json(run: &Run, detailed: bool) -> Value {
     put("duration", json!(metrics.duration));
     put("completed", json!(metrics.completed));
     put("failed", json!(metrics.failed));
+    put("failures", json!(run.failures));
     put("total_input_tokens", json!(metrics.input_tokens));
     put("total_cached_tokens", json!(metrics.cached_tokens));
     put("total_output_tokens", json!(metrics.output_tokens));
@@ -78,11 +84,11 @@ fn put_details(run: &Run, put: &mut impl FnMut(&str, Value) -> Option<Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::run;
+    use crate::report::tests::{environment, run};
 
     #[test]
     fn keys_are_those_of_vllm() {
-        let object = json(&run(), true);
+        let object = json(&run(), &environment(), true);
         for key in [
             "duration",
             "completed",
@@ -114,10 +120,14 @@ mod tests {
                 assert!(object[format!("{statistic}_{figure}_ms")].is_f64(), "{statistic} {figure}");
             }
         }
+        assert_eq!(object["date"], "2023-11-14T22:13:20Z");
+        assert_eq!(object["machine"], json!({"cpu": "CPU <1>", "cores": 2, "memory_bytes": 3u64 << 30, "os": "Linux"}));
+        assert_eq!((&object["command"], &object["version"]), (&json!("peregrine bench serve"), &json!("1.2.3")));
+        assert_eq!(object["failures"], json!([{"count": 1, "reason": "gone"}]));
         assert_eq!(object["median_ttft_ms"], 375.0);
         assert_eq!(object["request_rate"], "inf");
         assert_eq!(object["ttfts"], json!([0.5, 0.25, 0.0]));
         assert_eq!(object["errors"], json!(["", "", "gone"]));
-        assert!(json(&run(), false).get("itls").is_none());
+        assert!(json(&run(), &environment(), false).get("itls").is_none());
     }
 }

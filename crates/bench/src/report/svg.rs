@@ -1,75 +1,64 @@
 //! Plots as SVG.
 
+use super::style::Style;
 use std::fmt::Write;
 
-/// Inner size, and room for labels around it, in pixels.
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 280.0;
-const LEFT: f64 = 64.0;
+/// The plotted area, and what labels need around it, in pixels. Text is at most 16 pixels high: see the style sheet.
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 230.0;
+const LEFT: f64 = 72.0;
 const TOP: f64 = 12.0;
-const BOTTOM: f64 = 44.0;
-const RIGHT: f64 = 16.0;
+const BOTTOM: f64 = 50.0;
+const RIGHT: f64 = 24.0;
 
-/// Ticks of an axis, about.
-const TICKS: f64 = 5.0;
+/// About how many intervals an axis has.
+const INTERVALS: f64 = 5.0;
 
-/// Colours that also those tell apart who see few.
-pub(super) const COLOURS: [&str; 8] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#666666"];
-
-/// Curves over one pair of axes, both from 0 on.
+/// Curves and marks over one pair of axes, both from 0 on.
 pub(super) struct Plot<'a> {
     /// What is on the axes.
     pub(super) x: &'a str,
     pub(super) y: &'a str,
-    pub(super) series: Vec<Series>,
+    pub(super) curves: Vec<Curve>,
+    pub(super) marks: Vec<Mark>,
 }
 
-/// One curve.
-pub(super) struct Series {
+/// A polyline, with the name that is shown when it is pointed at.
+pub(super) struct Curve {
     pub(super) name: String,
-    pub(super) points: Vec<Point>,
-    /// Marks at the points.
-    pub(super) dots: bool,
+    pub(super) points: Vec<(f64, f64)>,
+    /// None: thin and grey.
+    pub(super) style: Option<Style>,
 }
 
 /// A point, with what is said of it when it is pointed at.
-pub(super) struct Point {
-    pub(super) x: f64,
-    pub(super) y: f64,
+pub(super) struct Mark {
+    pub(super) at: (f64, f64),
     pub(super) label: String,
+    pub(super) style: Style,
 }
 
 impl Plot<'_> {
     pub(super) fn svg(&self) -> String {
-        let points = || self.series.iter().flat_map(|series| &series.points);
-        let (x, y) = (Axis::over(points().map(|point| point.x)), Axis::over(points().map(|point| point.y)));
-        let place = |point: &Point| (LEFT + x.share(point.x) * WIDTH, TOP + (1.0 - y.share(point.y)) * HEIGHT);
+        let points =
+            || self.curves.iter().flat_map(|curve| &curve.points).chain(self.marks.iter().map(|mark| &mark.at));
+        let (x, y) = (Axis::over(points().map(|point| point.0)), Axis::over(points().map(|point| point.1)));
+        let place = |&(px, py): &(f64, f64)| (LEFT + x.share(px) * WIDTH, TOP + (1.0 - y.share(py)) * HEIGHT);
         let (width, height) = (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM);
-        let mut svg = format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\">\n");
+        let mut svg = format!("<svg class=\"plot\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n");
         self.axes(&x, &y, &mut svg);
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
-            let line: Vec<_> = series.points.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            let name = escape(&series.name);
-            let _ = writeln!(
-                svg,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\"><title>{name}</title></polyline>",
-                line.join(" ")
+        for curve in &self.curves {
+            let line: Vec<_> = curve.points.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            let stroke = curve.style.map_or_else(
+                || "class=\"join\"".to_owned(),
+                |Style { colour, dashes, .. }| format!("stroke=\"{colour}\" stroke-dasharray=\"{dashes}\""),
             );
-            for point in series.points.iter().filter(|_| series.dots) {
-                let ((x, y), label) = (place(point), escape(&point.label));
-                let _ = writeln!(
-                    svg,
-                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"><title>{label}</title></circle>"
-                );
-            }
+            let (line, name) = (line.join(" "), escape(&curve.name));
+            let _ = writeln!(svg, "<polyline points=\"{line}\" {stroke}><title>{name}</title></polyline>");
         }
-        for series in self.series.iter().filter(|series| series.dots) {
-            let Some((x, y)) = series.points.last().map(place) else { continue };
-            // Beside the last point, on the side where there is room.
-            let (x, anchor) = if x > LEFT + WIDTH / 2.0 { (x - 8.0, "end") } else { (x + 8.0, "start") };
-            let name = escape(&series.name);
-            let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{name}</text>", y + 4.0);
+        for Mark { at, label, style } in &self.marks {
+            let ((x, y), label) = (place(at), escape(label));
+            let _ = writeln!(svg, "{}<title>{label}</title></circle>", circle(x, y, *style));
         }
         svg.push_str("</svg>\n");
         svg
@@ -78,34 +67,36 @@ impl Plot<'_> {
     fn axes(&self, x: &Axis, y: &Axis, svg: &mut String) {
         let (right, bottom) = (LEFT + WIDTH, TOP + HEIGHT);
         for tick in x.ticks() {
-            let at = LEFT + x.share(tick) * WIDTH;
+            let (at, below, number) = (LEFT + x.share(tick) * WIDTH, bottom + 17.0, number(tick));
             let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{bottom}\"/>");
-            let _ = writeln!(
-                svg,
-                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-                bottom + 16.0,
-                number(tick)
-            );
+            let _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"{below}\" text-anchor=\"middle\">{number}</text>");
         }
         for tick in y.ticks() {
-            let at = TOP + (1.0 - y.share(tick)) * HEIGHT;
+            let (at, beside, number) = (TOP + (1.0 - y.share(tick)) * HEIGHT, LEFT - 6.0, number(tick));
             let _ = writeln!(svg, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{right}\"/>");
-            let _ = writeln!(
-                svg,
-                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                LEFT - 6.0,
-                at + 4.0,
-                number(tick)
-            );
+            let _ = writeln!(svg, "<text x=\"{beside}\" y=\"{:.1}\" text-anchor=\"end\">{number}</text>", at + 4.0);
         }
-        let (middle, low, height) = (LEFT + WIDTH / 2.0, bottom + 36.0, TOP + HEIGHT / 2.0);
-        let _ = writeln!(svg, "<text x=\"{middle}\" y=\"{low}\" text-anchor=\"middle\">{}</text>", escape(self.x));
-        let _ = writeln!(
-            svg,
-            "<text transform=\"translate(14 {height}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-            escape(self.y)
-        );
+        let (middle, low, height) = (LEFT + WIDTH / 2.0, bottom + 40.0, TOP + HEIGHT / 2.0);
+        let (x, y) = (escape(self.x), escape(self.y));
+        let _ = writeln!(svg, "<text x=\"{middle}\" y=\"{low}\" text-anchor=\"middle\">{x}</text>");
+        let turned = format!("translate(16 {height}) rotate(-90)");
+        let _ = writeln!(svg, "<text transform=\"{turned}\" text-anchor=\"middle\">{y}</text>");
     }
+}
+
+/// A run's line and mark, for a legend.
+pub(super) fn swatch(style: Style) -> String {
+    let Style { colour, dashes, .. } = style;
+    let line = format!("<path d=\"M1 7H37\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dashes}\"/>");
+    format!(
+        "<svg class=\"swatch\" viewBox=\"0 0 38 14\" aria-hidden=\"true\">{line}{}</circle></svg>",
+        circle(19.0, 7.0, style)
+    )
+}
+
+/// A mark without its end tag.
+fn circle(x: f64, y: f64, Style { colour, fill, .. }: Style) -> String {
+    format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{fill}\" stroke=\"{colour}\" stroke-width=\"2\">")
 }
 
 /// An axis from 0 to a round number.
@@ -118,9 +109,9 @@ impl Axis {
     fn over(values: impl Iterator<Item = f64>) -> Self {
         let most = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
         let most = if most > 0.0 { most } else { 1.0 };
-        let power = 10f64.powf((most / TICKS).log10().floor());
+        let power = 10f64.powf((most / INTERVALS).log10().floor());
         let round = [1.0, 2.0, 5.0, 10.0].map(|round| round * power);
-        let step = round.into_iter().find(|step| step * TICKS >= most).unwrap_or(10.0 * power);
+        let step = round.into_iter().find(|step| step * INTERVALS >= most).unwrap_or(10.0 * power);
         Self { step, end: (most / step).ceil() * step }
     }
 
@@ -134,10 +125,15 @@ impl Axis {
     }
 }
 
-/// Without digits that say nothing.
+/// Short: without zeros at the end, and with k or M for thousands or millions from 10,000 on.
 fn number(value: f64) -> String {
+    let (value, unit) = match value {
+        1e6.. => (value / 1e6, "M"),
+        1e4.. => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
     let text = format!("{value:.6}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// Text within HTML.
@@ -148,6 +144,7 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::style::style;
 
     #[test]
     fn axes_end_at_round_numbers() {
@@ -162,15 +159,17 @@ mod tests {
                 axis.end
             );
         }
-        assert_eq!((number(0.2), number(1500.0), number(0.0)), ("0.2".to_owned(), "1500".to_owned(), "0".to_owned()));
+        for (value, text) in [(0.2, "0.2"), (1500.0, "1500"), (0.0, "0"), (15_000.0, "15k"), (2.5e6, "2.5M")] {
+            assert_eq!(number(value), text);
+        }
     }
 
     #[test]
     fn points_are_where_they_belong() {
-        let point = |x, y| Point { x, y, label: "a < b".to_owned() };
-        let series = Series { name: "s".to_owned(), points: vec![point(0.0, 0.0), point(10.0, 1.0)], dots: true };
-        let svg = Plot { x: "x", y: "y", series: vec![series] }.svg();
-        assert!(svg.contains("points=\"64.0,292.0 704.0,12.0\"") && svg.contains("<title>a &lt; b</title>"), "{svg}");
-        assert_eq!(svg.matches("<circle").count(), 2);
+        let curve = Curve { name: "a < b".to_owned(), points: vec![(0.0, 0.0), (10.0, 1.0)], style: Some(style(9)) };
+        let mark = Mark { at: (5.0, 1.0), label: "c".to_owned(), style: style(0) };
+        let svg = Plot { x: "x", y: "y", curves: vec![curve], marks: vec![mark] }.svg();
+        assert!(svg.contains("points=\"72.0,242.0 472.0,12.0\"") && svg.contains("<title>a &lt; b</title>"), "{svg}");
+        assert!(svg.contains("stroke-dasharray=\"7 3\"") && svg.contains("cx=\"272.0\" cy=\"12.0\""), "{svg}");
     }
 }

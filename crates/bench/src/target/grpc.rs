@@ -1,9 +1,10 @@
 //! `peregrine.v1.Generation`.
 
-use super::{Record, ServerInfo, TargetError};
-use crate::dataset::{Alphabet, Prompt, Request};
-use tonic::Status;
+use super::error::shortened;
+use super::{Record, ServerInfo, TargetError, base_url};
+use crate::dataset::{Prompt, Request, Vocabulary};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
 
@@ -16,8 +17,7 @@ pub(super) struct Grpc(Vec<GenerationClient<Channel>>);
 
 impl Grpc {
     pub(super) async fn connect(address: &str, connections: usize) -> Result<Self, TargetError> {
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let endpoint = Endpoint::from_shared(url)
+        let endpoint = Endpoint::from_shared(base_url(address)?)
             .map_err(|error| TargetError::Address { address: address.to_owned(), reason: error.to_string() })?
             .tcp_nodelay(true);
         let mut clients = Vec::new();
@@ -38,8 +38,8 @@ impl Grpc {
         Ok(ServerInfo { model_id: info.model_id, software })
     }
 
-    pub(super) async fn alphabet(&self) -> Result<Alphabet, TargetError> {
-        let request = pb::TokenizeRequest { inputs: Alphabet::text() };
+    pub(super) async fn vocabulary(&self) -> Result<Vocabulary, TargetError> {
+        let request = pb::TokenizeRequest { inputs: Vocabulary::text() };
         let tokens = self.0[0].clone().tokenize(request).await?.into_inner().tokens;
         let mut ids: Vec<u32> = tokens.into_iter().map(|token| token.id).collect();
         ids.sort_unstable();
@@ -47,7 +47,7 @@ impl Grpc {
         if ids.len() < 2 {
             return Err(TargetError::Unexpected(format!("a text of hundreds of words has {} tokens", ids.len())));
         }
-        Ok(Alphabet::Ids(ids))
+        Ok(Vocabulary::Ids(ids))
     }
 
     pub(super) async fn ask(
@@ -61,19 +61,25 @@ impl Grpc {
         let message = to_pb(request);
         if !stream {
             let response = client.generate(message).await?.into_inner();
-            let details = response.details.unwrap_or_default();
+            let details = response.details.ok_or(TargetError::Incomplete { missing: "`details`" })?;
             record.ids = details.tokens.iter().map(|token| token.id).collect();
             note(&details, record);
             return Ok(());
         }
         let mut answer = client.generate_stream(message).await?.into_inner();
-        let enough = |record: &Record| request.cancel_after.is_some_and(|tokens| record.generated() >= tokens);
-        // Dropped, the stream ends for the server, too.
-        while !enough(record)
-            && let Some(message) = answer.message().await?
-        {
-            record.arrived(message.tokens.len());
+        let is_cancelled = |record: &Record| request.cancel_after.is_some_and(|tokens| record.generated() >= tokens);
+        let mut complete = false;
+        // Dropping the stream cancels the call.
+        while !is_cancelled(record) {
+            let Some(message) = answer.message().await? else {
+                let missing = "the last message, with `generated_text`,";
+                return if complete { Ok(()) } else { Err(TargetError::Incomplete { missing }) };
+            };
+            if !message.tokens.is_empty() {
+                record.arrived(message.tokens.len());
+            }
             record.ids.extend(message.tokens.iter().map(|token| token.id));
+            complete |= message.generated_text.is_some();
             if let Some(details) = &message.details {
                 note(details, record);
             }
@@ -109,6 +115,31 @@ fn to_pb(request: &Request) -> pb::GenerateRequest {
 
 impl From<Status> for TargetError {
     fn from(status: Status) -> Self {
-        Self::Refused(format!("{:?}: {}", status.code(), status.message()))
+        Self::Status { status: code_name(status.code()), message: shortened(status.message()) }
+    }
+}
+
+/// As gRPC's specification writes it: `INVALID_ARGUMENT`.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_written_as_in_the_specification() {
+        let names = [(Code::InvalidArgument, "INVALID_ARGUMENT"), (Code::Ok, "OK"), (Code::Unavailable, "UNAVAILABLE")];
+        for (code, name) in names {
+            assert_eq!(code_name(code), name);
+        }
     }
 }

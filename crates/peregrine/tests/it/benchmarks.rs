@@ -1,8 +1,10 @@
 //! `peregrine bench`. What is measured decides no test; that it is measured does.
 
-use crate::support::{Program, Server};
+use crate::support::{Program, Server, within};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// Runs `peregrine bench` with these arguments, which must succeed.
 async fn bench(arguments: &[&str]) -> String {
@@ -10,7 +12,7 @@ async fn bench(arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_server_is_measured_over_both_faces() {
+async fn a_server_is_measured_over_both_apis() {
     let server = Server::ready(["--max-concurrent-requests", "8"]).await;
     let (grpc, http) = (server.grpc.to_string(), server.http.to_string());
     let file = tempfile::tempdir().expect("a temporary folder");
@@ -29,7 +31,7 @@ async fn a_server_is_measured_over_both_faces() {
     let runs: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
     assert_eq!(runs.len(), 4);
     let html = std::fs::read_to_string(&html).expect("written");
-    assert!(html.contains("8+4-9/5, 4 at once") && html.matches("<svg").count() == 5, "{html}");
+    assert!(html.contains("8+4-9/5, 4 at once") && html.matches("<svg class=\"plot\"").count() == 5, "{html}");
     let first = &runs[0];
     assert_eq!(
         (&first["completed"], &first["failed"], &first["total_output_tokens"]),
@@ -38,17 +40,79 @@ async fn a_server_is_measured_over_both_faces() {
     assert_eq!((&first["model_id"], &first["max_concurrency"]), (&"falcon-demo".into(), &1.into()));
     let prompts = first["input_lens"].as_array().expect("a list");
     assert!(prompts.iter().all(|tokens| (12..=17).contains(&tokens.as_u64().expect("a number"))), "{first}");
+    assert!(first["date"].as_str().is_some_and(|date| date.ends_with('Z')), "{first}");
+    assert!(first["command"].as_str().is_some_and(|command| command.contains("bench serve --server")), "{first}");
+    assert!(first["machine"]["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{first}");
     assert!(first["request_goodput"].as_f64().expect("a number") > 0.0, "{first}");
 
     let whole = ["--http", "generate", "--no-stream", "--dataset", "8/5", "--request-rate", "100"];
     let table = bench(&[&["serve", "--server", &http][..], &whole, &load[..4]].concat()).await;
     assert!(table.contains("| 8/5 | 100 req/s | 6 / 0 |"), "{table}");
 
-    // Beyond the server's limit requests are refused; that is counted, and is no error of the benchmark.
+    // Beyond the server's limit requests are refused; that is counted with its reason, and is no error of the benchmark.
     let many = ["--num-prompts", "40", "--max-concurrency", "40", "--dataset", "8/400"];
     let table = bench(&[&["serve", "--server", &grpc][..], &many].concat()).await;
     let done: Option<u32> = table.split(" at once | ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-    assert!(done.is_some_and(|done| (8..40).contains(&done)), "{table}");
+    let done = done.unwrap_or_else(|| panic!("{table}"));
+    assert!((8..40).contains(&done), "{table}");
+    assert!(table.contains(&format!("| 8/400, 40 at once | {} × RESOURCE_EXHAUSTED: ", 40 - done)), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sweep_outlives_its_runs_and_its_end() {
+    let server = Server::ready(["--max-concurrent-requests", "8"]).await;
+    let (grpc, folder) = (server.grpc.to_string(), tempfile::tempdir().expect("a temporary folder"));
+    let json = folder.path().join("figures.json");
+    let common = ["bench", "serve", "--server", &grpc, "--num-warmups", "0", "--json", json.to_str().expect("UTF-8")];
+    let runs = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&json).expect("written");
+        text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+    };
+
+    // The second prompt is longer than the model allows.
+    let sweep = ["--dataset", "8/8,5000/8,16/8", "--num-prompts", "4"];
+    let ended = Program::new(common.iter().chain(&sweep)).run().await;
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let expected = "error: no request was answered in 1 of 3 runs; in 5000/8, 8 at once: 4 × INVALID_ARGUMENT: ";
+    assert!(ended.stderr.contains(expected), "{ended:?}");
+    assert!(ended.stdout.contains("| 16/8 | 8 at once | 4 / 0 |"), "{ended:?}");
+    let completed: Vec<_> = runs().iter().map(|run| run["completed"].as_u64()).collect();
+    assert_eq!(completed, [Some(4), Some(0), Some(4)]);
+
+    // Ctrl-c in the second run, which would take its time.
+    let sweep = ["--dataset", "8/8,8/1900", "--num-prompts", "50", "--max-concurrency", "1"];
+    let mut running = Program::new(common.iter().chain(&sweep)).start();
+    running.prints_text("| 8/8 | 1 at once | 50 / 0 |").await;
+    running.signal_group(Signal::INT);
+    let ended = running.end().await;
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    assert_eq!(ended.stderr, "interrupted: what had ended before is reported\n");
+    let completed: Vec<_> = runs().iter().map(|run| run["completed"].as_u64()).collect();
+    assert_eq!(completed, [Some(50)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_soak_that_is_interrupted_says_what_it_saw() {
+    let server = Server::ready(["--max-concurrent-requests", "8"]).await;
+    let address = server.grpc.to_string();
+    let small = ["--seconds", "600", "--requests", "4", "--concurrency", "4", "--dataset", "8/8", "--json"];
+    let running = Program::new(["bench", "soak", "--server", &address].iter().chain(&small)).start();
+    // Once all requests have been sent alone, and more.
+    within("some answers", async {
+        let answered = |metrics: &str| -> Option<u32> {
+            metrics.lines().find_map(|line| line.strip_prefix("tgi_request_success "))?.parse().ok()
+        };
+        while answered(&server.get("/metrics").await.body).is_none_or(|answered| answered < 20) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    running.signal(Signal::TERM);
+    let ended = running.end().await;
+    assert_eq!(ended.status.code(), Some(143), "{ended:?}");
+    let seen: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{ended:?}: {error}"));
+    assert!(seen["completed"].as_u64().is_some_and(|completed| completed > 0), "{seen}");
+    assert_eq!((&seen["wrong"], &seen["resident_mib"]), (&0.into(), &Value::Null), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -134,6 +198,12 @@ fn regressions_are_flagged() {
 async fn what_cannot_be_measured_is_an_error() {
     for (arguments, expected) in [
         (&["--server", "127.0.0.1:1"][..], "error: --server: 127.0.0.1:1: cannot connect: Connection refused"),
+        (
+            &["--server", "https://127.0.0.1:1"],
+            "error: --server: https://127.0.0.1:1: not an address: https is not supp",
+        ),
+        (&["--server", "127.0.0.1:1", "--json", "/nonexistent/x"], "error: /nonexistent/x: cannot write: No such file"),
+        (&["--dataset", "sharegpt:/nonexistent/x"], "error: --dataset: /nonexistent/x: No such file"),
         (&["--dataset", "128"], "is no dataset: expected IN/OUT"),
         (&["--request-rate", "0"], "is no rate"),
         (&["--goodput", "itl:5"], "is no service level"),

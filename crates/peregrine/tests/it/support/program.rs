@@ -154,6 +154,11 @@ impl Running {
         self.stdout.contains("").await;
     }
 
+    /// Waits until standard output contains `text`.
+    pub async fn prints_text(&mut self, text: &str) {
+        self.stdout.contains(text).await;
+    }
+
     /// The workers, in rank order, once there are `world` that load.
     pub async fn ranks(&self, world: usize) -> Vec<Process> {
         self.family.ranks(world).await
