@@ -72,17 +72,17 @@ pub struct EngineFigures {
 #[non_exhaustive]
 pub enum EngineError {
     /// The engine did not answer as it should.
-    #[error("the engine's gRPC face: {0}")]
-    Face(#[from] tonic::Status),
+    #[error("the engine's gRPC API: {0}")]
+    Status(#[from] tonic::Status),
     /// It cannot be reached.
-    #[error("the engine's gRPC face")]
+    #[error("the engine's gRPC API")]
     Connect(#[from] tonic::transport::Error),
     /// The process cannot tell its memory.
     #[error("reading the process's memory")]
     Memory(#[from] std::io::Error),
 }
 
-/// Measures the engine whose gRPC face is at `address`, in this process, and whose workers answer at once.
+/// Measures the engine whose gRPC API is at `address`, in this process, and whose workers answer at once.
 ///
 /// # Errors
 ///

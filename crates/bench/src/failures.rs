@@ -10,7 +10,7 @@ const REASONS_MAX: usize = 20;
 /// Requests of a run that failed for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// How many.
+    /// The number of such requests.
     pub count: usize,
     /// The reason, in the words of the first.
     pub reason: String,

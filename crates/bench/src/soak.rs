@@ -62,7 +62,7 @@ pub enum SoakError {
     /// A request failed, or was answered otherwise than alone.
     #[error("{count} requests went wrong (seed {seed}), the first: {first}")]
     Wrong {
-        /// How many.
+        /// The number of such requests.
         count: u64,
         /// The seed of the run.
         seed: u64,

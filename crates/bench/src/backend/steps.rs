@@ -93,9 +93,9 @@ impl<B: Backend> Runner<B> {
     fn step(&mut self, new: Vec<NewSequence>, retired: Vec<SeqId>, runs: Vec<SeqRun>) -> Result<Duration, StepError> {
         let plan = StepPlan { step: StepId(self.steps), new, retired, runs };
         self.steps += 1;
-        let begin = Instant::now();
+        let start = Instant::now();
         self.engine.step(plan, &[])?;
-        Ok(begin.elapsed())
+        Ok(start.elapsed())
     }
 }
 

@@ -40,11 +40,11 @@ fn measure(running: usize) -> Distribution {
     let mut times = Vec::new();
     for step in 0..WARM_UP_STEPS + STEPS {
         let result = answer(&ahead);
-        let begin = Instant::now();
+        let start = Instant::now();
         let plan = scheduler.plan().expect("no sequence ends so soon");
         let events = scheduler.commit(result).expect("it fits the plan");
         if step >= WARM_UP_STEPS {
-            times.push(begin.elapsed().as_secs_f64() * 1e6);
+            times.push(start.elapsed().as_secs_f64() * 1e6);
         }
         // In the first step each also says that it has started.
         assert!(events.len() <= 2 * running && plan.runs.len() == running, "every sequence runs in every step");
@@ -53,7 +53,7 @@ fn measure(running: usize) -> Distribution {
     Distribution::of(times)
 }
 
-/// Of which no two begin alike.
+/// The submission of a sequence. No two share a prefix.
 fn submission(seq: u64, max_new_tokens: usize) -> Submission {
     Submission {
         prompt: (0..PROMPT_TOKENS).map(|token| token + u32::try_from(seq).expect("few")).collect(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Requests at once in a closed loop, if no limit is given.
 const CONCURRENCY_DEFAULT: usize = 8;
 
-/// A server allows some 200 streams over one connection.
+/// A server allows about 200 streams over one connection.
 const STREAMS_PER_CONNECTION: usize = 64;
 const CONNECTIONS_MAX: usize = 16;
 

@@ -36,7 +36,7 @@ pub struct Published {
     pub what: &'static str,
     /// Its unit.
     pub unit: &'static str,
-    /// It.
+    /// The published value, in `unit`.
     pub value: f64,
     /// Requests that give it.
     pub check: Check,
