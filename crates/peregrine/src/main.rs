@@ -2,13 +2,14 @@
 //!
 //! The only place that reads arguments, handles signals and prints; what runs a model is assembled by `runtime`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod benchmarks;
 mod client;
 mod doctor;
 mod engine_args;
 mod generate;
+mod heap;
 mod input;
 mod log;
 mod output;

@@ -1,6 +1,7 @@
 //! `peregrine serve`.
 
 use crate::engine_args::{EngineArgs, ranks, seconds};
+use crate::heap;
 use crate::progress;
 use crate::signals::Signals;
 use crate::threads::start_runtime;
@@ -43,12 +44,13 @@ pub struct ServeArgs {
 
 /// Serves until a signal asks for the end, or the model cannot be loaded.
 pub fn run(args: ServeArgs) -> Result<ExitCode> {
+    heap::give_back_large_allocations();
+    server::raise_descriptor_limit();
     start_runtime()?.block_on(serve(args))
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let stall_limit = Duration::from_secs(args.stalled_stream_timeout);
-    server::raise_descriptor_limit();
     let bind = async |flag, addr: &str| {
         TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
     };
