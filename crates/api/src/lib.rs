@@ -9,6 +9,7 @@
 //! **Invariant:** no socket, clock, entropy or tokenizer: what validation needs of them is passed in.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod error;
 mod request;

@@ -9,6 +9,7 @@
 //! **Invariant:** a row's result is the same to the bit with any other rows, chunks of its sequence, blocks and
 //! threads: every sum has one order.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![deny(unsafe_code)]
 
 mod cache;

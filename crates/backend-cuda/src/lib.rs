@@ -14,6 +14,7 @@
 //!
 //! **Invariant:** a rank has one stream; whatever shares memory is in its order.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 // The driver's interface takes 32-bit numbers for what is counted in usize here, and each comes from a size that was checked
 // against the device's memory.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]

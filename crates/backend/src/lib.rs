@@ -13,6 +13,7 @@
 //! **Invariant:** no operation's result for a row depends on the other rows of its batch.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod batch;
 mod collective;

@@ -15,6 +15,7 @@
 //! the backends.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod arrivals;
 pub mod backend;

@@ -15,6 +15,7 @@
 //! **Invariants:** a step commits on all ranks or ends the epoch · the scheduler is touched by one task only.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod callers;
 mod config;

@@ -6,6 +6,7 @@
 //!   `StepResult`.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod engine;
 mod falcon;

@@ -9,6 +9,7 @@
 //! **Invariant:** nothing here knows a device, a file or a socket.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod config;
 mod fields;

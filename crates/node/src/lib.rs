@@ -10,6 +10,7 @@
 //! **Invariant:** every time here is a floor or a prediction, and says what it rests on.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod assumptions;
 mod batch;

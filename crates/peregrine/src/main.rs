@@ -2,6 +2,7 @@
 //!
 //! The only place that reads arguments, handles signals and prints; what runs a model is assembled by `runtime`.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![deny(unsafe_code)]
 
 mod benchmarks;

@@ -8,6 +8,7 @@
 //! **Invariant:** only this crate picks a backend. It reads no arguments, handles no signals and prints nothing.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod backends;
 pub mod demo;

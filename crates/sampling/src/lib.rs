@@ -12,6 +12,7 @@
 //! **Invariant:** no state but scratch space, no clock, no entropy.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod draw;
 pub mod philox;

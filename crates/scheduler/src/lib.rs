@@ -15,6 +15,7 @@
 //! whoever waits is overtaken by a bounded number of others.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod itl;
 mod pool;

@@ -7,6 +7,7 @@
 //! **Invariant:** an API only translates; it decides nothing about a request.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod accept;
 mod admission;

@@ -8,6 +8,7 @@
 //! **Invariant:** nothing here knows a tensor, a device, a socket or a clock.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 // Here, as every crate that needs it depends on this one: so it is the first error, and not one of many.
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]

@@ -9,6 +9,7 @@
 //! **Invariant:** no socket, clock or tensor; the only files read are the tokenizer's.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod cut;
 mod detokenizer;

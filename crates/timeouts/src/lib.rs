@@ -9,6 +9,7 @@
 //! paused container, a migrated machine, ctrl-z) and go on.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod backoff;
 mod step_time_limits;

@@ -11,6 +11,7 @@
 //! in which every tensor of the model lies within its file, in its shape. A file that is changed while a reader or a
 //! [`Mapped`] has it is not defended against: what is read then is undefined data, or SIGBUS if it was cut short.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 #![deny(unsafe_code)]
 
 mod checkpoint;

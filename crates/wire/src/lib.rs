@@ -9,6 +9,7 @@
 //! **Invariant:** no other crate sees the prost types of a step.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod connect;
 mod convert;

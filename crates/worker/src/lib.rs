@@ -8,6 +8,7 @@
 //! **Invariant:** one OS thread owns the device; everything else only passes plans to it and results from it.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod connection;
 mod device;

@@ -71,7 +71,11 @@ pub(super) const CRATES: &[Crate] = &[
         what: "the forward pass, once, generic over the backend; steps to batches",
         uses: Only(&["backend", "model", "step"]),
     },
-    Crate { name: "wire", what: "generated gRPC types and their fallible conversions", uses: Only(&["step"]) },
+    Crate {
+        name: "wire",
+        what: "generated gRPC types, their fallible conversions, and how a connection begins",
+        uses: Only(&["step"]),
+    },
     Crate {
         name: "worker",
         what: "one rank: the thread that owns the device, the control service",
