@@ -3,10 +3,12 @@
 //! Ranks are threads of this process, each with a backend of its own, that meet as the ranks of a service do. They run
 //! the same steps; what rank 0 takes for them is what counts. The hardware is probed in the same run, before and after.
 
+mod cpu;
 mod ranks;
 mod steps;
 
 use ::backend::{Backend, BackendError};
+pub use cpu::{CpuBenchError, CpuBenchOptions, run};
 use forward::StepError;
 use model::{FalconConfig, Part, Partition, Role, ShardTensor};
 use ranks::Ranks;

@@ -8,11 +8,12 @@
 //!   * [`environment`]: command line, version and machine, which stand in the reports.
 //! * [`soak`]: many requests at once and for long, each answer compared with the one that its request gets alone.
 //! * [`simulate`]: the real scheduler against the timed model of a node. Pure.
-//! * [`engine`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
+//! * [`latency`]: prefill and decode by batch size, straight at an engine.
+//! * [`overhead`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
 //! * [`backend`]: a backend alone, on a model of random weights, beside what its hardware can do.
+//! * [`make_model`]: a folder with a model of random weights, to measure a [`Shape`] without its checkpoint.
 //!
-//! **Invariant:** this crate knows a server by its public APIs only; the binary starts those that are measured, and makes
-//! the backends.
+//! Arguments, signals and the standard output are the binary's: here are plain options, and what was measured.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -20,23 +21,29 @@
 mod arrivals;
 pub mod backend;
 mod dataset;
-pub mod engine;
+mod engine;
 pub mod environment;
 mod failures;
+pub mod latency;
 mod load;
+pub mod make_model;
 mod memory;
 mod metrics;
+pub mod overhead;
 mod random;
 mod report;
 pub mod serve;
+mod shape;
 pub mod simulate;
 pub mod soak;
 mod target;
 
 pub use arrivals::Arrivals;
 pub use dataset::{Dataset, DatasetError, Parameters, Prompt, Request};
+pub use engine::NotReady;
 pub use environment::Environment;
 pub use failures::Failure;
 pub use metrics::{Distribution, Slo};
 pub use serve::Ended;
+pub use shape::Shape;
 pub use target::{Protocol, Target, TargetError};

@@ -3,7 +3,7 @@
 mod backend;
 mod engine;
 mod latency;
-mod random_model;
+mod make_model;
 mod serve;
 mod simulate;
 mod soak;
@@ -11,20 +11,33 @@ mod soak;
 use crate::log;
 use crate::signals::Signals;
 use crate::threads::start_runtime;
-use anyhow::{Result, bail};
-use bench::Ended;
-use bench::engine::EngineArgs;
-use clap::{Args, Subcommand};
-use coordinator::{Coordinator, Status};
-use node::Published;
+use anyhow::Result;
+use bench::{Ended, Shape};
+use clap::{Args, Subcommand, ValueEnum};
 use std::process::ExitCode;
 
-/// The config.json of the shape 1.3b.
-const SMALL_CONFIG: &[u8] = include_bytes!("benchmarks/shape-1.3b.json");
+/// A model's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ShapeArg {
+    /// 24 layers of 2,048 columns, 32 query heads, one KV head; 2.6 GB.
+    #[value(name = "1.3b")]
+    Small,
+    /// Falcon-7B; 13.8 GB.
+    #[value(name = "7b")]
+    Falcon7b,
+    /// A few million parameters, for tests.
+    #[value(name = "tiny", hide = true)]
+    Tiny,
+}
 
-/// The shape 7b.
-fn falcon_7b() -> &'static Published {
-    Published::find("huggingface-llm-falcon-7b-bf16").expect("it was published")
+impl From<ShapeArg> for Shape {
+    fn from(shape: ShapeArg) -> Self {
+        match shape {
+            ShapeArg::Small => Self::Small,
+            ShapeArg::Falcon7b => Self::Falcon7b,
+            ShapeArg::Tiny => Self::Tiny,
+        }
+    }
 }
 
 /// Arguments of `peregrine bench`.
@@ -44,7 +57,7 @@ enum BenchCommand {
     /// Load a server for long, and compare every answer with the one that its request gets alone.
     Soak(soak::SoakArgs),
     /// Write a folder with a model of random weights, to measure a shape without its checkpoint.
-    MakeModel(random_model::MakeModelArgs),
+    MakeModel(make_model::MakeModelArgs),
     /// Measure prefill and decode by batch size, straight at an engine that is started for it.
     Latency(latency::LatencyArgs),
     /// Measure the processor backend alone, on a model of random weights, beside what the processor can do.
@@ -52,7 +65,7 @@ enum BenchCommand {
     /// Predict throughput and latency of a node with GPUs: the real scheduler, and a clock that is computed.
     Simulate(simulate::SimulateArgs),
     /// Measure all but the model: streams from workers that answer at once, the scheduler alone, memory over many requests.
-    Engine(EngineArgs),
+    Engine(engine::OverheadArgs),
 }
 
 /// Runs one benchmark.
@@ -60,7 +73,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     match args.command {
         BenchCommand::Serve(args) => return start_runtime()?.block_on(serve::run(args)),
         BenchCommand::Soak(args) => return start_runtime()?.block_on(soak::run(args)),
-        BenchCommand::MakeModel(args) => random_model::run(&args)?,
+        BenchCommand::MakeModel(args) => make_model::run(args)?,
         BenchCommand::Simulate(args) => simulate::run(&args)?,
         BenchCommand::Latency(args) => start_runtime()?.block_on(latency::run(args))?,
         BenchCommand::Backend(args) => backend::run(&args)?,
@@ -86,15 +99,5 @@ fn exit_code(ended: Ended) -> ExitCode {
             log::say("interrupted: what had ended before is reported");
             code.into()
         }
-    }
-}
-
-/// Waits until an engine can be measured.
-async fn ready(coordinator: &Coordinator) -> Result<()> {
-    let mut status = coordinator.status();
-    let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. })).await?;
-    match &*loaded {
-        Status::Failed { reason } => bail!("{reason}"),
-        _ => Ok(()),
     }
 }

@@ -1,41 +1,40 @@
-//! `peregrine bench engine`: the coordinator and the gRPC API over a worker that answers at once.
+//! Arguments of `peregrine bench engine`.
 
-use super::ready;
 use crate::engine_args::{CudaArgs, worker_command};
 use crate::output::print;
-use anyhow::{Context, Result};
-use bench::engine::EngineArgs;
-use runtime::{BackendChoice, Engine, EngineOptions};
-use server::{DEFAULT_STALL_LIMIT, Listeners};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use anyhow::Result;
+use bench::overhead::OverheadOptions;
+use clap::{Args, value_parser};
 
-const LOOPBACK: &str = "127.0.0.1:0";
+/// Arguments of `peregrine bench engine`.
+#[derive(Args, Debug)]
+pub struct OverheadArgs {
+    /// Requests at once.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=8192))]
+    concurrency: u32,
+    /// Seconds for which tokens are counted.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Tokens of each answer while tokens are counted.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1024))]
+    output_len: u32,
+    /// Requests over which memory is watched.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = value_parser!(u32).range(1..=100_000_000))]
+    requests: u32,
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Measures, and prints what was measured.
-pub async fn run(args: &EngineArgs) -> Result<()> {
-    let options = EngineOptions {
-        backend: BackendChoice::Instant,
-        kv_tokens: Some(args.kv_tokens()),
-        max_batch_tokens: Some(args.concurrency + 512),
-        // A stream that has ended for its reader gives its place back a moment later.
-        max_concurrent_requests: Some(2 * args.concurrency),
-        ..EngineOptions::new(worker_command(&CudaArgs::default())?)
+pub async fn run(args: &OverheadArgs) -> Result<()> {
+    let options = OverheadOptions {
+        worker: worker_command(&CudaArgs::default())?,
+        concurrency: args.concurrency,
+        seconds: args.seconds,
+        output_len: args.output_len,
+        requests: args.requests,
     };
-    let Engine { coordinator, service } = Engine::start(&options, 1)?;
-    ready(&coordinator).await?;
-    let listeners = Listeners { grpc: TcpListener::bind(LOOPBACK).await?, http: TcpListener::bind(LOOPBACK).await? };
-    let address = listeners.grpc.local_addr()?.to_string();
-    let (end, ended) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(service, listeners, DEFAULT_STALL_LIMIT, async {
-        // The sender is dropped or used, which says the same.
-        let _ = ended.await;
-    }));
-    let figures = bench::engine::run(args, &address).await;
-    drop(end);
-    serving.await.context("the server")?;
-    coordinator.drain();
-    coordinator.ended().await;
-    let figures = figures?;
+    let figures = bench::overhead::run(&options).await?;
     print(&if args.json { format!("{}\n", figures.json()) } else { figures.markdown() })
 }

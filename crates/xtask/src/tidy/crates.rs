@@ -114,7 +114,21 @@ pub(super) const CRATES: &[Crate] = &[
         name: "bench",
         what: "all benchmarks: load on a server with its reports, an engine, a backend, the scheduler alone and by the clock of \
                `node`",
-        uses: Only(&["backend", "forward", "model", "node", "scheduler", "step", "testkit", "wire"]),
+        uses: Only(&[
+            "backend",
+            "backend-cpu",
+            "coordinator",
+            "forward",
+            "model",
+            "node",
+            "runtime",
+            "scheduler",
+            "server",
+            "step",
+            "testkit",
+            "weights",
+            "wire",
+        ]),
     },
     Crate { name: "peregrine", what: "the binary: arguments, signals and output", uses: Everything },
     Crate {
