@@ -147,12 +147,22 @@ impl Fleet {
         if std::mem::replace(&mut self.failed, true) { Change::None } else { Change::Failed }
     }
 
-    /// What went wrong, as far as it is known. No report is so long that it hides the others.
+    /// What went wrong, as far as it is known. What several ranks say alike is said once, and no report is so long that it
+    /// hides the others.
     pub(crate) fn reason(&self) -> String {
-        let report = |(rank, report): &(usize, Report)| {
-            format!("rank {rank}: {}", shortened(&report.to_string(), REPORT_BYTES_MAX))
-        };
-        self.reports.iter().map(report).collect::<Vec<_>>().join("; ")
+        let mut said: Vec<(String, Vec<String>)> = Vec::new();
+        for (rank, report) in &self.reports {
+            let report = report.to_string();
+            match said.iter_mut().find(|(other, _)| *other == report) {
+                Some((_, ranks)) => ranks.push(rank.to_string()),
+                None => said.push((report, vec![rank.to_string()])),
+            }
+        }
+        let told = said.iter().map(|(report, ranks)| {
+            let who = if ranks.len() == 1 { "rank" } else { "ranks" };
+            format!("{who} {}: {}", ranks.join(", "), shortened(report, REPORT_BYTES_MAX))
+        });
+        told.collect::<Vec<_>>().join("; ")
     }
 
     /// Bytes read and to be read, over all ranks; the second is 0 until all have begun.
@@ -238,6 +248,16 @@ mod tests {
         for (bytes_max, expected) in [(4, "aéb"), (3, "aé …"), (2, "a …"), (0, " …")] {
             assert_eq!(shortened("aéb", bytes_max), expected);
         }
+    }
+
+    #[test]
+    fn what_ranks_say_alike_is_said_once() {
+        let mut fleet = Fleet::new(4);
+        for rank in [2, 0, 3] {
+            fleet.on(rank, RankEvent::Error("no room".to_owned()));
+        }
+        fleet.on(1, RankEvent::Error("rank 2 left".to_owned()));
+        assert_eq!(fleet.reason(), "ranks 2, 0, 3: no room; rank 1: rank 2 left");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::parts::Found;
 use anyhow::{Context, Result, ensure};
 use backend::{Backend, Collective, Threads};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, discover};
-use forward::{Capacity, Engine, Falcon};
+use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
@@ -109,7 +109,7 @@ fn observe(model: &str, cases: &[&Case], end: Threads, options: &CudaOptions) ->
     cases.iter().enumerate().map(|(index, case)| forced(&mut engine, case, index as u64)).collect()
 }
 
-fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Result<Engine<Cuda>> {
+fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Result<ModelRunner<Cuda>> {
     let dir = model_dir(model);
     let checkpoint = Checkpoint::open(&dir)?;
     let config = checkpoint.config();
@@ -119,11 +119,11 @@ fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Res
     let cuda = Cuda::new(&options, Box::new(end))?;
     let kv_blocks = 2 * longest.div_ceil(BLOCK_TOKENS);
     let capacity = Capacity { kv_blocks, rows_max: longest.max(64), logits_rows_max: Cuda::LOGITS_ROWS_MAX };
-    Ok(Engine::new(Falcon::load(cuda, config, &partition, capacity, &source)?))
+    Ok(ModelRunner::new(Falcon::load(cuda, config, &partition, capacity, &source)?))
 }
 
 /// The log-probabilities of prompt and golden continuation, run as one prompt. Every second case has other KV blocks.
-fn forced(engine: &mut Engine<Cuda>, case: &Case, index: u64) -> Result<Observed> {
+fn forced(engine: &mut ModelRunner<Cuda>, case: &Case, index: u64) -> Result<Observed> {
     let tokens = case.forced_ids();
     let (seq, len) = (SeqId(index), tokens.len());
     let new = NewSequence {

@@ -6,7 +6,7 @@ use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{Alone, Backend};
 use backend_cuda::{Cuda, CudaOptions, discover};
-use forward::{Capacity, Engine, Falcon};
+use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
 use node::{Kernels, launches};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub struct RankRow {
 
 /// The engine, and what it has been asked so far.
 struct Runner {
-    engine: Engine<Cuda>,
+    engine: ModelRunner<Cuda>,
     step: u64,
     seq: u64,
     blocks: u32,
@@ -64,7 +64,7 @@ pub fn measure(name: &str) -> Result<Found> {
     let begun = Instant::now();
     let falcon = Falcon::load(cuda, config, &partition, capacity, &RandomWeights::new(fastrand::u64(..)))?;
     let loaded = begun.elapsed().as_secs_f64();
-    let engine = Engine::new(falcon);
+    let engine = ModelRunner::new(falcon);
     let mut runner =
         Runner { engine, step: 0, seq: 0, blocks: 0, rows_max, vocab: config.vocab as u32, retired: Vec::new() };
     let mut rows = Vec::new();

@@ -2,7 +2,7 @@
 
 use crate::RankSpec;
 use backend::{Backend, BackendError, MappedTensor, MappedWeight};
-use forward::{Capacity, Engine, Falcon, StepError, WeightSource};
+use forward::{Capacity, Falcon, ModelRunner, StepError, WeightSource};
 use half::bf16;
 use model::{Partition, ShardTensor};
 use std::ops::Range;
@@ -43,17 +43,17 @@ pub trait StepRunner {
     fn poll(&mut self) -> Result<Option<StepResult>, StepError>;
 }
 
-impl<B: Backend> StepRunner for Engine<B> {
+impl<B: Backend> StepRunner for ModelRunner<B> {
     fn steps_in_flight_max(&self) -> usize {
-        Engine::steps_in_flight_max(self)
+        ModelRunner::steps_in_flight_max(self)
     }
 
     fn begin(&mut self, plan: StepPlan, masks: &[SampleMask]) -> Result<(), StepError> {
-        Engine::begin(self, plan, masks)
+        ModelRunner::begin(self, plan, masks)
     }
 
     fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
-        Engine::poll(self)
+        ModelRunner::poll(self)
     }
 }
 
@@ -98,7 +98,7 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let kv_elements = partition.kv_bytes_per_token(config, 1) / config.head_dim * B::head_width(config.head_dim);
     let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * kv_elements * B::KV_ELEMENT_BYTES;
     Ok(Loaded {
-        runner: Box::new(Engine::new(falcon)),
+        runner: Box::new(ModelRunner::new(falcon)),
         weight_bytes: partition.weight_bytes(config, size_of::<bf16>()),
         kv_bytes: kv_bytes as u64,
     })

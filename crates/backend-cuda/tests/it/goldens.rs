@@ -3,7 +3,7 @@
 use crate::standin::install;
 use backend::{Collective, Threads};
 use backend_cuda::{Cuda, CudaOptions};
-use forward::{Capacity, Engine, Falcon};
+use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
 use std::time::Duration;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
@@ -20,7 +20,7 @@ const ROUNDING: [(&str, f32); 4] =
 /// Roundings of f32 on top of that may tip others.
 const SLACK: f32 = 1.5;
 
-fn load(model: &str, collective: Threads, deterministic: bool) -> Engine<Cuda> {
+fn load(model: &str, collective: Threads, deterministic: bool) -> ModelRunner<Cuda> {
     install();
     let dir = model_dir(model);
     let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
@@ -32,11 +32,11 @@ fn load(model: &str, collective: Threads, deterministic: bool) -> Engine<Cuda> {
     let options = CudaOptions { deterministic, wait_limit, ..CudaOptions::new(collective.rank()) };
     let backend = Cuda::new(&options, Box::new(collective)).expect("a device");
     let source = ShardSource(reader);
-    Engine::new(Falcon::load(backend, config, &partition, capacity, &source).expect("load"))
+    ModelRunner::new(Falcon::load(backend, config, &partition, capacity, &source).expect("load"))
 }
 
 /// The log-probabilities of prompt and golden continuation, run as one prompt in chunks of `chunk`.
-fn forced(engine: &mut Engine<Cuda>, case: &Case, chunk: usize) -> Vec<f32> {
+fn forced(engine: &mut ModelRunner<Cuda>, case: &Case, chunk: usize) -> Vec<f32> {
     let tokens = case.forced_ids();
     let seq = SeqId(1);
     let mut new = vec![NewSequence {

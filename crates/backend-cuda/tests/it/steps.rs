@@ -7,7 +7,7 @@ use backend::{
     Threads,
 };
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
-use forward::{Capacity, Engine, Falcon};
+use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
 use scheduler::{Event, Scheduler, SchedulerConfig, Submission};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const ROWS_MAX: usize = 24;
 const STEPS_MAX: usize = 1000;
 
 /// A rank of the model.
-pub fn load(options: &CudaOptions, collective: Threads) -> Engine<Cuda> {
+pub fn load(options: &CudaOptions, collective: Threads) -> ModelRunner<Cuda> {
     let dir = model_dir(MODEL);
     let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
     let config = checkpoint.config();
@@ -32,7 +32,7 @@ pub fn load(options: &CudaOptions, collective: Threads) -> Engine<Cuda> {
     let capacity = Capacity { kv_blocks: 64, rows_max: ROWS_MAX, logits_rows_max: 4 };
     let options = CudaOptions { device: collective.rank(), ..options.clone() };
     let backend = Cuda::new(&options, Box::new(collective)).expect("a device");
-    Engine::new(Falcon::load(backend, config, &partition, capacity, &ShardSource(reader)).expect("load"))
+    ModelRunner::new(Falcon::load(backend, config, &partition, capacity, &ShardSource(reader)).expect("load"))
 }
 
 /// A step of `rows` tokens of a sequence: the first step is its prompt, and all later ones run what was sampled.
@@ -84,7 +84,7 @@ fn requests() -> Vec<Submission> {
 type Outcome = Vec<Vec<u32>>;
 
 /// Runs all requests, of which a new one comes every other step.
-fn run(engine: &mut Engine<Cuda>) -> Outcome {
+fn run(engine: &mut ModelRunner<Cuda>) -> Outcome {
     let mut scheduler = Scheduler::new(SchedulerConfig {
         blocks: 64,
         step_rows_max: ROWS_MAX,

@@ -3,7 +3,7 @@
 use super::steps::{Runner, Work};
 use super::{BATCHES, BenchError, CONTEXT, DECODE_STEPS, PROMPTS, Place, Subject};
 use ::backend::Backend;
-use forward::{Capacity, Engine, Falcon};
+use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -86,5 +86,5 @@ fn make<B: Backend>(config: &model::FalconConfig, open: Open<'_, B>, place: Plac
     };
     let backend = open(place).map_err(failed)?;
     let falcon = Falcon::load(backend, config, &partition, capacity, &RandomWeights::new(0)).map_err(failed)?;
-    Ok(Runner::new(Engine::new(falcon), config.vocab))
+    Ok(Runner::new(ModelRunner::new(falcon), config.vocab))
 }

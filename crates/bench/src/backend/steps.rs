@@ -2,7 +2,7 @@
 
 use super::CONTEXT;
 use ::backend::Backend;
-use forward::{Engine, StepError};
+use forward::{ModelRunner, StepError};
 use std::time::{Duration, Instant};
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
 
@@ -27,7 +27,7 @@ pub(super) enum Work {
 
 /// One rank's engine, and what it has run.
 pub(super) struct Runner<B: Backend> {
-    engine: Engine<B>,
+    engine: ModelRunner<B>,
     vocab: usize,
     /// Every rank draws the same tokens.
     random: fastrand::Rng,
@@ -38,7 +38,7 @@ pub(super) struct Runner<B: Backend> {
 }
 
 impl<B: Backend> Runner<B> {
-    pub(super) fn new(engine: Engine<B>, vocab: usize) -> Self {
+    pub(super) fn new(engine: ModelRunner<B>, vocab: usize) -> Self {
         let random = fastrand::Rng::with_seed(1);
         Self { engine, vocab, random, steps: 0, running: Vec::new(), sequences: 0 }
     }

@@ -1,7 +1,7 @@
 //! Folders as transformers writes them: each gives what transformers answers, or is refused by name.
 
 use crate::support::{generate, load, on_all_ranks};
-use forward::Engine;
+use forward::ModelRunner;
 use testkit::goldens::{Tolerance, checkpoints};
 use weights::Checkpoint;
 
@@ -18,8 +18,9 @@ fn every_checkpoint_answers_as_transformers_does_or_is_refused_by_name() {
             continue;
         };
         for world in [1, 3] {
-            let observed =
-                on_all_ranks(world, |rank| generate(&mut Engine::new(load(&case.dir, rank).1), prompt, new_tokens, 7));
+            let observed = on_all_ranks(world, |rank| {
+                generate(&mut ModelRunner::new(load(&case.dir, rank).1), prompt, new_tokens, 7)
+            });
             for (rank, observed) in observed.iter().enumerate() {
                 assert_eq!(case.check(observed, Tolerance::F32), [""; 0], "rank {rank} of {world}");
             }

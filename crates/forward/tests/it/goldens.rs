@@ -2,7 +2,7 @@
 
 use crate::support::{generate, load, on_all_ranks};
 use backend::{Batch, BatchSeq, Reference, Threads};
-use forward::Engine;
+use forward::ModelRunner;
 use step::{BLOCK_TOKENS, BlockId, SeqId, SeqRun, StepId, StepPlan};
 use testkit::goldens::{Golden, LayerGolden, MODELS, Tolerance, model_dir};
 
@@ -41,7 +41,7 @@ fn short_cases_of_every_model_at_every_degree() {
         let case = &golden.cases[2];
         for world in [1, 2, 4, 8] {
             let observed = on_all_ranks(world, |rank| {
-                let mut engine = Engine::new(load(&model_dir(model), rank).1);
+                let mut engine = ModelRunner::new(load(&model_dir(model), rank).1);
                 generate(&mut engine, &case.prompt_ids, case.greedy.ids.len(), 7)
             });
             for (rank, observed) in observed.iter().enumerate() {
@@ -57,7 +57,7 @@ fn drafts_change_no_token() {
     let golden = Golden::of("falcon-demo");
     let case = golden.case("capital");
     let (prompt, ids) = (&case.prompt_ids, &case.greedy.ids);
-    let mut engine = Engine::new(load(&model_dir("falcon-demo"), Threads::connect(1).remove(0)).1);
+    let mut engine = ModelRunner::new(load(&model_dir("falcon-demo"), Threads::connect(1).remove(0)).1);
     let _ = generate(&mut engine, prompt, 1, 64);
     // Two drafts hold, the third does not, so four tokens come of one step, the last in place of the third draft.
     let drafts = vec![ids[1], ids[2], ids[3] ^ 1, ids[4]];

@@ -1,7 +1,7 @@
 //! A model on one rank or several, as threads of this process.
 
 use backend::{Collective, Reference, Threads};
-use forward::{Capacity, Engine, Falcon};
+use forward::{Capacity, Falcon, ModelRunner};
 use model::{FalconConfig, Partition};
 use std::path::Path;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
@@ -22,7 +22,12 @@ pub fn load(dir: &Path, collective: Threads) -> (FalconConfig, Falcon<Reference<
 }
 
 /// Runs a case on one rank, its prompt in chunks of `chunk`.
-pub fn generate(engine: &mut Engine<Reference<Threads>>, prompt: &[u32], new_tokens: usize, chunk: usize) -> Observed {
+pub fn generate(
+    engine: &mut ModelRunner<Reference<Threads>>,
+    prompt: &[u32],
+    new_tokens: usize,
+    chunk: usize,
+) -> Observed {
     let seq = SeqId(7);
     let mut new = vec![NewSequence {
         seq,

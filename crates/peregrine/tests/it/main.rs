@@ -6,6 +6,7 @@
 //! * [`connections`], [`descriptors`]: limits of connections, and of descriptors.
 //! * [`lifecycle`]: signals, and processes that die.
 //! * [`bad_input`]: models and flags that cannot work.
+//! * [`checkpoints`]: models in other spellings, and what is no checkpoint.
 //! * [`benchmarks`]: `peregrine bench`.
 //! * [`cuda`]: GPUs, which are stood in for.
 //! * [`generate_cli`]: `peregrine generate`.
@@ -20,6 +21,7 @@ mod apis;
 mod bad_input;
 mod benchmarks;
 mod cancel;
+mod checkpoints;
 mod connections;
 mod cuda;
 mod descriptors;

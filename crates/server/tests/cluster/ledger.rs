@@ -4,7 +4,7 @@
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights, Tensor,
 };
-use forward::{Capacity, Engine, Falcon, WeightSource};
+use forward::{Capacity, Falcon, ModelRunner, WeightSource};
 use half::bf16;
 use model::{FalconConfig, Partition, ShardTensor};
 use std::ops::Range;
@@ -19,11 +19,11 @@ const CONFIG: &str = r#"{"model_type": "falcon", "hidden_size": 24, "num_attenti
     "new_decoder_architecture": false, "layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048, "eos_token_id": 0}"#;
 
 /// The engine of one rank.
-pub fn engine(rank: usize, world: usize, kv_blocks: usize, rows_max: usize) -> Engine<Ledger> {
+pub fn engine(rank: usize, world: usize, kv_blocks: usize, rows_max: usize) -> ModelRunner<Ledger> {
     let config = FalconConfig::from_json(CONFIG.as_bytes()).expect("a config");
     let capacity = Capacity { kv_blocks, rows_max, logits_rows_max: 8 };
     let falcon = Falcon::load(Ledger, &config, &Partition::new(&config, rank, world), capacity, &NoWeights);
-    Engine::new(falcon.expect("there is nothing to load"))
+    ModelRunner::new(falcon.expect("there is nothing to load"))
 }
 
 /// Continues a sequence as it goes on when it is alone.

@@ -2,5 +2,6 @@
 
 mod directories;
 mod dtypes;
+mod notes;
 mod samples;
 mod shards;

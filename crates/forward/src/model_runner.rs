@@ -8,7 +8,7 @@ use std::time::Instant;
 use step::{BLOCK_TOKENS, NewSequence, Sample, SampleMask, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult};
 
 /// One rank's model and the sequences that it runs.
-pub struct Engine<B: Backend> {
+pub struct ModelRunner<B: Backend> {
     falcon: Falcon<B>,
     sequences: HashMap<SeqId, Sequence>,
     /// Slots of the device's tokens that no sequence has.
@@ -74,8 +74,8 @@ struct InFlight<B: Backend> {
     begun: Instant,
 }
 
-impl<B: Backend> Engine<B> {
-    /// An engine without sequences.
+impl<B: Backend> ModelRunner<B> {
+    /// A runner without sequences.
     #[must_use]
     pub fn new(falcon: Falcon<B>) -> Self {
         Self {
