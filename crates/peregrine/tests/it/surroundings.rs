@@ -51,3 +51,51 @@ async fn paths_need_not_be_text() {
     let expected = Program::new(["generate", PROMPT, "--max-new-tokens", "3"]).run().await.success();
     assert_eq!(said, expected);
 }
+
+/// The program, the libraries that it is linked with, a model, and the one file that tells how much memory there is: nothing
+/// else, also no other file of `/proc`.
+fn empty_root() -> TempDir {
+    let root = TempDir::new().expect("a temporary folder");
+    let program = Path::new(env!("CARGO_BIN_EXE_peregrine"));
+    let linked = std::process::Command::new("ldd").arg(program).output().expect("ldd tells the libraries");
+    let linked = String::from_utf8(linked.stdout).expect("UTF-8");
+    // As in `libc.so.6 => /lib/libc.so.6 (0x…)`, and the loader without an arrow.
+    let libraries: Vec<&str> = linked.split_whitespace().filter(|word| word.starts_with('/')).collect();
+    assert!(libraries.len() >= 2, "the loader and the C library at least: {linked}");
+    for library in libraries {
+        let to = root.path().join(&library[1..]);
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        std::fs::copy(library, to).expect("a copy");
+    }
+    std::fs::copy(program, root.path().join("peregrine")).expect("a copy");
+    std::fs::create_dir(root.path().join("proc")).expect("a folder");
+    let memory = std::fs::read("/proc/meminfo").expect("/proc");
+    std::fs::write(root.path().join("proc/meminfo"), memory).expect("a file");
+    copy_folder(&demo_model(), &root.path().join("model"));
+    root
+}
+
+/// A program whose root is there. Without the right to change it, it is changed in a user namespace.
+fn in_root(root: &Path, arguments: impl IntoIterator<Item = OsString>) -> Program {
+    let mut words: Vec<OsString> = vec!["chroot".into(), root.into(), "/peregrine".into()];
+    words.extend(arguments);
+    if rustix::process::geteuid().is_root() {
+        return Program::of(&words[0], &words[1..]);
+    }
+    words.splice(0..0, ["unshare", "--map-root-user"].map(OsString::from));
+    Program::of(&words[0], &words[1..])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_program_alone_in_an_empty_root_serves() {
+    let root = empty_root();
+    for world in ["1", "2"] {
+        let arguments = ["--model", "/model", "--tensor-parallel", world, "--threads-per-rank", "1"];
+        let server = Server::unheard(in_root(root.path(), Server::arguments(arguments))).await;
+        let answer = server.client().await.generate(greedy(PROMPT, 5)).await;
+        let expected = Server::ready(["--tensor-parallel", world, "--threads-per-rank", "1"]).await;
+        assert_eq!(answer.generated_text, expected.client().await.generate(greedy(PROMPT, 5)).await.generated_text);
+        server.stop().await;
+        expected.stop().await;
+    }
+}
