@@ -2,7 +2,7 @@
 
 use step::{Choice, ParamError, SamplingParams, SamplingSettings};
 
-use crate::{GenerateRequest, Inputs, Parameters, Priority};
+use crate::{GenerateRequest, Inputs, Parameters, Priority, ValidationError};
 
 const DEFAULT_MAX_NEW_TOKENS: u32 = 20;
 
@@ -21,12 +21,15 @@ pub struct Limits {
     pub max_top_n_tokens: u32,
     /// Tokens of the vocabulary.
     pub vocab_size: usize,
+    /// Bytes of its longest token.
+    pub token_bytes_max: usize,
 }
 
 impl Limits {
-    /// The limits that a model of `max_positions` positions and `vocab_size` tokens sets, and TGI's others.
+    /// The limits that a model of `max_positions` positions and `vocab_size` tokens of up to `token_bytes_max` bytes sets, and
+    /// TGI's others.
     #[must_use]
-    pub fn of_model(max_positions: usize, vocab_size: usize) -> Self {
+    pub fn of_model(max_positions: usize, vocab_size: usize, token_bytes_max: usize) -> Self {
         Self {
             max_input_length: max_positions - 1,
             max_total_tokens: max_positions,
@@ -34,145 +37,51 @@ impl Limits {
             max_stop_sequences: 4,
             max_top_n_tokens: 5,
             vocab_size,
+            token_bytes_max,
         }
+    }
+
+    /// Bytes of a text: as many as the longest prompt can have. A longer one is not tokenized, so that its length costs no
+    /// memory.
+    #[must_use]
+    pub fn max_input_bytes(&self) -> usize {
+        self.max_input_length.saturating_mul(self.token_bytes_max)
+    }
+
+    /// Holds a text against [`Limits::max_input_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`ValidationError::InputBytes`].
+    pub fn check_bytes(&self, text: &str) -> Result<(), ValidationError> {
+        let (max, given) = (self.max_input_bytes(), text.len());
+        if given > max {
+            return Err(ValidationError::InputBytes { max, tokens: self.max_input_length, given });
+        }
+        Ok(())
     }
 }
 
-/// Why a request is rejected. The messages are TGI's, where TGI has the rule.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// A request that keeps all limits but those of the prompt's tokens, which are not known yet. Only [`check`] makes one.
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum ValidationError {
-    /// More continuations than the limit.
-    #[error("`best_of` must be > 0 and <= {max}. Given: {given}")]
-    BestOf {
-        /// The limit.
-        max: usize,
-        /// What was asked for.
-        given: usize,
-    },
-    /// The limit is one continuation.
-    #[error("`best_of` != 1 is not allowed for this endpoint")]
-    BestOfDisabled,
-    /// Greedy continuations would all be the same.
-    #[error("you must use sampling when `best_of` is > 1")]
-    BestOfSampling,
-    /// One seed would make all continuations the same.
-    #[error("`seed` must not be set when `best_of` > 1")]
-    BestOfSeed,
-    /// Which continuation is best is known at the end only.
-    #[error("`best_of` != 1 is not supported when streaming tokens")]
-    BestOfStream,
-    /// Streams have no place for the prompt's tokens.
-    #[error("`decoder_input_details` == true is not supported when streaming tokens")]
-    PrefillDetailsStream,
-    /// More of the most probable tokens than the limit.
-    #[error("`top_n_tokens` must be >= 0 and <= {max}. Given: {given}")]
-    TopNTokens {
-        /// The limit.
-        max: u32,
-        /// What was asked for.
-        given: u32,
-    },
-    /// A sampling parameter is out of its range.
-    #[error(transparent)]
-    Sampling(#[from] ParamError),
-    /// Zero, or more than a prompt may have.
-    #[error("`truncate` must be strictly positive and less than {max}. Given: {given}")]
-    Truncate {
-        /// The limit, which is allowed although the message says "less than".
-        max: usize,
-        /// What was asked for.
-        given: usize,
-    },
-    /// Zero.
-    #[error("`max_new_tokens` must be strictly positive")]
-    MaxNewTokens,
-    /// Prompt and continuation are too long together.
-    #[error(
-        "`inputs` tokens + `max_new_tokens` must be <= {max}. Given: {input_length} `inputs` tokens and \
-         {max_new_tokens} `max_new_tokens`"
-    )]
-    MaxTotalTokens {
-        /// The limit.
-        max: usize,
-        /// Tokens of the prompt.
-        input_length: usize,
-        /// Tokens to be generated.
-        max_new_tokens: u32,
-    },
-    /// The prompt is too long.
-    #[error("`inputs` must have less than {max} tokens. Given: {input_length}")]
-    InputLength {
-        /// The limit, which is allowed although the message says "less than".
-        max: usize,
-        /// Tokens of the prompt.
-        input_length: usize,
-    },
-    /// The prompt has no token.
-    #[error("`inputs` cannot be empty")]
-    EmptyInput,
-    /// More stop strings than the limit.
-    #[error("`stop` supports up to {max} stop sequences. Given: {given}")]
-    StopSequence {
-        /// The limit.
-        max: usize,
-        /// How many there are.
-        given: usize,
-    },
-    /// The tokenizer cannot read the prompt.
-    #[error("tokenizer error {0}")]
-    Tokenizer(String),
-    /// The prompt is given twice.
-    #[error("`inputs` and `input_ids` must not both be set")]
-    BothInputs,
-    /// A token that the model does not know.
-    #[error("`input_ids` must be < {vocab_size}. Given: {id} at index {index}")]
-    TokenId {
-        /// Tokens of the vocabulary.
-        vocab_size: usize,
-        /// The token.
-        id: u32,
-        /// Its index in the prompt.
-        index: usize,
-    },
-    /// There is a grammar.
-    #[error("`grammar` is not supported yet")]
-    Grammar,
+pub struct CheckedRequest {
+    /// The prompt, not empty. Only its end counts if there is a `truncate`.
+    pub prompt: Inputs,
+    /// Keep so many tokens from the end of the prompt; within the limits.
+    pub truncate: Option<usize>,
+    /// All else; its prompt is empty.
+    request: ValidRequest,
 }
 
-impl ValidationError {
-    /// The field of the request that is at fault, as requests spell it.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::BestOf { .. } | Self::BestOfDisabled | Self::BestOfSampling | Self::BestOfStream => "best_of",
-            Self::BestOfSeed => "seed",
-            Self::PrefillDetailsStream => "decoder_input_details",
-            Self::TopNTokens { .. } => "top_n_tokens",
-            Self::Sampling(error) => error.field(),
-            Self::Truncate { .. } => "truncate",
-            Self::MaxNewTokens => "max_new_tokens",
-            Self::MaxTotalTokens { .. } | Self::InputLength { .. } | Self::EmptyInput | Self::Tokenizer(_) => "inputs",
-            Self::StopSequence { .. } => "stop",
-            Self::BothInputs | Self::TokenId { .. } => "input_ids",
-            Self::Grammar => "grammar",
-        }
-    }
-
-    /// The message as it stands in an answer.
-    #[must_use]
-    pub fn full_message(&self) -> String {
-        format!("Input validation error: {self}")
-    }
-}
-
-/// A request that can be run. Only [`validate`] makes one.
+/// A request that can be run. Only [`CheckedRequest::encode`] makes one.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ValidRequest {
     /// The prompt's tokens, after truncation: at least one, all within the vocabulary.
     pub prompt: Vec<u32>,
-    /// The prompt as it was given, before truncation; `None` if it was given as token ids.
+    /// The prompt as it was given, before truncation, if it is to be put before the generated text; `None` also if it was given
+    /// as token ids.
     pub text: Option<String>,
     /// The most tokens to generate; at least 1, and together with the prompt within the limit.
     pub max_new_tokens: u32,
@@ -217,49 +126,80 @@ impl ValidRequest {
     }
 }
 
-/// Checks `request` in TGI's order, so that the first error is the same, and tokenizes its prompt.
+/// Checks `request` in TGI's order, so that the first error is the same; its tokens come last.
 ///
 /// `stream`: the answer is wanted token by token. `fresh_seed`: for draws without a seed; a random number.
-/// `encode`: the tokens of a text, or why it has none.
 ///
 /// # Errors
 ///
 /// The first rule that the request breaks.
-pub fn validate(
+pub fn check(
     request: GenerateRequest,
     stream: bool,
     limits: &Limits,
     fresh_seed: u64,
-    encode: impl FnOnce(&str) -> Result<Vec<u32>, String>,
-) -> Result<ValidRequest, ValidationError> {
+) -> Result<CheckedRequest, ValidationError> {
     let GenerateRequest { inputs, parameters, stream: _, priority } = request;
     let best_of = check_best_of(&parameters, stream, limits)?;
     let sampling = sampling_params(&parameters, fresh_seed)?;
     let max_new_tokens = parameters.max_new_tokens.unwrap_or(DEFAULT_MAX_NEW_TOKENS);
     let top_n_tokens = parameters.top_n_tokens.unwrap_or(0);
     check_options(&parameters, max_new_tokens, top_n_tokens, best_of, limits)?;
-    let (prompt, text) = read_prompt(inputs, parameters.truncate, limits, encode)?;
-    let input_length = prompt.len();
-    if input_length.saturating_add(max_new_tokens as usize) > limits.max_total_tokens {
-        return Err(ValidationError::MaxTotalTokens { max: limits.max_total_tokens, input_length, max_new_tokens });
-    }
-    if input_length > limits.max_input_length {
-        return Err(ValidationError::InputLength { max: limits.max_input_length, input_length });
-    }
-    Ok(ValidRequest {
-        prompt,
+    check_prompt(&inputs, parameters.truncate, limits)?;
+    let return_full_text = parameters.return_full_text.unwrap_or(false);
+    let text = match &inputs {
+        Inputs::Text(text) if return_full_text => Some(text.clone()),
+        _ => None,
+    };
+    let request = ValidRequest {
+        prompt: Vec::new(),
         text,
         max_new_tokens,
         best_of: best_of as u32,
         stop: parameters.stop,
-        return_full_text: parameters.return_full_text.unwrap_or(false),
+        return_full_text,
         details: parameters.details || parameters.decoder_input_details,
         decoder_input_details: parameters.decoder_input_details,
         top_n_tokens,
         ignore_eos: parameters.ignore_eos,
         priority,
         sampling,
-    })
+    };
+    Ok(CheckedRequest { prompt: inputs, truncate: parameters.truncate, request })
+}
+
+impl CheckedRequest {
+    /// Tokenizes the prompt, if it is a text, and holds its tokens against the limits.
+    ///
+    /// `encode`: the tokens of a text, all within the vocabulary; of more than its second argument, if that is given, only
+    /// so many, from the end.
+    ///
+    /// # Errors
+    ///
+    /// Those of `encode`, or the first rule that the tokens break.
+    pub fn encode(
+        self,
+        limits: &Limits,
+        encode: impl FnOnce(&str, Option<usize>) -> Result<Vec<u32>, ValidationError>,
+    ) -> Result<ValidRequest, ValidationError> {
+        let Self { prompt, truncate, mut request } = self;
+        request.prompt = match prompt {
+            Inputs::Text(text) => encode(&text, truncate)?,
+            Inputs::Ids(ids) => last_ids(ids, truncate, limits)?,
+        };
+        let (input_length, max_new_tokens) = (request.prompt.len(), request.max_new_tokens);
+        // A text may have no token: Falcon's vocabulary lacks some bytes.
+        if input_length == 0 {
+            return Err(ValidationError::EmptyInput);
+        }
+        if input_length.saturating_add(max_new_tokens as usize) > limits.max_total_tokens {
+            return Err(ValidationError::MaxTotalTokens { max: limits.max_total_tokens, input_length, max_new_tokens });
+        }
+        if input_length > limits.max_input_length {
+            return Err(ValidationError::InputLength { max: limits.max_input_length, input_length });
+        }
+        Ok(request)
+    }
 }
 
 /// The number of continuations. TGI takes 0 for 1, except in streams.
@@ -335,35 +275,29 @@ fn check_options(
     Ok(())
 }
 
-/// The prompt's tokens, cut at the left, and its whole text.
-fn read_prompt(
-    inputs: Inputs,
-    truncate: Option<usize>,
-    limits: &Limits,
-    encode: impl FnOnce(&str) -> Result<Vec<u32>, String>,
-) -> Result<(Vec<u32>, Option<String>), ValidationError> {
-    let is_empty = match &inputs {
+fn check_prompt(inputs: &Inputs, truncate: Option<usize>, limits: &Limits) -> Result<(), ValidationError> {
+    let is_empty = match inputs {
         Inputs::Text(text) => text.is_empty(),
         Inputs::Ids(ids) => ids.is_empty(),
     };
     if is_empty {
         return Err(ValidationError::EmptyInput);
     }
-    if let Some(given) = truncate.filter(|&given| given == 0 || given > limits.max_input_length) {
-        return Err(ValidationError::Truncate { max: limits.max_input_length, given });
+    match (truncate, inputs) {
+        (Some(given), _) if given == 0 || given > limits.max_input_length => {
+            Err(ValidationError::Truncate { max: limits.max_input_length, given })
+        }
+        (None, Inputs::Text(text)) => limits.check_bytes(text),
+        _ => Ok(()),
     }
-    let (mut tokens, text) = match inputs {
-        Inputs::Text(text) => (encode(&text).map_err(ValidationError::Tokenizer)?, Some(text)),
-        Inputs::Ids(ids) => (ids, None),
-    };
-    if let Some(index) = tokens.iter().position(|&id| id as usize >= limits.vocab_size) {
-        return Err(ValidationError::TokenId { vocab_size: limits.vocab_size, id: tokens[index], index });
+}
+
+/// The last `truncate` of a prompt's ids, if that is given. Ids that are cut off must be in the vocabulary, too.
+fn last_ids(mut ids: Vec<u32>, truncate: Option<usize>, limits: &Limits) -> Result<Vec<u32>, ValidationError> {
+    if let Some(index) = ids.iter().position(|&id| id as usize >= limits.vocab_size) {
+        return Err(ValidationError::TokenId { vocab_size: limits.vocab_size, id: ids[index], index });
     }
-    // A text may have no token: Falcon's vocabulary lacks some bytes.
-    if tokens.is_empty() {
-        return Err(ValidationError::EmptyInput);
-    }
-    let surplus = truncate.map_or(0, |keep| tokens.len().saturating_sub(keep));
-    tokens.drain(..surplus);
-    Ok((tokens, text))
+    let surplus = truncate.map_or(0, |keep| ids.len().saturating_sub(keep));
+    ids.drain(..surplus);
+    Ok(ids)
 }

@@ -1,21 +1,26 @@
 //! Every rule of validation with its message, the order of the rules, and what a valid request comes to.
 
-use api::{ErrorBody, GenerateRequest, Inputs, Limits, Priority, ValidRequest, ValidationError, validate};
+use api::{ErrorBody, GenerateRequest, Inputs, Limits, Priority, ValidRequest, ValidationError};
 use serde_json::{Value, json};
 use step::{Choice, SamplingSettings};
 
 const FRESH_SEED: u64 = 77;
 
 fn limits() -> Limits {
-    Limits { max_input_length: 10, max_total_tokens: 30, ..Limits::of_model(2048, 1_000) }
+    Limits { max_input_length: 10, max_total_tokens: 30, ..Limits::of_model(2048, 1_000, 8) }
 }
 
 /// One token for each word: its length.
-fn encode(text: &str) -> Result<Vec<u32>, String> {
-    match text.contains("poison") {
-        true => Err("cannot read it".into()),
-        false => Ok(text.split_whitespace().map(|word| word.len() as u32).collect()),
+fn encode(text: &str, truncate: Option<usize>) -> Result<Vec<u32>, ValidationError> {
+    if text.contains("poison") {
+        return Err(ValidationError::Tokenizer("cannot read it".into()));
     }
+    let ids: Vec<u32> = text.split_whitespace().map(|word| word.len() as u32).collect();
+    Ok(ids[ids.len() - truncate.unwrap_or(ids.len()).min(ids.len())..].to_vec())
+}
+
+fn validate(request: GenerateRequest, stream: bool, limits: &Limits) -> Result<ValidRequest, ValidationError> {
+    api::check(request, stream, limits, FRESH_SEED)?.encode(limits, encode)
 }
 
 fn request(inputs: &str, parameters: Value) -> GenerateRequest {
@@ -24,7 +29,7 @@ fn request(inputs: &str, parameters: Value) -> GenerateRequest {
 }
 
 fn check(inputs: &str, parameters: Value, stream: bool) -> Result<ValidRequest, ValidationError> {
-    validate(request(inputs, parameters), stream, &limits(), FRESH_SEED, encode)
+    validate(request(inputs, parameters), stream, &limits())
 }
 
 #[test]
@@ -53,9 +58,11 @@ fn each_rule_has_its_message_and_its_field() {
         assert_eq!(ErrorBody::from(&error).error, format!("Input validation error: {message}"));
     }
 
-    let long = "word ".repeat(11);
+    // Ten tokens have at most eighty bytes.
+    let (long, longer) = ("word ".repeat(11), "w".repeat(81));
     let rows = [
         ("", json!({}), "`inputs` cannot be empty"),
+        (&*longer, json!({}), "`inputs` must have at most 80 bytes, as many as 10 tokens can have. Given: 81 bytes"),
         ("  ", json!({}), "`inputs` cannot be empty"),
         ("poison", json!({}), "tokenizer error cannot read it"),
         (&*long, json!({"max_new_tokens": 19}), "`inputs` must have less than 10 tokens. Given: 11"),
@@ -92,7 +99,7 @@ fn streams_have_rules_of_their_own() {
     assert!(check("a", json!({"best_of": 1}), true).is_ok());
 
     let one = Limits { max_best_of: 1, ..limits() };
-    let disabled = validate(request("a", json!({"best_of": 2})), false, &one, FRESH_SEED, encode).unwrap_err();
+    let disabled = validate(request("a", json!({"best_of": 2})), false, &one).unwrap_err();
     assert_eq!(disabled.to_string(), "`best_of` != 1 is not allowed for this endpoint");
 }
 
@@ -123,12 +130,25 @@ fn the_first_error_is_the_same() {
     }
     assert_eq!(check("", parameters.clone(), false), Err(ValidationError::EmptyInput));
     let long = "word ".repeat(12);
+    assert!(long.len() <= limits().max_input_bytes());
     assert_eq!(check(&long, parameters.clone(), false).unwrap_err().field(), "truncate");
     parameters["truncate"] = json!(null);
     assert!(matches!(check(&long, parameters.clone(), false), Err(ValidationError::MaxTotalTokens { .. })));
     parameters["max_new_tokens"] = json!(1);
     assert!(matches!(check(&long, parameters.clone(), false), Err(ValidationError::InputLength { .. })));
     assert!(check("word", parameters, false).is_ok());
+}
+
+/// A text that is too long for its bytes alone is never tokenized, unless only its end counts.
+#[test]
+fn texts_beyond_any_prompt_are_not_tokenized() {
+    let with =
+        |bytes: usize, parameters: Value| api::check(request(&"w".repeat(bytes), parameters), false, &limits(), 0);
+    assert!(with(80, json!({})).is_ok());
+    assert_eq!(with(81, json!({})), Err(ValidationError::InputBytes { max: 80, tokens: 10, given: 81 }));
+    assert_eq!(with(81, json!({"temperature": 0.0})).unwrap_err().field(), "temperature");
+    assert_eq!(with(4_000_000, json!({"truncate": 10})).unwrap().truncate, Some(10));
+    assert!(Limits { token_bytes_max: usize::MAX, ..limits() }.check_bytes("w").is_ok());
 }
 
 #[test]
@@ -142,8 +162,8 @@ fn limits_are_inclusive_although_the_messages_say_less() {
 #[test]
 fn defaults() {
     let bare: GenerateRequest = serde_json::from_value(json!({"inputs": "a bc"})).unwrap();
-    let valid = validate(bare, false, &limits(), FRESH_SEED, encode).unwrap();
-    assert_eq!((valid.prompt.as_slice(), valid.text.as_deref()), (&[1, 2][..], Some("a bc")));
+    let valid = validate(bare, false, &limits()).unwrap();
+    assert_eq!((valid.prompt.as_slice(), valid.text.as_deref()), (&[1, 2][..], None));
     assert_eq!((valid.max_new_tokens, valid.best_of, valid.top_n_tokens), (20, 1, 0));
     assert_eq!(valid.sampling(0), step::SamplingParams::GREEDY);
     assert_eq!(valid.seed(0), None);
@@ -155,8 +175,9 @@ fn defaults() {
 #[test]
 fn truncation_keeps_the_last_tokens_and_the_whole_text() {
     let long = "a bb ccc dddd ".repeat(10);
-    let valid = check(&long, json!({"truncate": 3}), false).unwrap();
+    let valid = check(&long, json!({"truncate": 3, "return_full_text": true}), false).unwrap();
     assert_eq!((valid.prompt.as_slice(), valid.text.as_deref()), (&[2, 3, 4][..], Some(&*long)));
+    assert_eq!(check(&long, json!({"truncate": 3}), false).unwrap().text, None, "nobody needs it");
     assert_eq!(check("a bb", json!({"truncate": 3}), false).unwrap().prompt, [1, 2]);
 }
 
@@ -164,7 +185,7 @@ fn truncation_keeps_the_last_tokens_and_the_whole_text() {
 fn prompts_of_token_ids() {
     let with = |inputs| {
         let request = GenerateRequest { inputs, ..request("", json!({"truncate": 2})) };
-        validate(request, false, &limits(), FRESH_SEED, |_| unreachable!("there is no text"))
+        api::check(request, false, &limits(), FRESH_SEED)?.encode(&limits(), |_, _| unreachable!("there is no text"))
     };
     let valid = with(Inputs::Ids(vec![5, 6, 7])).unwrap();
     assert_eq!((valid.prompt.as_slice(), valid.text), (&[6, 7][..], None));
@@ -220,7 +241,7 @@ fn the_payload_of_the_notebook() {
     });
     let request: GenerateRequest = serde_json::from_value(payload).unwrap();
     assert!(request.stream);
-    let valid = validate(request, true, &limits(), FRESH_SEED, encode).unwrap();
+    let valid = validate(request, true, &limits()).unwrap();
     assert_eq!(valid.stop, ["<|endoftext|>", "</s>"]);
     assert_eq!((valid.details, valid.seed(0)), (true, Some(9)));
     let settings = *valid.sampling(0).settings();

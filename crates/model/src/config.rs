@@ -36,7 +36,7 @@ pub struct FalconConfig {
     pub bias: bool,
     /// The output projection is the embedding table.
     pub tied: bool,
-    /// Tokens that end a text.
+    /// Tokens that end a text, as far as this file names them.
     pub eos: Vec<u32>,
 }
 
@@ -162,6 +162,7 @@ impl FalconConfig {
         fields.only("head_dim", &Value::from(hidden / q_heads))?;
         let max_positions = fields.size(&["max_position_embeddings"])?.unwrap_or(2048);
         let positions = positions(&fields, hidden / q_heads, max_positions)?;
+        let vocab = fields.size(&["vocab_size"])?.unwrap_or(65_024);
         Ok(Self {
             hidden,
             layers,
@@ -169,7 +170,7 @@ impl FalconConfig {
             kv_heads,
             head_dim: hidden / q_heads,
             ffn: fields.size(&["ffn_hidden_size"])?.unwrap_or(4 * hidden),
-            vocab: fields.size(&["vocab_size"])?.unwrap_or(65_024),
+            vocab,
             max_positions,
             norm_eps: fields.positive_float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
             norms: norms(&fields, grouped)?,
@@ -177,7 +178,7 @@ impl FalconConfig {
             positions,
             bias: fields.flag("bias")?.unwrap_or(false),
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(true),
-            eos: fields.token_ids("eos_token_id")?.unwrap_or_else(|| vec![11]),
+            eos: eos(&fields, vocab)?,
         })
     }
 
@@ -214,6 +215,13 @@ impl FalconConfig {
     pub fn parameters(&self) -> u64 {
         crate::tensors(self).iter().map(|tensor| tensor.elements() as u64).sum()
     }
+}
+
+/// The ends of a text: none if `eos_token_id` is null or an empty list; if it is absent 11, FalconConfig's default, where
+/// the model has that token.
+fn eos(fields: &Fields, vocab: usize) -> Result<Vec<u32>, ConfigError> {
+    let default = (!fields.has("eos_token_id") && vocab > 11).then_some(11);
+    Ok(fields.token_ids("eos_token_id")?.unwrap_or_else(|| default.into_iter().collect()))
 }
 
 fn attention(fields: &Fields, grouped: bool, q_heads: usize) -> Result<(AttentionLayout, usize), ConfigError> {

@@ -77,6 +77,11 @@ impl Fields {
         value.as_str().map(Some).ok_or_else(|| self.invalid(field, "a string", value))
     }
 
+    /// Whether the object has `name`, be it null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
     /// A token id, or a list of them.
     pub(crate) fn token_ids(&self, name: &'static str) -> Result<Option<Vec<u32>>, ConfigError> {
         let Some((field, value)) = self.find(&[name]) else { return Ok(None) };

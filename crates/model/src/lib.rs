@@ -2,6 +2,7 @@
 //! over ranks.
 //!
 //! * [`FalconConfig`] reads every variant from the config's fields, never from a layer count.
+//! * [`generation_eos`] reads the ends of a text from a `generation_config.json`.
 //! * [`Partition`] says which query heads, KV heads, feed-forward columns and vocabulary rows a rank owns.
 //! * [`tensors`] lists every tensor of a model with its shape and [`Cut`]; [`TensorNames`] finds them under the names
 //!   that a checkpoint stores; [`shard`] turns the list into the pieces that one rank reads.
@@ -13,6 +14,7 @@
 
 mod config;
 mod fields;
+mod generation_config;
 mod keys;
 mod names;
 mod partition;
@@ -20,6 +22,7 @@ mod rope;
 mod tensors;
 
 pub use config::{AttentionLayout, ConfigError, FalconConfig, LayerNorms, Positions};
+pub use generation_config::generation_eos;
 pub use names::{NamesError, TensorNames};
 pub use partition::{LocalGroup, Partition, cut_range};
 pub use rope::{Rope, RopeScaling};

@@ -58,6 +58,9 @@ pub struct EngineArgs {
     /// The most tokens of a prompt and its continuation; the model's positions if not given, or the KV cache's room.
     #[arg(long, value_name = "N")]
     max_total_tokens: Option<usize>,
+    /// Threads that tokenize prompts, beside those of the ranks.
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::TOKENIZER_THREADS as u32, value_parser = value_parser!(u32).range(1..=64))]
+    tokenizer_threads: u32,
     /// Threads that compute in each rank; an even share of the cores if not given. (cpu)
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1024))]
     threads_per_rank: Option<u32>,
@@ -134,6 +137,7 @@ impl EngineArgs {
             check_invariants: self.check_invariants,
             max_input_length: self.max_input_length,
             max_total_tokens: self.max_total_tokens,
+            tokenizer_threads: self.tokenizer_threads as usize,
             threads_per_rank: self.threads_per_rank.map(|threads| threads as usize),
             isa: self.isa,
             collective_limit: Duration::from_secs(self.collective_timeout.into()),

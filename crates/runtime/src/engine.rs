@@ -1,12 +1,13 @@
 //! A model with its workers and the service over them.
 
+use crate::end_of_text::{compare_vocabularies, end_of_text};
 use crate::launch::Launch;
 use crate::{BackendChoice, CudaSettings, EngineError, Room, Wanted, WorkerCommand, demo, find_room};
 use api::Limits;
 use backend_cpu::Isa;
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
-use server::{Info, Service};
+use server::{Info, Service, TokenizerPool};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
@@ -41,6 +42,8 @@ pub struct EngineOptions {
     pub max_input_length: Option<usize>,
     /// The most tokens of a sequence; `None`: what model and KV cache allow.
     pub max_total_tokens: Option<usize>,
+    /// Threads that tokenize prompts.
+    pub tokenizer_threads: usize,
     /// Threads that compute in each rank; `None`: an even share of the cores. (cpu)
     pub threads_per_rank: Option<usize>,
     /// The instruction set; `None`: the best that the processor has. (cpu)
@@ -68,6 +71,9 @@ impl EngineOptions {
     /// connecting NCCL and recording graphs, which read none, take a minute at most.
     pub const LOAD_LIMIT_S: u32 = 300;
 
+    /// [`Self::tokenizer_threads`], where nobody says how many.
+    pub const TOKENIZER_THREADS: usize = 2;
+
     /// The demo model, with what is chosen where nobody says.
     #[must_use]
     pub fn new(worker: WorkerCommand) -> Self {
@@ -85,6 +91,7 @@ impl EngineOptions {
             check_invariants: false,
             max_input_length: None,
             max_total_tokens: None,
+            tokenizer_threads: Self::TOKENIZER_THREADS,
             threads_per_rank: None,
             isa: None,
             collective_limit: Duration::from_secs(Self::COLLECTIVE_LIMIT_S.into()),
@@ -124,6 +131,8 @@ impl Engine {
         }
         let config = check(&model_dir, options.backend)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
+        compare_vocabularies(&config, &tokenizer)?;
+        let eos = end_of_text(&model_dir, &config, &tokenizer)?;
         let backend = options.backend.resolve(world)?;
         let requests_most = options.max_concurrent_requests.unwrap_or(CONCURRENT_REQUESTS_MOST);
         let wanted = Wanted {
@@ -140,9 +149,11 @@ impl Engine {
             model_id: model_id(&model_dir),
             backend: backend.to_owned(),
             tensor_parallel: world,
-            limits: options.limits(&config, kv_tokens as usize, max_concurrent_requests)?,
+            limits: options.limits(&config, &tokenizer, kv_tokens as usize, max_concurrent_requests)?,
             max_concurrent_requests: max_concurrent_requests as usize,
         };
+        let tokenizing = TokenizerPool::start(tokenizer, options.tokenizer_threads, info.max_concurrent_requests)
+            .map_err(EngineError::TokenizerThreads)?;
         let launch = Launch::new(backend, world, &options.cuda)?;
         let processes = ProcessConfig {
             program: options.worker.program.clone(),
@@ -160,7 +171,7 @@ impl Engine {
         tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", room.step_rows);
         let scheduling = options.scheduling(world, room, max_concurrent_requests);
         let coordinator = Coordinator::start(scheduling, Workers::Processes(processes));
-        let service = Service::new(coordinator.clone(), tokenizer, config.eos, info);
+        let service = Service::new(coordinator.clone(), tokenizing, eos, info);
         Ok(Self { coordinator, service })
     }
 }
@@ -200,7 +211,13 @@ impl EngineOptions {
         }
     }
 
-    fn limits(&self, config: &FalconConfig, room: usize, requests: u32) -> Result<Limits, EngineError> {
+    fn limits(
+        &self,
+        config: &FalconConfig,
+        tokenizer: &Tokenizer,
+        room: usize,
+        requests: u32,
+    ) -> Result<Limits, EngineError> {
         let positions = config.max_positions;
         let total = self.max_total_tokens.unwrap_or_else(|| positions.min(room));
         if !(2..=positions).contains(&total) {
@@ -213,7 +230,7 @@ impl EngineOptions {
         if !(1..=most).contains(&input) {
             return Err(EngineError::InputLength { input, most });
         }
-        let limits = Limits::of_model(positions, config.vocab);
+        let limits = Limits::of_model(positions, config.vocab, tokenizer.token_bytes_max());
         // Each sequence of a request counts as one of those that may run or wait.
         let max_best_of = limits.max_best_of.min(requests as usize);
         Ok(Limits { max_input_length: input, max_total_tokens: total, max_best_of, ..limits })

@@ -3,7 +3,7 @@
 use backend::CollectiveError;
 use backend_cuda::DiscoverError;
 use std::path::PathBuf;
-use text::TokenizerError;
+use text::{EosError, TokenizerError};
 use weights::WeightsError;
 
 /// Why an engine cannot be started.
@@ -25,9 +25,20 @@ pub enum EngineError {
     /// The model's config.json.
     #[error(transparent)]
     Config(#[from] WeightsError),
-    /// The model's tokenizer.json.
+    /// The model's tokenizer.json, or a file beside it.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// A file names an end of text that the model does not have.
+    #[error("{}/{error}", .dir.display())]
+    EndOfText {
+        /// The model's folder.
+        dir: PathBuf,
+        /// The file, its key and the token.
+        error: EosError,
+    },
+    /// Threads of the tokenizer.
+    #[error("--tokenizer-threads: cannot start a thread: {0}")]
+    TokenizerThreads(std::io::Error),
     /// The GPUs that were asked for.
     #[error("--backend cuda: {0}")]
     Gpus(DiscoverError),

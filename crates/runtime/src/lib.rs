@@ -12,6 +12,7 @@
 
 mod backends;
 pub mod demo;
+mod end_of_text;
 mod engine;
 mod error;
 mod instant;

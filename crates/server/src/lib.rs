@@ -24,6 +24,7 @@ mod metrics;
 mod service;
 mod socket;
 mod token_stream;
+mod tokenizing;
 
 pub use completion::Completion;
 pub use descriptors::raise_descriptor_limit;
@@ -33,3 +34,4 @@ pub use limits::DEFAULT_STALL_LIMIT;
 pub use listen::{Listeners, serve};
 pub use service::{Info, Service};
 pub use token_stream::{TokenEvent, TokenStream};
+pub use tokenizing::TokenizerPool;

@@ -2,8 +2,9 @@
 
 use crate::admission::Admission;
 use crate::metrics::{Metrics, Outcome, OutcomeGuard};
-use crate::{Completion, Error, TokenStream};
-use api::{GenerateRequest, GenerateResponse, Inputs, Limits, ValidationError};
+use crate::tokenizing::{encode_prompt, invalid};
+use crate::{Completion, Error, TokenStream, TokenizerPool};
+use api::{CheckedRequest, GenerateRequest, GenerateResponse, Inputs, Limits, ValidRequest};
 use coordinator::{Coordinator, Status, Submission};
 use std::sync::Arc;
 use step::BLOCK_TOKENS;
@@ -33,7 +34,7 @@ pub struct Service(Arc<Shared>);
 struct Shared {
     info: Info,
     coordinator: Coordinator,
-    tokenizer: Tokenizer,
+    tokenizing: TokenizerPool,
     /// Tokens that end a text.
     eos: Vec<u32>,
     /// One permit for each sequence that may be under way.
@@ -44,9 +45,9 @@ struct Shared {
 impl Service {
     /// A service over a coordinator, which may still be loading. `eos` are the tokens that end a text.
     #[must_use]
-    pub fn new(coordinator: Coordinator, tokenizer: Tokenizer, eos: Vec<u32>, info: Info) -> Self {
+    pub fn new(coordinator: Coordinator, tokenizing: TokenizerPool, eos: Vec<u32>, info: Info) -> Self {
         let (admission, metrics) = (Admission::new(info.max_concurrent_requests), Arc::default());
-        Self(Arc::new(Shared { info, coordinator, tokenizer, eos, admission, metrics }))
+        Self(Arc::new(Shared { info, coordinator, tokenizing, eos, admission, metrics }))
     }
 
     /// What runs.
@@ -74,16 +75,16 @@ impl Service {
         metrics.text(&coordinator.activity(), coordinator.kv_tokens() / BLOCK_TOKENS)
     }
 
-    /// Cuts a text into tokens.
+    /// The tokens of a text, as a prompt of it would have them. It may be as long as a prompt, in bytes; how many tokens it
+    /// has does not matter.
     ///
     /// # Errors
     ///
     /// The tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
     pub async fn tokenize(&self, text: String) -> Result<Vec<Token>, Error> {
         let _permit = self.0.admission.take()?;
-        let tokenizer = self.0.tokenizer.clone();
-        let tokens = move || tokenizer.tokens(&text).map_err(|error| ValidationError::Tokenizer(error.to_string()));
-        Ok(off_runtime(tokens).await?)
+        self.0.info.limits.check_bytes(&text)?;
+        self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text).map_err(|error| invalid(&error))).await
     }
 
     /// Starts a request whose answer is wanted token by token.
@@ -138,16 +139,11 @@ impl Service {
     }
 
     async fn try_start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<TokenStream>, Error> {
-        let Shared { info, coordinator, tokenizer, eos, admission, .. } = &*self.0;
+        let Shared { info, coordinator, tokenizing, eos, admission, .. } = &*self.0;
         // Before the work of tokenizing, which is what a request beyond the limit must not cost.
         let mut first_permit = Some(admission.take()?);
-        let (limits, encoder, by_ids) = (info.limits, tokenizer.clone(), matches!(request.inputs, Inputs::Ids(_)));
-        let validate = move || {
-            let encode = |text: &str| encoder.encode(text).map_err(|error| error.to_string());
-            api::validate(request, stream, &limits, fastrand::u64(..), encode)
-        };
-        // Ids need no tokenizing.
-        let request = Arc::new(if by_ids { validate()? } else { off_runtime(validate).await? });
+        let request = api::check(request, stream, &info.limits, fastrand::u64(..))?;
+        let request = Arc::new(self.encode(request).await?);
         let start = |index| {
             let permit = first_permit.take().map_or_else(|| admission.take(), Ok)?;
             let generation = coordinator.submit(Submission {
@@ -161,18 +157,28 @@ impl Service {
                 top_n: request.top_n_tokens as usize,
                 return_logits: false,
             })?;
-            Ok(TokenStream::new(generation, request.clone(), index, tokenizer.clone(), permit))
+            Ok(TokenStream::new(generation, request.clone(), index, tokenizing.tokenizer().clone(), permit))
         };
         (0..request.best_of).map(start).collect()
     }
-}
 
-/// Tokenizing a long text takes long, and the threads of the runtime also lead the ranks.
-async fn off_runtime<T: Send + 'static, E: Send + 'static>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, E> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    /// Tokenizes the prompt of a request.
+    async fn encode(&self, mut request: CheckedRequest) -> Result<ValidRequest, Error> {
+        let Shared { info, tokenizing, .. } = &*self.0;
+        let limits = info.limits;
+        if let (Inputs::Text(text), true) = (&mut request.prompt, request.truncate.is_some()) {
+            // What is before cannot be in the prompt, and must not wait for a thread either.
+            let tail = tokenizing.tokenizer().tail(text, limits.max_input_bytes()).len();
+            text.drain(..text.len() - tail);
+            text.shrink_to_fit();
+        }
+        if matches!(request.prompt, Inputs::Ids(_)) {
+            return Ok(request.encode(&limits, |_, _| unreachable!("ids are not encoded"))?);
+        }
+        let job = move |tokenizer: &Tokenizer, goes_on: &dyn Fn() -> bool| {
+            let vocab = limits.vocab_size;
+            request.encode(&limits, |text, truncate| encode_prompt(tokenizer, text, truncate, vocab, goes_on))
+        };
+        tokenizing.run(job).await
     }
 }

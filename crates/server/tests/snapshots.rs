@@ -1,7 +1,7 @@
 //! What Text Generation Inference answered for Falcon-7B, as far as it can be held against us without the weights: the
 //! tokens of the prompt, its truncation, and the texts of the tokens that it generated.
 
-use api::{GenerateRequest, GenerateResponse, Limits, validate};
+use api::{GenerateRequest, GenerateResponse, Limits, check};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use text::{OutputText, Tokenizer};
@@ -33,9 +33,12 @@ fn prompts_have_the_same_tokens_after_truncation() {
     let cases = cases();
     assert_eq!(cases.len(), 3);
     for (request, answers) in cases {
-        let limits = Limits::of_model(2048, tokenizer.vocab_size());
-        let encode = |text: &str| tokenizer.encode(text).map_err(|error| error.to_string());
-        let valid = validate(request, false, &limits, 0, encode).expect("TGI took it");
+        let limits = Limits::of_model(2048, tokenizer.vocab_size(), tokenizer.token_bytes_max());
+        let encode = |text: &str, truncate: Option<usize>| {
+            Ok(tokenizer.encode_last(text, truncate.unwrap_or(usize::MAX), &|| true).expect("a text"))
+        };
+        let checked = check(request, false, &limits, 0).expect("TGI took it");
+        let valid = checked.encode(&limits, encode).expect("TGI took it");
         for answer in answers {
             let prefill = answer.details.expect("details were asked for").prefill;
             let ids: Vec<u32> = prefill.iter().map(|token| token.id).collect();

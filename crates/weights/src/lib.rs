@@ -3,6 +3,7 @@
 //! * [`Checkpoint`] opens a model directory: it maps the safetensors files, and holds their headers against `config.json`.
 //!   [`Note`]s say what about it may surprise.
 //! * [`inspect`] says what the model is, also where its weights are yet to come; [`read_config`] reads `config.json` alone.
+//! * [`read_generation_eos`] reads the ends of a text from `generation_config.json`.
 //! * [`ShardReader`] copies a rank's tensors out of the maps by byte runs, from as many threads as the caller likes.
 //! * [`Mapped`] is a tensor where its file is mapped, for devices that can use it there.
 //! * [`Progress`] tells another thread how far that is.
@@ -17,6 +18,7 @@
 mod checkpoint;
 mod error;
 mod files;
+mod generation;
 mod header;
 mod index;
 mod layout;
@@ -28,6 +30,7 @@ mod reader;
 
 pub use checkpoint::{Checkpoint, inspect, read_config};
 pub use error::WeightsError;
+pub use generation::read_generation_eos;
 pub use mapped::Mapped;
 pub use note::Note;
 pub use progress::Progress;

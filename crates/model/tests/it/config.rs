@@ -98,6 +98,10 @@ fn variants_come_from_fields_and_absent_fields_have_defaults() {
     assert_eq!((grouped.norms, grouped.kv_heads), (LayerNorms::ParallelTwo, 4));
     assert_eq!(with(json!({"model_type": "RefinedWeb", "n_head_kv": 2})).queries_per_kv(), 2);
     assert_eq!(with(json!({"eos_token_id": [11, 12]})).eos, [11, 12]);
+    // Unlike absent, null is a statement here, and means the same as an empty list. Nobody has named the default.
+    assert!(with(json!({"eos_token_id": null})).eos.is_empty());
+    assert!(with(json!({"eos_token_id": []})).eos.is_empty());
+    assert!(with(json!({"vocab_size": 11})).eos.is_empty());
     // No rotary embedding, so heads may be of odd width.
     assert_eq!(with(json!({"hidden_size": 20, "alibi": true})).head_dim, 5);
 }
@@ -328,4 +332,21 @@ fn seeded() -> fastrand::Rng {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     fastrand::Rng::with_seed(seed)
+}
+
+#[test]
+fn ends_of_a_text_of_a_generation_config() {
+    let read = |json: &str| model::generation_eos(json.as_bytes());
+    for (json, expected) in [
+        (r#"{"eos_token_id": 11, "do_sample": true}"#, &[11][..]),
+        (r#"{"eos_token_id": [11, 65024]}"#, &[11, 65024]),
+        (r#"{"eos_token_id": []}"#, &[]),
+        (r#"{"eos_token_id": null}"#, &[]),
+        (r#"{"bos_token_id": 11}"#, &[]),
+    ] {
+        assert_eq!(read(json).unwrap(), expected, "{json}");
+    }
+    let error = read(r#"{"eos_token_id": "</s>"}"#).unwrap_err().to_string();
+    assert_eq!(error, r#"field `eos_token_id`: expected a token id or a list of token ids, found "</s>""#);
+    assert_eq!(read("[11]").unwrap_err().to_string(), "expected a JSON object, found an array");
 }

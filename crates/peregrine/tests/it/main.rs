@@ -15,6 +15,7 @@
 //! * [`logs`]: a log that cannot be written.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
+//! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
 //! * [`validation`]: requests that break a rule.
 
 mod apis;
@@ -35,4 +36,5 @@ mod pauses;
 mod standin;
 mod support;
 mod surroundings;
+mod text;
 mod validation;

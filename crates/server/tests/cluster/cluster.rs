@@ -3,7 +3,7 @@
 use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome, STALL_LIMIT};
 use crate::ledger::{VOCAB, engine};
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Totals, Workers};
-use server::{GrpcApi, Info, Service};
+use server::{GrpcApi, Info, Service, TokenizerPool};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -19,9 +19,10 @@ const LIMIT: Duration = Duration::from_secs(100_000);
 /// Positions of a sequence.
 const POSITIONS: usize = 128;
 
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
+/// Prompts are token ids, so it only decodes.
+static TOKENIZER: LazyLock<TokenizerPool> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizer");
-    Tokenizer::open(&folder).expect("a tokenizer")
+    TokenizerPool::start(Tokenizer::open(&folder).expect("a tokenizer"), 1, 1).expect("a thread")
 });
 
 /// What goes wrong with a rank at one of its steps.
@@ -221,7 +222,7 @@ async fn serve(plan: Plan) -> Tally {
         model_id: "ledger".to_owned(),
         backend: "ledger".to_owned(),
         tensor_parallel: plan.config.world,
-        limits: api::Limits::of_model(POSITIONS, VOCAB as usize),
+        limits: api::Limits::of_model(POSITIONS, VOCAB as usize, 1),
         max_concurrent_requests: plan.permits,
     };
     let service = Service::new(coordinator.clone(), TOKENIZER.clone(), EOS.to_vec(), info);

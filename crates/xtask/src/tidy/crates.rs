@@ -48,7 +48,7 @@ pub(super) const CRATES: &[Crate] = &[
         what: "logits processors, seeded draws, watermark: the reference for every backend",
         uses: Only(&["step"]),
     },
-    Crate { name: "text", what: "tokenizer, incremental detokenizer, stop strings", uses: Only(&[]) },
+    Crate { name: "text", what: "tokenizer, ends of a text, incremental detokenizer, stop strings", uses: Only(&[]) },
     Crate { name: "timeouts", what: "clocks that stand still in a pause, limits of a step, polling", uses: Only(&[]) },
     Crate { name: "weights", what: "safetensors over mmap: a rank's byte runs", uses: Only(&["model"]) },
     Crate {
