@@ -6,6 +6,9 @@ use crate::{GenerateRequest, Inputs, Parameters, Priority, ValidationError};
 
 const DEFAULT_MAX_NEW_TOKENS: u32 = 20;
 
+/// Bytes of one stop string.
+const STOP_BYTES_MAX: usize = 4096;
+
 /// The most that a request may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -262,6 +265,9 @@ fn check_options(
     let stops = parameters.stop.len();
     if stops > limits.max_stop_sequences {
         return Err(ValidationError::StopSequence { max: limits.max_stop_sequences, given: stops });
+    }
+    if let Some(stop) = parameters.stop.iter().find(|stop| stop.len() > STOP_BYTES_MAX) {
+        return Err(ValidationError::StopLength { max: STOP_BYTES_MAX, given: stop.len() });
     }
     if best_of > 1 && parameters.seed.is_some() {
         return Err(ValidationError::BestOfSeed);

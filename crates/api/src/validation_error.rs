@@ -93,6 +93,15 @@ pub enum ValidationError {
         /// How many there are.
         given: usize,
     },
+    /// A stop string longer than the limit. Text Generation Inference has none; here each is held, with what looking for it takes,
+    /// as long as its request runs.
+    #[error("`stop` sequences must have at most {max} bytes. Given: {given}")]
+    StopLength {
+        /// The limit.
+        max: usize,
+        /// The bytes of the first that is too long.
+        given: usize,
+    },
     /// The tokenizer cannot read the prompt.
     #[error("tokenizer error {0}")]
     Tokenizer(String),
@@ -142,7 +151,7 @@ impl ValidationError {
             | Self::EmptyInput
             | Self::UnknownToken { .. }
             | Self::Tokenizer(_) => "inputs",
-            Self::StopSequence { .. } => "stop",
+            Self::StopSequence { .. } | Self::StopLength { .. } => "stop",
             Self::BothInputs | Self::TokenId { .. } => "input_ids",
             Self::Grammar => "grammar",
         }

@@ -46,6 +46,11 @@ fn each_rule_has_its_message_and_its_field() {
         (json!({"top_k": -5}), "top_k", "`top_k` must be strictly positive"),
         (json!({"max_new_tokens": 0}), "max_new_tokens", "`max_new_tokens` must be strictly positive"),
         (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "`stop` supports up to 4 stop sequences. Given: 5"),
+        (
+            json!({"stop": ["a", "b".repeat(4097)]}),
+            "stop",
+            "`stop` sequences must have at most 4096 bytes. Given: 4097",
+        ),
         (json!({"best_of": 2, "top_k": 5, "seed": 1}), "seed", "`seed` must not be set when `best_of` > 1"),
         (json!({"top_n_tokens": 6}), "top_n_tokens", "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
         (json!({"grammar": {"type": "regex", "value": "a+"}}), "grammar", "`grammar` is not supported yet"),

@@ -8,6 +8,7 @@
 //! * [`bad_input`]: models and flags that cannot work.
 //! * [`checkpoints`]: models in other spellings, and what is no checkpoint.
 //! * [`benchmarks`]: `peregrine bench`.
+//! * [`bodies`]: the largest bodies there may be.
 //! * [`cuda`]: GPUs, which are stood in for.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`load`]: what requests share, and what they must not hold.
@@ -21,6 +22,7 @@
 mod apis;
 mod bad_input;
 mod benchmarks;
+mod bodies;
 mod cancel;
 mod checkpoints;
 mod connections;
