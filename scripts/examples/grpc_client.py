@@ -10,9 +10,13 @@ usage: grpc_client.py [ADDR [FILE]]
 import pathlib
 import sys
 
-import grpc
-
 import prompts
+
+if __name__ == "__main__":
+    # Before the packages, which may not be there.
+    prompts.help_or_refuse(__doc__)
+
+import grpc  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "proto"))
 pb, services = grpc.protos_and_services("peregrine/v1/generation.proto")
@@ -29,8 +33,6 @@ def stream(stub, body):
 
 
 def main():
-    if any(argument.startswith("-") for argument in sys.argv[1:]):
-        sys.exit(__doc__)
     addr = sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"
     with grpc.insecure_channel(addr) as channel:
         stub = services.GenerationStub(channel)

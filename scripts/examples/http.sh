@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Sends every request of a file of prompts over HTTP and prints the answers. Needs curl and python3.
-usage='usage: http.sh [ADDR [FILE]]
+usage='usage: scripts/examples/http.sh [ADDR [FILE]]
     ADDR    the HTTP address of the server, localhost:8080 if not given
     FILE    demo.json, for the demo model, if not given; prompts.json is for the models of Falcon'
 set -euo pipefail
-[[ ${1:-} != -* ]] || { echo "$usage"; exit; }
+case ${1-} in
+-h | --help) echo "$usage" && exit ;;
+-*) echo "http.sh: $1: no such option
+$usage" >&2 && exit 2 ;;
+esac
 addr=${1:-localhost:8080}
 folder=$(dirname "${BASH_SOURCE[0]}")
 

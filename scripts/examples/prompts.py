@@ -19,6 +19,17 @@ def requests(name="demo.json"):
         yield request["name"], {"inputs": request["inputs"], "parameters": parameters}, request
 
 
+def help_or_refuse(usage):
+    """Ends the program where help is asked for, or an option that there is not."""
+    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    if options and options[0] in ("-h", "--help"):
+        print(usage)
+        sys.exit()
+    if options:
+        print(f"{options[0]}: no such option\n{usage}", file=sys.stderr)
+        sys.exit(2)
+
+
 def next_turn(body, answer, follow_up):
     """The conversation of `body`, its answer, and one more question, as a new body."""
     conversation = body["inputs"] + answer.removesuffix("\nUser:") + "\nUser: " + follow_up + "\nFalcon:"
@@ -26,7 +37,6 @@ def next_turn(body, answer, follow_up):
 
 
 if __name__ == "__main__":
-    if any(argument.startswith("-") for argument in sys.argv[1:]):
-        sys.exit(__doc__)
+    help_or_refuse(__doc__)
     for _, body, _ in requests(*sys.argv[1:2]):
         print(json.dumps(body))

@@ -27,7 +27,7 @@ pub struct CpuKvCache {
 impl CpuKvCache {
     pub(crate) fn new(shape: &AttentionShape, layers: usize, blocks: usize) -> Result<Self, BackendError> {
         assert_eq!(shape.head_width, shape.head_dim, "heads stand as wide as they are");
-        let len = layers * shape.groups.len() * blocks * block_len(shape.head_dim);
+        let len = Self::len(shape, layers, blocks);
         let head_tiles = head_tiles(shape);
         let ends = head_tiles.iter().map(|tile| tile.queries.end * shape.head_dim);
         Ok(Self {
@@ -40,6 +40,21 @@ impl CpuKvCache {
             row_tiles: Vec::new(),
             row_cuts: Vec::new(),
         })
+    }
+
+    /// Elements of keys and values.
+    pub(crate) fn len(shape: &AttentionShape, layers: usize, blocks: usize) -> usize {
+        layers * shape.groups.len() * blocks * block_len(shape.head_dim)
+    }
+
+    /// Elements of the table of positions.
+    pub(crate) fn positions_len(shape: &AttentionShape) -> usize {
+        let positions = shape.max_positions.next_multiple_of(BLOCK_TOKENS);
+        positions
+            * match &shape.positions {
+                Positions::Rotary { .. } => shape.head_dim / 2 * 2,
+                Positions::Alibi { slopes } => slopes.len(),
+            }
     }
 
     /// [`backend::Backend::attend`].

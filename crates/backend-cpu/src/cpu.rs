@@ -1,6 +1,7 @@
 //! The backend.
 
 use crate::executor::{Executor, INPUTS, TASK_ELEMENTS};
+use crate::footprint::{CpuFootprint, whole_rows_len};
 use crate::kernels::amx::Input;
 use crate::kernels::gelu::Gelu;
 use crate::kernels::norm::LayerNorm;
@@ -12,8 +13,8 @@ use crate::products::{Factor, Source, Sum};
 use crate::sync::SPINS;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, MappedWeight, Norm,
-    NormLinear, ReadWeights, Tensor, use_row,
+    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, LogitsOutput, LogitsUse, MappedWeight,
+    Norm, NormLinear, ReadWeights, StepLimits, Tensor, use_row,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::thread::available_parallelism;
@@ -32,6 +33,7 @@ pub struct CpuOptions {
 /// One rank on a processor. It must be made on the thread that uses it.
 pub struct Cpu<C> {
     executor: Executor,
+    footprint: CpuFootprint,
     collective: C,
     /// Whole rows of logits, a few at a time.
     whole_rows: Vec<f32>,
@@ -57,7 +59,8 @@ impl<C: Collective> Cpu<C> {
         let ranks_here = if options.cores.is_some() { 1 } else { collective.world() };
         let spins = if threads * ranks_here <= cores { SPINS } else { 0 };
         let pool = Pool::new(threads, spins).map_err(|error| device("starting threads", error.to_string()))?;
-        Ok(Self { executor: Executor::new(isa, pool)?, collective, whole_rows: Vec::new() })
+        let footprint = CpuFootprint::new(Some(isa), threads);
+        Ok(Self { executor: Executor::new(isa, pool)?, footprint, collective, whole_rows: Vec::new() })
     }
 
     /// The instruction set in use.
@@ -73,6 +76,10 @@ impl<C: Collective> Backend for Cpu<C> {
     type Vector = Vec<f32>;
     type KvCache = CpuKvCache;
     type Outputs = Vec<LogitsOutput>;
+
+    fn footprint(&self) -> &dyn Footprint {
+        &self.footprint
+    }
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CpuMatrix, BackendError> {
         self.executor.matrix(rows, columns, read)
@@ -101,6 +108,12 @@ impl<C: Collective> Backend for Cpu<C> {
             scratch.attention.reserve(shape.head_dim, shape.max_positions);
         }
         CpuKvCache::new(shape, layers, blocks)
+    }
+
+    fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+        let threads = self.executor.pool.threads();
+        self.whole_rows.reserve_exact(whole_rows_len(threads, limits.logits_rows, &limits.vocab));
+        Ok(())
     }
 
     fn write(&mut self, x: &mut CpuTensor, values: &[f32]) -> Result<(), BackendError> {

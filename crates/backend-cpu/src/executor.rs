@@ -49,10 +49,9 @@ impl Executor {
     ///
     /// [`BackendError::OutOfMemory`].
     pub fn new(isa: Isa, pool: Pool) -> Result<Self, BackendError> {
-        let sums_len = if isa == Isa::Amx { amx::SUMS_LEN } else { linear::SUMS_LEN };
         let scratch = |_| {
             Ok(Scratch {
-                sums: buffer("partial sums", sums_len)?,
+                sums: buffer("partial sums", sums_len(isa))?,
                 attention: attention::Scratch::default(),
                 sampler: Sampler::new(),
             })
@@ -61,4 +60,9 @@ impl Executor {
         let (layout, panels) = (dispatch(isa, LayoutOf), buffer("a packed tensor", 0)?);
         Ok(Self { isa, scratch, pool, inputs: Default::default(), layout, panels })
     }
+}
+
+/// Elements of a thread's partial sums.
+pub fn sums_len(isa: Isa) -> usize {
+    if isa == Isa::Amx { amx::SUMS_LEN } else { linear::SUMS_LEN }
 }

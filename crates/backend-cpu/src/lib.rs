@@ -15,6 +15,7 @@
 mod cache;
 mod cpu;
 mod executor;
+mod footprint;
 mod isa;
 #[allow(unsafe_code, reason = "vector instructions, and borrowed data shared with the threads of the pool")]
 mod kernels;
@@ -30,7 +31,9 @@ mod sync;
 
 pub use cache::CpuKvCache;
 pub use cpu::{Cpu, CpuOptions, own_cores};
+pub use footprint::CpuFootprint;
 pub use isa::{Isa, UnknownIsa};
 pub use kernels::amx::assume_tiles;
+pub use kernels::memory::allocated_bytes;
 pub use memory::{CpuMatrix, CpuTensor};
 pub use shm::SharedMemory;

@@ -23,10 +23,7 @@ pub struct CpuTensor {
 impl CpuTensor {
     /// With room for packed rows, too, where the instruction set packs them.
     pub(crate) fn new(rows_max: usize, columns: usize, isa: Isa) -> Result<Self, BackendError> {
-        let len = match isa {
-            Isa::Amx => Shape { rows: rows_max, columns }.len(),
-            Isa::Plain | Isa::Avx2 | Isa::Avx512 => rows_max.checked_mul(columns),
-        };
+        let len = Self::len(rows_max, columns, isa);
         Ok(Self {
             values: buffer("a tensor", len.unwrap_or(usize::MAX))?,
             is_packed: false,
@@ -34,6 +31,14 @@ impl CpuTensor {
             rows_max,
             columns,
         })
+    }
+
+    /// Elements of all rows; `None` if they cannot be counted.
+    pub(crate) fn len(rows_max: usize, columns: usize, isa: Isa) -> Option<usize> {
+        match isa {
+            Isa::Amx => Shape { rows: rows_max, columns }.len(),
+            Isa::Plain | Isa::Avx2 | Isa::Avx512 => rows_max.checked_mul(columns),
+        }
     }
 
     /// The rows in use.

@@ -90,6 +90,7 @@ mod tests {
             capability: (8, 0),
             memory_bytes: 0,
             multiprocessors: 1,
+            shared: crate::SharedMemory { multiprocessor_bytes: 0, block_bytes_max: 0, reserved_bytes: 0 },
             pci_bus_id: "0000:1C:00.0".to_owned(),
         }
     }

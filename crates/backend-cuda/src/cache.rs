@@ -2,6 +2,7 @@
 
 use crate::kernels::attention::{HeadTile, TILE_HEADS, WIDTHS};
 use crate::memory::{Arena, Buffer};
+use crate::tensor::CudaVector;
 use crate::weights::WeightUpload;
 use backend::{AttentionShape, BackendError, Positions, positions};
 use half::bf16;
@@ -37,7 +38,6 @@ impl CudaKvCache {
         blocks: usize,
     ) -> Result<Self, BackendError> {
         let width = check(shape)?;
-        let layer_bytes = layer_bytes(shape, blocks);
         let tiles = head_tiles(shape);
         let tiles_at = arena.buffer("tables of attention", tiles.len() * size_of::<HeadTile>())?;
         // The pieces that carry weights carry f32; these are as good as any other words.
@@ -50,12 +50,12 @@ impl CudaKvCache {
         };
         let mut table = |values: Option<Vec<f32>>| {
             let Some(values) = values else { return Ok::<_, BackendError>(None) };
-            let buffer = arena.buffer("tables of attention", values.len().next_multiple_of(8) * size_of::<f32>())?;
+            let buffer = arena.buffer("tables of attention", CudaVector::bytes(values.len()))?;
             weights.vector(buffer.at(), &values)?;
             Ok(Some(buffer))
         };
         Ok(Self {
-            memory: arena.buffer("the KV cache", layers * layer_bytes)?,
+            memory: arena.buffer("the KV cache", cache_bytes(shape, layers, blocks))?,
             shape: shape.clone(),
             blocks,
             width,
@@ -82,6 +82,20 @@ impl CudaKvCache {
     pub(crate) fn slopes(&self) -> u64 {
         self.slopes.as_ref().map_or(0, Buffer::at)
     }
+}
+
+/// Bytes of keys and values of all layers.
+pub(crate) fn cache_bytes(shape: &AttentionShape, layers: usize, blocks: usize) -> usize {
+    layers * layer_bytes(shape, blocks)
+}
+
+/// Bytes of the two tables of attention: head tiles, and rotations or slopes.
+pub(crate) fn table_bytes(shape: &AttentionShape) -> [usize; 2] {
+    let positions = match &shape.positions {
+        Positions::Rotary { .. } => shape.max_positions * shape.head_width,
+        Positions::Alibi { slopes } => slopes.len(),
+    };
+    [head_tiles(shape).len() * size_of::<HeadTile>(), CudaVector::bytes(positions)]
 }
 
 fn layer_bytes(shape: &AttentionShape, blocks: usize) -> usize {

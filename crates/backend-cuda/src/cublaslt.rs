@@ -13,7 +13,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 
 /// What algorithms may use beside inputs and outputs.
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub(crate) const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// `CUBLAS_OP_T`, of a type that cudarc keeps in another module.
 const OPERATION_TRANSPOSED: i32 = 1;

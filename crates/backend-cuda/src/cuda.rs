@@ -5,22 +5,25 @@ use crate::collective::AllReducePath;
 use crate::cublaslt::{self, CublasLt};
 use crate::device::Device;
 use crate::discover::discover;
+use crate::footprint::CudaFootprint;
 use crate::graphs::{self, Recorded, Recording};
 use crate::in_flight::{IN_FLIGHT_MAX, InFlightSteps, State};
 use crate::kernels::Kernels;
 use crate::kernels::attention::{self, Attention};
 use crate::kernels::norm::Moments;
-use crate::kernels::norm_product::{self, NormedPart};
+use crate::kernels::norm_product::NormedPart;
 use crate::kernels::product::{self, Output, Plan, ProductScratch, RowCount, Weight, chunks, tiles};
+use crate::limits::{self, NORM_PRODUCT_ROWS_MAX, OWN_PRODUCT_ROWS_MAX, STEP_ROWS_MAX};
 use crate::memory::{Arena, Buffer, Scratch, Staging, View};
+use crate::peers::buffer_bytes;
 use crate::sampling::{Pending, SampleRoom, Sampling};
 use crate::step_inputs::{Step, StepAt};
 use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
 use crate::token_buffer::TokenBuffer;
 use crate::weights::WeightUpload;
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Linear, LogitsOutput, LogitsUse, Norm, NormLinear,
-    ReadWeights, StepLimits, StepWork, Tensor, Work,
+    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, LogitsOutput, LogitsUse, Norm,
+    NormLinear, ReadWeights, StepLimits, StepWork, Tensor, Work,
 };
 use half::bf16;
 use std::rc::Rc;
@@ -77,7 +80,7 @@ impl CudaOptions {
             all_reduce: AllReduceChoice::Auto,
             deterministic: false,
             check_launches: false,
-            chunk_bytes: 64 << 20,
+            chunk_bytes: CHUNK_BYTES,
             graphs: true,
             run_ahead: true,
             wait_limit: Duration::from_secs(60),
@@ -89,6 +92,7 @@ impl CudaOptions {
 /// One rank on a GPU. It must be made on the thread that uses it.
 pub struct Cuda {
     pub(crate) options: CudaOptions,
+    footprint: CudaFootprint,
     /// Before what they use.
     pub(crate) recorded: Vec<Recorded>,
     pub(crate) recording: Option<Recording>,
@@ -133,12 +137,12 @@ struct Identity {
     zeros: Option<CudaVector>,
 }
 
+/// Bytes of an allocation that small buffers share.
+pub(crate) const CHUNK_BYTES: usize = 64 << 20;
 /// Bytes of what is sent to the device at a time, where a step does not ask for more.
 const STAGING_BYTES: usize = 64 << 10;
-/// The most rows of a tensor.
-const ROWS_MAX: usize = 1 << 14;
-/// From more rows on, cuBLASLt multiplies.
-const OWN_PRODUCT_ROWS_MAX: usize = 64;
+/// Bytes of the numbers of rows.
+pub(crate) const COUNTS_BYTES: usize = (STEP_ROWS_MAX + PAD) * size_of::<u32>();
 /// Rows of one launch of an own product. No step that is recorded has more.
 const PRODUCT_ROWS_MAX: usize = 512;
 
@@ -161,8 +165,8 @@ impl Cuda {
         let arena = Arena::new(Rc::clone(&device), options.chunk_bytes);
         let mut weights = WeightUpload::new(&device)?;
         let mut host = host;
-        let counts: Vec<u32> = (0..=ROWS_MAX as u32).collect();
-        let counts_at = arena.buffer("counts", (ROWS_MAX + PAD) * size_of::<u32>())?;
+        let counts: Vec<u32> = (0..=STEP_ROWS_MAX as u32).collect();
+        let counts_at = arena.buffer("counts", COUNTS_BYTES)?;
         // Words are words.
         weights.vector(counts_at.at(), bytemuck::cast_slice(&counts))?;
         let cublaslt = match cublaslt::is_present() && !options.deterministic {
@@ -173,19 +177,27 @@ impl Cuda {
             let why = if options.deterministic { "one order of sums" } else { "libcublasLt.so cannot be opened" };
             tracing::info!("products of many rows by this program's own kernels: {why}");
         }
+        let all_reduce_path = AllReducePath::choose(&device, &mut *host, options.all_reduce)?;
+        device.set_peers(host.processes());
+        let footprint = CudaFootprint {
+            product_blocks: product::blocks_max(&device),
+            cublaslt: cublaslt.is_some(),
+            peer_blocks: match &all_reduce_path {
+                AllReducePath::Peers(peers) => Some(peers.blocks()),
+                _ => None,
+            },
+            chunk_bytes: options.chunk_bytes,
+        };
         Ok(Self {
             options: options.clone(),
+            footprint,
             recorded: Vec::new(),
             recording: None,
             limits: None,
             in_flight: InFlightSteps::new(&device, StepTimeLimits::of_rank(options.step_limit, options.wait_limit))?,
             begun: None,
             kernels: Kernels::load(&device)?,
-            all_reduce_path: {
-                let path = AllReducePath::choose(&device, &mut *host, options.all_reduce)?;
-                device.set_peers(host.processes());
-                path
-            },
+            all_reduce_path,
             host,
             cublaslt,
             weights: Some(weights),
@@ -230,7 +242,7 @@ impl Cuda {
     }
 
     fn exactly(&self, rows: usize) -> RowCount {
-        assert!(rows <= ROWS_MAX, "{rows} rows, at most {ROWS_MAX} are possible");
+        assert!(rows <= STEP_ROWS_MAX, "{rows} rows, at most {STEP_ROWS_MAX} are possible");
         RowCount { at: self.counts.at() + (rows * size_of::<u32>()) as u64, most: rows }
     }
 
@@ -403,7 +415,7 @@ impl Cuda {
         normed: &mut CudaTensor,
         rows: RowCount,
     ) -> Result<(), BackendError> {
-        let few = rows.most <= norm_product::ROWS_MAX;
+        let few = rows.most <= NORM_PRODUCT_ROWS_MAX;
         let alike = |a: &NormLinear<'_, Self>, b: &NormLinear<'_, Self>| a.norm.eps.to_bits() == b.norm.eps.to_bits();
         let mut rest = products;
         while !rest.is_empty() {
@@ -468,9 +480,9 @@ impl Cuda {
 
     /// Makes the scratch for any step within `limits`.
     fn reserve(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
-        let (vocab, widest) = (limits.vocab.iter().sum::<usize>(), limits.vocab.iter().copied().max().unwrap_or(0));
+        let vocab = limits.vocab.iter().sum::<usize>();
         let launch = limits.logits_rows;
-        let room = SampleRoom { launch, rows: launch.max(graphs::rows_max(limits)), step: limits.rows, vocab };
+        let room = sample_room(limits);
         self.sampling.reserve(&self.arena, &room)?;
         self.token_buffer.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
         // What one step sends fits into one buffer, while another step's is on its way from the other.
@@ -479,25 +491,33 @@ impl Cuda {
         self.staging.reserve(step_bytes + masks + limits.positions * size_of::<u32>())?;
         self.gather.at_least(&self.arena, launch * size_of::<u32>())?;
         self.whole_rows.at_least(&self.arena, launch * vocab * size_of::<f32>())?;
-        // Two of the widest weights, by as many blocks as there can be: with a chunk for each of them.
-        let tiles = 2 * self.tiles_max;
-        for rows in [8, 16, 32, 64, PRODUCT_ROWS_MAX.min(limits.rows.max(limits.logits_rows))] {
-            let plan = Plan::new(&self.device, rows, tiles, product::blocks_max(&self.device), false);
-            self.partials.at_least(&self.arena, plan.partials_bytes)?;
-            self.tickets.at_least(&self.arena, plan.tickets_bytes)?;
-        }
+        let (partials, tickets) = product_scratch(limits, self.tiles_max, product::blocks_max(&self.device));
+        self.partials.at_least(&self.arena, partials)?;
+        self.tickets.at_least(&self.arena, tickets)?;
         if let Some((tiles, width, positions)) = self.attention {
             let (partials, tickets) = attention::scratch_bytes(limits.rows, positions, tiles, width);
             self.attention_partials.at_least(&self.arena, partials)?;
             self.attention_tickets.at_least(&self.arena, tickets)?;
         }
         if let AllReducePath::Peers(peers) = &mut self.all_reduce_path {
-            let partial_bytes = limits.rows * limits.hidden.next_multiple_of(PAD) * size_of::<f32>();
-            let logits_bytes = limits.logits_rows * widest * size_of::<f32>();
+            let (partial_bytes, logits_bytes) = buffer_bytes(limits);
             peers.reserve(&mut *self.host, partial_bytes, logits_bytes)?;
         }
         Ok(())
     }
+}
+
+/// Of any step within `limits`.
+pub(crate) fn sample_room(limits: &StepLimits) -> SampleRoom {
+    let (launch, vocab) = (limits.logits_rows, limits.vocab.iter().sum());
+    SampleRoom { launch, rows: launch.max(graphs::rows_max(limits)), step: limits.rows, vocab }
+}
+
+/// Bytes of partial sums and tickets of two of the widest weights, by as many blocks as there can be: with a chunk for each
+/// of them.
+pub(crate) fn product_scratch(limits: &StepLimits, tiles_max: usize, blocks: usize) -> (usize, usize) {
+    let rows = PRODUCT_ROWS_MAX.min(limits.rows.max(limits.logits_rows));
+    product::scratch_bytes(rows, 2 * tiles_max, blocks)
 }
 
 /// Outputs of logits, here or on their way.
@@ -553,27 +573,28 @@ impl Backend for Cuda {
     type KvCache = CudaKvCache;
     type Outputs = CudaOutputs;
 
-    const KV_ELEMENT_BYTES: usize = size_of::<bf16>();
-
     /// Each time, the output projection is read.
-    const LOGITS_ROWS_MAX: usize = 256;
+    const LOGITS_ROWS_MAX: usize = limits::LOGITS_ROWS_MAX;
     const HIDDEN_MULTIPLE: usize = PAD;
 
     fn head_width(head_dim: usize) -> usize {
         cache::head_width(head_dim)
     }
 
+    fn footprint(&self) -> &dyn Footprint {
+        &self.footprint
+    }
+
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<CudaMatrix, BackendError> {
-        let elements = rows.next_multiple_of(PAD) * columns.next_multiple_of(PAD);
-        let memory = self.arena.buffer("a weight", elements * size_of::<bf16>())?;
+        let bytes = CudaMatrix::elements(rows, columns) * size_of::<bf16>();
+        let memory = self.arena.buffer("a weight", bytes)?;
         self.weights().matrix(memory.at(), rows, columns, read)?;
         self.tiles_max = self.tiles_max.max(tiles(rows.next_multiple_of(PAD)));
         Ok(CudaMatrix { memory, rows, columns })
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<CudaVector, BackendError> {
-        let bytes = values.len().next_multiple_of(PAD) * size_of::<f32>();
-        let memory = self.arena.buffer("a vector", bytes)?;
+        let memory = self.arena.buffer("a vector", CudaVector::bytes(values.len()))?;
         self.weights().vector(memory.at(), values)?;
         Ok(CudaVector { memory, len: values.len() })
     }
@@ -596,9 +617,11 @@ impl Backend for Cuda {
     }
 
     fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
-        if limits.rows > ROWS_MAX {
-            let text =
-                format!("steps of {} rows, at most {ROWS_MAX} are possible: lower --max-batch-tokens", limits.rows);
+        if limits.rows > STEP_ROWS_MAX {
+            let text = format!(
+                "steps of {} rows, at most {STEP_ROWS_MAX} are possible: lower --max-batch-tokens",
+                limits.rows
+            );
             return Err(self.device.fault_text("making room for steps", &text));
         }
         self.reserve(limits)?;

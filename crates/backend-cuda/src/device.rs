@@ -17,12 +17,7 @@ pub(crate) struct Device {
     pub(crate) stream: Arc<CudaStream>,
     /// Multiprocessors.
     pub(crate) multiprocessors: usize,
-    /// Bytes of shared memory that a block may have if it asks for them.
-    pub(crate) shared_bytes_max: usize,
-    /// Bytes of shared memory of a multiprocessor.
-    pub(crate) multiprocessor_shared_bytes: usize,
-    /// What of them the system takes for each block.
-    pub(crate) reserved_shared_bytes: usize,
+    pub(crate) shared: SharedMemory,
     name: String,
     /// Something has failed or hangs: nothing is waited for any more, and no memory is given back.
     broken: Cell<bool>,
@@ -33,6 +28,17 @@ pub(crate) struct Device {
     wait_limit: Duration,
     /// Processes for which kernels wait, once they are known.
     peers: OnceCell<Vec<u32>>,
+}
+
+/// Shared memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// Of a multiprocessor.
+    pub multiprocessor_bytes: usize,
+    /// That a block may have if it asks for them.
+    pub block_bytes_max: usize,
+    /// That the system takes for each block.
+    pub reserved_bytes: usize,
 }
 
 /// A function of a module, which it keeps.
@@ -78,11 +84,13 @@ impl Device {
             rank,
             stream: context.new_stream().map_err(fault)?,
             multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            shared_bytes_max: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            multiprocessor_shared_bytes: attribute(
-                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
-            )?,
-            reserved_shared_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK)?,
+            shared: SharedMemory {
+                multiprocessor_bytes: attribute(
+                    CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+                )?,
+                block_bytes_max: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+                reserved_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK)?,
+            },
             name: context.name().map_err(fault)?,
             context,
             broken: Cell::new(false),
@@ -171,7 +179,7 @@ impl Device {
         unsafe {
             let function = result::module::get_function(module.module, name)?;
             let taken = result::function::get_function_attribute(function, statically)?;
-            let most = self.shared_bytes_max as i32 - taken;
+            let most = self.shared.block_bytes_max as i32 - taken;
             result::function::set_function_attribute(function, dynamically, most)?;
             Ok(function)
         }

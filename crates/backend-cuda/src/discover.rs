@@ -1,6 +1,6 @@
 //! Which NVIDIA GPUs this machine has, and whether they will do. Nothing here makes a context.
 
-use crate::device::describe;
+use crate::device::{SharedMemory, describe};
 use cudarc::driver::sys::CUdevice_attribute;
 use cudarc::driver::{DriverError, result, sys};
 
@@ -22,6 +22,8 @@ pub struct GpuInfo {
     pub memory_bytes: u64,
     /// Multiprocessors.
     pub multiprocessors: usize,
+    /// Their shared memory.
+    pub shared: SharedMemory,
     /// Its place on the PCI bus, as in `0000:10:1C.0`.
     pub pci_bus_id: String,
 }
@@ -77,19 +79,6 @@ pub enum DiscoverError {
         ranks: usize,
         /// How many there are.
         found: usize,
-    },
-    /// A GPU's memory is too small.
-    #[error(
-        "GPU {ordinal} has {found_bytes} bytes of memory, and a rank needs {needed_bytes}: use more ranks or fewer \
-         --kv-tokens"
-    )]
-    NoRoom {
-        /// Its number.
-        ordinal: usize,
-        /// What it has.
-        found_bytes: u64,
-        /// What a rank needs.
-        needed_bytes: u64,
     },
     /// Two GPUs cannot access each other's memory.
     #[error("GPU {a} cannot access the memory of GPU {b}")]
@@ -150,6 +139,12 @@ fn gpu(ordinal: usize) -> Result<GpuInfo, DiscoverError> {
     let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let shared = SharedMemory {
+        multiprocessor_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?
+            as usize,
+        block_bytes_max: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+        reserved_bytes: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK)? as usize,
+    };
     // SAFETY: the device is the driver's own.
     let memory = unsafe { result::device::total_mem(device) }.map_err(driver("a GPU's memory"))?;
     Ok(GpuInfo {
@@ -158,6 +153,7 @@ fn gpu(ordinal: usize) -> Result<GpuInfo, DiscoverError> {
         capability: (major, minor),
         memory_bytes: memory as u64,
         multiprocessors: multiprocessors as usize,
+        shared,
         pci_bus_id: pci_bus_id(device).map_err(driver("a GPU's place on the bus"))?,
     })
 }
@@ -183,20 +179,6 @@ impl Gpus {
                 Err(DiscoverError::OldGpu { ordinal: *ordinal, name: name.clone(), found: *capability })
             }
             None => Ok(chosen),
-        }
-    }
-
-    /// Whether each GPU of `ranks` ranks has memory of `needed_bytes`.
-    ///
-    /// # Errors
-    ///
-    /// [`DiscoverError::NoRoom`], and as [`Gpus::for_ranks`].
-    pub fn check_room(&self, ranks: usize, needed_bytes: u64) -> Result<(), DiscoverError> {
-        match self.for_ranks(ranks)?.iter().find(|gpu| gpu.memory_bytes < needed_bytes) {
-            Some(GpuInfo { ordinal, memory_bytes: found_bytes, .. }) => {
-                Err(DiscoverError::NoRoom { ordinal: *ordinal, found_bytes: *found_bytes, needed_bytes })
-            }
-            None => Ok(()),
         }
     }
 
@@ -235,6 +217,11 @@ mod tests {
             capability,
             memory_bytes: 1000,
             multiprocessors: 100,
+            shared: SharedMemory {
+                multiprocessor_bytes: 100 << 10,
+                block_bytes_max: 99 << 10,
+                reserved_bytes: 1 << 10,
+            },
             pci_bus_id: format!("0000:{:02X}:00.0", ordinal + 1),
         };
         Gpus { all: capabilities.iter().enumerate().map(gpu).collect(), driver_version: DRIVER_VERSION_MIN }
@@ -248,14 +235,6 @@ mod tests {
         assert!(old.contains("GPU 2") && old.contains("7.5, expected 8.0"), "{old}");
         let few = gpus.for_ranks(4).unwrap_err().to_string();
         assert!(few.contains("needs 4 GPUs") && few.contains("finds 3"), "{few}");
-    }
-
-    #[test]
-    fn every_rank_needs_room() {
-        let gpus = gpus(&[(8, 0)]);
-        assert_eq!(gpus.check_room(1, 1000), Ok(()));
-        let small = DiscoverError::NoRoom { ordinal: 0, found_bytes: 1000, needed_bytes: 1001 };
-        assert_eq!(gpus.check_room(1, 1001), Err(small));
     }
 
     #[test]

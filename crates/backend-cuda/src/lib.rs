@@ -4,6 +4,7 @@
 //! * [`discover`]: which GPUs there are, and why they will not do.
 //! * [`GpuLocality`]: which processors are next to a GPU; a rank binds itself to them.
 //! * [`Libraries`]: where NCCL and cuBLASLt are, and how workers find them.
+//! * [`CudaFootprint`]: what a rank allocates, before a device is opened.
 //! * [`Cuda`]: the backend. `kernels` has a file for each source in `kernels/` at the repository's root, whose PTX is
 //!   built into the program; `cublaslt` multiplies many rows; `peers` and `nccl` are the ways of sums between ranks, of which
 //!   `collective` chooses one.
@@ -26,14 +27,17 @@ mod cublaslt;
 mod cuda;
 mod device;
 mod discover;
+mod footprint;
 mod graphs;
 mod in_flight;
 mod kernels;
 mod libraries;
+pub mod limits;
 mod logits;
 mod measure;
 mod memory;
 mod nccl;
+mod packing;
 mod peers;
 mod sampling;
 mod step_inputs;
@@ -45,7 +49,9 @@ mod weights;
 pub use affinity::{GpuLocality, SYSFS, cpu_list};
 pub use cache::CudaKvCache;
 pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaOutputs};
+pub use device::SharedMemory;
 pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};
+pub use footprint::CudaFootprint;
 pub use libraries::{CUBLASLT, LIBRARY_PATH, Libraries, Library, NCCL, Place};
 pub use measure::PlainRead;
 pub use tensor::{CudaMatrix, CudaTensor, CudaVector};

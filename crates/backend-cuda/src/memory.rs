@@ -1,6 +1,7 @@
 //! Memory of the device, and pinned memory of the host.
 
 use crate::device::Device;
+use crate::packing::{ALIGN, Packing, Place};
 use backend::BackendError;
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaEvent, result};
@@ -12,10 +13,9 @@ use std::rc::Rc;
 /// Hands out memory of the device, from large pieces.
 pub(crate) struct Arena {
     device: Rc<Device>,
-    /// Bytes of a piece; 0: each buffer is a piece of its own, so that tools see where one is overrun.
-    chunk_bytes: usize,
-    /// The piece at hand, and how much of it has been handed out.
-    chunk: RefCell<Option<(Rc<Chunk>, usize)>>,
+    packing: RefCell<Packing>,
+    /// The pieces from which small buffers are handed out.
+    chunks: RefCell<Vec<Rc<Chunk>>>,
 }
 
 /// Memory of the device: a part of an allocation, which it keeps.
@@ -30,15 +30,11 @@ pub(crate) struct Buffer {
 pub(crate) struct Chunk {
     device: Rc<Device>,
     at: u64,
-    bytes: usize,
 }
-
-/// Every buffer begins at a multiple of this.
-const ALIGN: usize = 256;
 
 impl Arena {
     pub(crate) fn new(device: Rc<Device>, chunk_bytes: usize) -> Self {
-        Self { device, chunk_bytes, chunk: RefCell::new(None) }
+        Self { device, packing: RefCell::new(Packing::new(chunk_bytes)), chunks: RefCell::default() }
     }
 
     /// Memory of `bytes`; its contents are not defined. `what` is named where there is no room.
@@ -48,20 +44,22 @@ impl Arena {
     /// If the device is sealed: steps allocate nothing.
     pub(crate) fn buffer(&self, what: &'static str, bytes: usize) -> Result<Buffer, BackendError> {
         self.device.may_allocate(what, bytes);
-        let bytes = bytes.max(1).next_multiple_of(ALIGN);
-        let mut current = self.chunk.borrow_mut();
-        if let Some((chunk, used)) = current.as_mut().filter(|(chunk, used)| chunk.bytes - used >= bytes) {
-            let buffer = Buffer { at: chunk.at + *used as u64, bytes, _chunk: Rc::clone(chunk) };
-            *used += bytes;
-            return Ok(buffer);
-        }
-        let chunk = Rc::new(Chunk::new(&self.device, what, bytes.max(self.chunk_bytes))?);
-        let buffer = Buffer { at: chunk.at, bytes, _chunk: Rc::clone(&chunk) };
-        // What is left of the last piece is less than was asked for; small things may still fit the larger remainder.
-        let left = current.as_ref().map_or(0, |(chunk, used)| chunk.bytes - used);
-        if chunk.bytes - bytes >= left {
-            *current = Some((chunk, bytes));
-        }
+        let mut packing = self.packing.borrow().clone();
+        let mut chunks = self.chunks.borrow_mut();
+        let buffer = match packing.place(bytes) {
+            Place::Own { bytes } => {
+                let chunk = Rc::new(Chunk::new(&self.device, what, bytes)?);
+                Buffer { at: chunk.at, bytes, _chunk: chunk }
+            }
+            Place::In { chunk, offset, bytes } => {
+                if chunk == chunks.len() {
+                    chunks.push(Rc::new(Chunk::new(&self.device, what, packing.chunk_bytes)?));
+                }
+                let chunk = &chunks[chunk];
+                Buffer { at: chunk.at + offset as u64, bytes, _chunk: Rc::clone(chunk) }
+            }
+        };
+        *self.packing.borrow_mut() = packing;
         Ok(buffer)
     }
 
@@ -93,7 +91,7 @@ impl Chunk {
         device.may_allocate(what, bytes);
         // SAFETY: the context is current on this thread, which made it. The memory is not read before it is written.
         match unsafe { result::malloc_sync(bytes) } {
-            Ok(at) => Ok(Self { device: Rc::clone(device), at, bytes }),
+            Ok(at) => Ok(Self { device: Rc::clone(device), at }),
             Err(error) if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 Err(BackendError::OutOfMemory { what, bytes })
             }

@@ -6,7 +6,8 @@
 use crate::device::{Device, describe};
 use crate::kernels::all_reduce::{self, Add, FLAG_LINE, RANKS_MAX};
 use crate::memory::{Chunk, Pinned};
-use backend::{BackendError, Collective};
+use crate::tensor::PAD;
+use backend::{BackendError, Collective, StepLimits};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -146,9 +147,9 @@ impl PeerMemory {
             return Ok(());
         }
         self.close(host)?;
-        let partial_bytes = partial_bytes.max(old_partial).next_multiple_of(256);
-        let logits_bytes = logits_bytes.max(old_logits).next_multiple_of(256);
-        let total = self.flag_bytes() + PARTIALS * partial_bytes + logits_bytes;
+        let (partial_bytes, logits_bytes) =
+            (aligned(partial_bytes.max(old_partial)), aligned(logits_bytes.max(old_logits)));
+        let total = region_bytes(self.blocks, partial_bytes, logits_bytes);
         let own = Chunk::new(&self.device, "memory for the other ranks", total)?;
         // SAFETY: the flags are the allocation's beginning. They are zeros before any rank hears of them.
         unsafe { self.device.zero(own.at(), self.flag_bytes()) }?;
@@ -159,7 +160,7 @@ impl PeerMemory {
     }
 
     fn flag_bytes(&self) -> usize {
-        (self.blocks * FLAG_LINE * size_of::<u32>()).next_multiple_of(256)
+        flag_bytes(self.blocks)
     }
 
     /// Tells the other ranks of this rank's allocation, and maps theirs.
@@ -292,6 +293,26 @@ impl PeerMemory {
     pub(crate) fn flags(&self, rank: usize, ranks: usize) -> all_reduce::Peers {
         all_reduce::Peers { flags: self.region().bases, rank: rank as i32, ranks: ranks as i32 }
     }
+}
+
+fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(256)
+}
+
+fn flag_bytes(blocks: usize) -> usize {
+    aligned(blocks * FLAG_LINE * size_of::<u32>())
+}
+
+/// Bytes of a rank's allocation that its peers read: flags for so many blocks, partial sums and logits of so many bytes.
+pub(crate) fn region_bytes(blocks: usize, partial_bytes: usize, logits_bytes: usize) -> usize {
+    flag_bytes(blocks) + PARTIALS * aligned(partial_bytes) + aligned(logits_bytes)
+}
+
+/// Bytes of a buffer of partial sums of so many rows, and of the logits of the rank that has the most columns.
+pub(crate) fn buffer_bytes(limits: &StepLimits) -> (usize, usize) {
+    let widest = limits.vocab.iter().copied().max().unwrap_or(0);
+    let partial = limits.rows * limits.hidden.next_multiple_of(PAD) * size_of::<f32>();
+    (partial, limits.logits_rows * widest * size_of::<f32>())
 }
 
 /// Whether `device` can access the memory of another, or is it.

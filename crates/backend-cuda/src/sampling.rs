@@ -46,6 +46,20 @@ pub(crate) struct SampleRoom {
     pub(crate) vocab: usize,
 }
 
+impl SampleRoom {
+    /// Bytes of the inputs, masks, scores, counts and results.
+    pub(crate) fn bytes(&self) -> [usize; 5] {
+        let Self { launch, rows, vocab, .. } = *self;
+        [
+            input_offsets(launch).1,
+            rows * mask_words(vocab) * size_of::<u32>(),
+            launch * vocab * size_of::<f32>(),
+            launch * vocab * size_of::<u32>(),
+            rows * size_of::<SampleResult>(),
+        ]
+    }
+}
+
 /// What sampling works with beside its own.
 pub(crate) struct Tools<'a> {
     pub(crate) arena: &'a Arena,
@@ -89,12 +103,11 @@ impl Sampling {
     }
 
     pub(crate) fn reserve(&mut self, arena: &Arena, room: &SampleRoom) -> Result<(), BackendError> {
-        let SampleRoom { launch, rows, step, vocab } = *room;
-        self.inputs.at_least(arena, input_offsets(launch).1)?;
-        self.masks.at_least(arena, rows * mask_words(vocab) * size_of::<u32>())?;
-        self.scores.at_least(arena, launch * vocab * size_of::<f32>())?;
-        self.counts.at_least(arena, launch * vocab * size_of::<u32>())?;
-        self.results.at_least(arena, rows * size_of::<SampleResult>())?;
+        let scratch = [&mut self.inputs, &mut self.masks, &mut self.scores, &mut self.counts, &mut self.results];
+        for (scratch, bytes) in scratch.into_iter().zip(room.bytes()) {
+            scratch.at_least(arena, bytes)?;
+        }
+        let step = room.step;
         if self.results_max < step {
             self.results_max = step;
             self.pinned = Some(Pinned::new(&self.device, IN_FLIGHT_MAX * step * size_of::<SampleResult>())?);

@@ -168,11 +168,16 @@ impl Step {
 
     /// Makes room for any step of `rows` rows of sequences of up to `positions` positions, and gives its bytes.
     pub(crate) fn reserve(&mut self, arena: &Arena, rows: usize, positions: usize) -> Result<usize, BackendError> {
-        let table_stride = positions.div_ceil(BLOCK_TOKENS);
-        let (sequences, tokens, items, samples, chunks) = (rows, rows, rows, rows, rows);
-        let (_, bytes) = Room { rows, sequences, tokens, items, samples, chunks, table_stride }.offsets();
+        let bytes = Self::bytes(rows, positions);
         self.memory.at_least(arena, bytes)?;
         Ok(bytes)
+    }
+
+    /// Bytes of the inputs of any step of `rows` rows of sequences of up to `positions` positions.
+    pub(crate) fn bytes(rows: usize, positions: usize) -> usize {
+        let table_stride = positions.div_ceil(BLOCK_TOKENS);
+        let (sequences, tokens, items, samples, chunks) = (rows, rows, rows, rows, rows);
+        Room { rows, sequences, tokens, items, samples, chunks, table_stride }.offsets().1
     }
 
     /// Where a step's inputs lie that has room for `rows` rows, each of a sequence of up to `positions` positions, and whose

@@ -39,9 +39,8 @@ pub(crate) enum Form {
 impl CudaTensor {
     pub(crate) fn new(arena: &Arena, rows_max: usize, columns: usize) -> Result<Self, BackendError> {
         let stride = columns.next_multiple_of(PAD);
-        let bytes = rows_max * stride * 6 + rows_max * moment_stride(stride) * 8;
         Ok(Self {
-            memory: arena.buffer("activations", bytes)?,
+            memory: arena.buffer("activations", Self::bytes(rows_max, columns))?,
             lent: None,
             rows: 0,
             rows_max,
@@ -51,6 +50,13 @@ impl CudaTensor {
             rounded: Cell::new(false),
             has_moments: Cell::new(false),
         })
+    }
+
+    /// Bytes of so many rows: their f32, their bf16, and their moments.
+    pub(crate) fn bytes(rows_max: usize, columns: usize) -> usize {
+        let stride = columns.next_multiple_of(PAD);
+        let moments = moment_stride(stride) * 2 * size_of::<f32>();
+        rows_max * (stride * (size_of::<f32>() + size_of::<bf16>()) + moments)
     }
 
     /// For how many rows there is room.
@@ -147,6 +153,11 @@ pub struct CudaMatrix {
 }
 
 impl CudaMatrix {
+    /// Elements, with padding.
+    pub(crate) fn elements(rows: usize, columns: usize) -> usize {
+        rows.next_multiple_of(PAD) * columns.next_multiple_of(PAD)
+    }
+
     /// With its padding.
     pub(crate) fn view(&self) -> View<bf16> {
         let (rows, columns) = (self.rows.next_multiple_of(PAD), self.columns.next_multiple_of(PAD));
@@ -166,6 +177,11 @@ pub struct CudaVector {
 }
 
 impl CudaVector {
+    /// Bytes of so many elements.
+    pub(crate) fn bytes(len: usize) -> usize {
+        len.next_multiple_of(PAD) * size_of::<f32>()
+    }
+
     pub(crate) fn view(&self) -> View<f32> {
         let padded = self.len.next_multiple_of(PAD);
         View::new(self.memory.at(), 1, padded, padded)

@@ -25,7 +25,12 @@ impl TokenBuffer {
         scratch_slots: usize,
     ) -> Result<(), BackendError> {
         (self.slots, self.stride) = (self.slots.max(slots), self.stride.max(positions));
-        self.memory.at_least(arena, (self.slots + scratch_slots) * self.stride * size_of::<u32>()).map(|_| ())
+        self.memory.at_least(arena, Self::bytes(self.slots + scratch_slots, self.stride)).map(|_| ())
+    }
+
+    /// Bytes of so many slots of so many positions.
+    pub(crate) fn bytes(slots: usize, positions: usize) -> usize {
+        slots * positions * size_of::<u32>()
     }
 
     /// As for kernels.

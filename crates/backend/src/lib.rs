@@ -5,6 +5,7 @@
 //! * [`MappedWeight`]: a weight that a backend can use where its file is mapped, without a copy.
 //! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`Alone`] is a world of one,
 //!   [`Threads`] a world within a process.
+//! * [`Footprint`]: what a backend allocates for a rank, known before a device is opened.
 //! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,
 //!   and `--backend reference` runs it.
 //!
@@ -17,6 +18,7 @@
 
 mod batch;
 mod collective;
+mod footprint;
 mod logits;
 mod mapped;
 pub mod positions;
@@ -26,6 +28,7 @@ mod traits;
 
 pub use batch::{Batch, BatchSeq};
 pub use collective::{Alone, Collective, CollectiveError};
+pub use footprint::{Footprint, RankBytes, RankShapes, ReferenceFootprint, WeightFormat};
 pub use logits::{LogitsOutput, LogitsUse, use_logits, use_row};
 pub use mapped::{MappedTensor, MappedWeight};
 pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};

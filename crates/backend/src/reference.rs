@@ -1,8 +1,8 @@
 //! Every operation as its formula says it: the measure for the other backends.
 
 use crate::{
-    AttentionShape, Backend, BackendError, Batch, Collective, KvGroup, Linear, LogitsOutput, LogitsUse, Norm,
-    Positions, ReadWeights, Tensor, positions, use_logits,
+    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, KvGroup, Linear, LogitsOutput, LogitsUse,
+    Norm, Positions, ReadWeights, ReferenceFootprint, Tensor, positions, use_logits,
 };
 use half::bf16;
 use sampling::Sampler;
@@ -136,6 +136,10 @@ impl<C: Collective> Backend for Reference<C> {
     type Vector = Vec<f32>;
     type KvCache = HostKvCache;
     type Outputs = Vec<LogitsOutput>;
+
+    fn footprint(&self) -> &dyn Footprint {
+        &ReferenceFootprint
+    }
 
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<HostMatrix, BackendError> {
         let mut values = vec![bf16::ZERO; rows * columns];

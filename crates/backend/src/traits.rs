@@ -1,6 +1,6 @@
 //! The operations that a device offers to the forward pass.
 
-use crate::{Batch, CollectiveError, LogitsOutput, LogitsUse, MappedWeight};
+use crate::{Batch, CollectiveError, Footprint, LogitsOutput, LogitsUse, MappedWeight};
 use half::bf16;
 use std::ops::Range;
 
@@ -184,9 +184,6 @@ pub trait Backend: Sized {
     /// What becomes of logits; it may still be on its way from the device.
     type Outputs;
 
-    /// Bytes of one element of the KV cache.
-    const KV_ELEMENT_BYTES: usize = size_of::<f32>();
-
     /// Rows of logits that a step computes at a time: enough to keep a product busy, few enough to stay small beside
     /// weights.
     const LOGITS_ROWS_MAX: usize = 32;
@@ -200,6 +197,9 @@ pub trait Backend: Sized {
     fn head_width(head_dim: usize) -> usize {
         head_dim
     }
+
+    /// What the rank allocates.
+    fn footprint(&self) -> &dyn Footprint;
 
     // Loading.
 

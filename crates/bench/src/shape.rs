@@ -1,8 +1,8 @@
 //! Shapes of models that are measured without their checkpoint.
 
 use model::FalconConfig;
-use node::Published;
 use serde_json::{Value, json};
+use sizing::Published;
 
 /// The config.json of [`Shape::Small`].
 const SMALL: &[u8] = include_bytes!("shape-1.3b.json");

@@ -4,7 +4,7 @@ mod figures;
 mod report;
 
 use crate::metrics::Distribution;
-use node::{Batch, Limit, Timing};
+use roofline::{Batch, Limit, Timing};
 use scheduler::{Event, Scheduler, SchedulerConfig, Submission, SubmitError};
 use std::collections::{HashMap, VecDeque};
 use step::{Priority, Sample, SamplingParams, ScoredToken, SeqId, SeqOutput, StepPlan, StepResult, TokenScore};

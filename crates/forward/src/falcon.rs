@@ -1,6 +1,6 @@
 //! The model on one rank.
 
-use crate::load::Capacity;
+use crate::shapes::Capacity;
 use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, Norm, NormLinear, StepWork, Tensor};
 
 /// Falcon on one rank: weights, KV cache, and room for the activations of one step.

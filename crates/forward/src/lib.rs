@@ -2,6 +2,7 @@
 //!
 //! * [`Falcon`]: the model on one rank: load it, run a batch, get logits. It reads as if it ran alone; what is cut over
 //!   ranks is decided by `model`'s shard table, and the ranks meet in the backend's collective operations only.
+//! * [`rank_shapes`]: the shapes of all that a rank holds, before it holds any.
 //! * [`ModelRunner`]: turns a `StepPlan` into a batch, keeps the sequences' tokens and block tables, samples, and answers with a
 //!   `StepResult`.
 
@@ -12,7 +13,9 @@ mod falcon;
 mod heads;
 mod load;
 mod model_runner;
+mod shapes;
 
 pub use falcon::{Falcon, Observe};
-pub use load::{Capacity, WeightSource, positions, row_bytes};
+pub use load::WeightSource;
 pub use model_runner::{ModelRunner, StepError};
+pub use shapes::{Capacity, positions, rank_shapes, with_capacity};

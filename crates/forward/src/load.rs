@@ -2,9 +2,10 @@
 
 use crate::falcon::{Body, Falcon, Layer, Workspace};
 use crate::heads::Heads;
-use backend::{AttentionShape, Backend, BackendError, KvGroup, Linear, MappedWeight, Norm, Positions, StepLimits};
+use crate::shapes::{Capacity, rank_shapes};
+use backend::{Backend, BackendError, Linear, MappedWeight, Norm, RankShapes, WeightFormat};
 use half::bf16;
-use model::{FalconConfig, LayerNorms, Part, Partition, Role, ShardTensor, TensorId, cut_range};
+use model::{FalconConfig, LayerNorms, Part, Partition, Role, ShardTensor, TensorId};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -27,26 +28,6 @@ pub trait WeightSource: Sync {
     fn release(&self, tensor: &ShardTensor);
 }
 
-/// How much a rank makes room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Blocks of the KV cache, each of `step::BLOCK_TOKENS` tokens in all layers.
-    pub kv_blocks: usize,
-    /// The most rows of one step.
-    pub rows_max: usize,
-    /// The most rows of logits at a time; a step that needs more takes them in turns.
-    pub logits_rows_max: usize,
-}
-
-impl Capacity {
-    /// The most sequences that a rank knows at a time. Each has a block or more; at most a row of a step runs each, and as
-    /// many may have ended while the step after the one in which they did is on its way.
-    #[must_use]
-    pub fn sequences_max(&self) -> usize {
-        self.kv_blocks.min(2 * self.rows_max)
-    }
-}
-
 impl<B: Backend> Falcon<B> {
     /// Makes room on the device and reads the rank's part of the model into it.
     ///
@@ -65,30 +46,23 @@ impl<B: Backend> Falcon<B> {
                 format!("the hidden size is {}, expected a multiple of {}", config.hidden, B::HIDDEN_MULTIPLE);
             return Err(BackendError::Device { operation: "loading the model", message });
         }
+        let shapes = rank_shapes(backend.footprint(), WeightFormat::Bf16, config, partition, capacity);
+        // First what the model's size does not decide: where there is no room for it, nothing is read in vain.
+        let workspace = Workspace::new(&mut backend, &shapes)?;
+        let kv_cache = backend.kv_cache(&shapes.attention, shapes.layers, shapes.kv_blocks)?;
         let shard = model::shard(config, partition).into_iter().map(|tensor| (tensor.id, tensor)).collect();
-        let attention = attention_shape::<B>(config, partition);
+        let attention = &shapes.attention;
         let heads = Heads { head_dim: attention.head_dim, width: attention.head_width };
         let mut loader = Loader { backend: &mut backend, config, shard, source, heads };
         let embeddings = loader.linear(None, Role::WordEmbeddings)?;
         let layers = (0..config.layers).map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
         let final_norm = loader.norm(None, Role::FinalNorm)?;
         let lm_head = if config.tied { None } else { Some(loader.linear(None, Role::LmHead)?) };
-        let workspace = Workspace::new(&mut backend, config, partition, &attention, capacity)?;
-        let kv_cache = backend.kv_cache(&attention, config.layers, capacity.kv_blocks)?;
-        let world = partition.world;
-        let vocab: Vec<usize> = (0..world).map(|rank| cut_range(config.vocab, rank, world).len()).collect();
-        backend.ready(&StepLimits {
-            rows: capacity.rows_max,
-            logits_rows: capacity.logits_rows_max,
-            hidden: config.hidden,
-            vocab: vocab.clone(),
-            positions: config.max_positions,
-            sequences: capacity.sequences_max(),
-        })?;
+        backend.ready(&shapes.limits)?;
         let body = Body {
             sequential: config.norms == LayerNorms::Sequential,
             first_token: partition.vocab.start,
-            vocab,
+            vocab: shapes.limits.vocab,
             capacity,
             embeddings,
             layers,
@@ -101,56 +75,6 @@ impl<B: Backend> Falcon<B> {
         falcon.record()?;
         Ok(falcon)
     }
-}
-
-/// The rank's heads, as the backend wants to know them.
-fn attention_shape<B: Backend>(config: &FalconConfig, partition: &Partition) -> AttentionShape {
-    AttentionShape {
-        head_dim: config.head_dim,
-        head_width: B::head_width(config.head_dim),
-        groups: partition.groups.iter().map(|group| KvGroup { queries: group.q_count }).collect(),
-        positions: positions(config, partition.q_heads.clone()),
-        max_positions: config.max_positions,
-    }
-}
-
-/// How positions enter attention, for a range of the model's query heads.
-#[must_use]
-pub fn positions(config: &FalconConfig, q_heads: Range<usize>) -> Positions {
-    match config.positions {
-        model::Positions::Rotary(rope) => Positions::Rotary {
-            inverse_frequencies: rope.inverse_frequencies(config.head_dim),
-            factor: rope.attention_factor(),
-        },
-        model::Positions::Alibi => Positions::Alibi { slopes: alibi_slopes(config.q_heads)[q_heads].to_vec() },
-    }
-}
-
-/// An element of a step's tensors is an f32, and where it enters a product it is packed for that beside.
-const ELEMENT_BYTES: usize = 8;
-
-/// Bytes that a step takes for each of its rows, at most.
-#[must_use]
-pub fn row_bytes<B: Backend>(config: &FalconConfig, partition: &Partition) -> usize {
-    let attention = attention_shape::<B>(config, partition);
-    let elements: usize = wide_columns(config, partition, &attention).iter().sum();
-    elements * ELEMENT_BYTES
-}
-
-/// Columns of the tensors that have a row for each row of a step: those of [`Workspace`], in their order.
-fn wide_columns(config: &FalconConfig, partition: &Partition, attention: &AttentionShape) -> [usize; 6] {
-    let hidden = config.hidden;
-    [hidden, hidden, hidden, attention.qkv_columns(), attention.attended_columns(), partition.ffn.len()]
-}
-
-/// The slopes of all heads (the ALiBi paper, "Train Short, Test Long", 2022): a geometric series for a power of two of heads;
-/// otherwise that of the next lower power, then every other slope of the next higher one. Rounded to bf16, as Falcon's
-/// original code has them.
-fn alibi_slopes(heads: usize) -> Vec<f32> {
-    let lower = 1 << heads.ilog2();
-    let series = |count: usize| (1..=count).map(move |i| 2f64.powf(-8.0 * i as f64 / count as f64));
-    let slopes = series(lower).chain(series(2 * lower).step_by(2)).take(heads);
-    slopes.map(|slope| bf16::from_f64(slope).to_f32()).collect()
 }
 
 struct Loader<'a, B: Backend> {
@@ -263,29 +187,19 @@ impl<B: Backend> Loader<'_, B> {
 }
 
 impl<B: Backend> Workspace<B> {
-    fn new(
-        backend: &mut B,
-        config: &FalconConfig,
-        partition: &Partition,
-        attention: &AttentionShape,
-        capacity: Capacity,
-    ) -> Result<Self, BackendError> {
-        let mut wide = |columns| backend.tensor(capacity.rows_max, columns);
-        let [x, normed, partial, qkv, attended, up] = wide_columns(config, partition, attention);
-        let (x, normed, partial) = (wide(x)?, wide(normed)?, wide(partial)?);
-        let (qkv, attended, up) = (wide(qkv)?, wide(attended)?, wide(up)?);
-        let mut few = |columns| backend.tensor(capacity.logits_rows_max, columns);
-        let (last, last_normed, logits) = (few(config.hidden)?, few(config.hidden)?, few(partition.vocab.len())?);
-        Ok(Self { x, normed, partial, qkv, attended, up, last, last_normed, logits })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::alibi_slopes;
-
-    #[test]
-    fn slopes_of_six_heads_are_those_of_four_and_two_of_eight() {
-        assert_eq!(alibi_slopes(6), [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]);
+    fn new(backend: &mut B, shapes: &RankShapes) -> Result<Self, BackendError> {
+        let mut tensors = shapes.tensors.iter().map(|&(rows, columns)| backend.tensor(rows, columns));
+        let mut next = || tensors.next().expect("`rank_shapes` lists them in this order");
+        Ok(Self {
+            x: next()?,
+            normed: next()?,
+            partial: next()?,
+            qkv: next()?,
+            attended: next()?,
+            up: next()?,
+            last: next()?,
+            last_normed: next()?,
+            logits: next()?,
+        })
     }
 }

@@ -8,7 +8,7 @@ use backend::{
 };
 use backend_cuda::{Cuda, CudaKvCache, CudaOptions, CudaTensor, PlainRead};
 use model::{FalconConfig, Partition};
-use node::{Kernels, launches};
+use roofline::{Kernels, launches};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
@@ -189,7 +189,7 @@ struct Bench<'a> {
     shape: &'a Shape,
     layers: &'a [Layer],
     head: &'a Linear<Cuda>,
-    work: node::Batch,
+    work: roofline::Batch,
     batch: Batch,
     cache: CudaKvCache,
     cache_layers: usize,
@@ -206,7 +206,8 @@ impl<'a> Bench<'a> {
         decode: bool,
     ) -> Result<Self> {
         let config = &shape.config;
-        let work = if decode { node::Batch::decode(rows, shape.context - 1) } else { node::Batch::prompt(rows) };
+        let work =
+            if decode { roofline::Batch::decode(rows, shape.context - 1) } else { roofline::Batch::prompt(rows) };
         let (sequences, start, len) = if decode { (rows, shape.context - 1, 1) } else { (1, 0, rows) };
         let batch = batch(sequences as usize, start as usize, len as usize);
         let attention = attention(config);

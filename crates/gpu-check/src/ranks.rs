@@ -5,11 +5,12 @@ use crate::parts::Found;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{Alone, Backend};
-use backend_cuda::{Cuda, CudaOptions, discover};
+use backend_cuda::{Cuda, CudaFootprint, CudaOptions, discover};
 use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
-use node::{Kernels, launches};
+use roofline::{Kernels, launches};
 use serde::{Deserialize, Serialize};
+use sizing::{Ranks, WeightFormat, gpu_reserves};
 use std::time::Instant;
 use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, StepId, StepPlan};
 use testkit::RandomWeights;
@@ -50,16 +51,19 @@ pub fn measure(name: &str) -> Result<Found> {
     let (largest, positions) = (shape.batches.iter().max().expect("there are some"), shape.rank_context + shape.steps);
     let blocks = |tokens: u64| tokens.div_ceil(BLOCK_TOKENS as u64);
     let kv_blocks = (largest * (blocks(positions) + 1)).max(blocks(shape.prompt) + 1) as usize;
-    let kv_bytes = (kv_blocks * BLOCK_TOKENS * partition.kv_bytes_per_token(config, 2)) as u64;
-    let needed = partition.weight_bytes(config, 2) + kv_bytes;
-    if let Err(error) = discover()?.check_room(1, needed + (2 << 30)) {
-        return Ok(Found { checked: format!("not run: {error}"), ..Found::default() });
+    let rows_max = (shape.prompt as usize).max(64);
+    let gpu = discover()?.for_ranks(1)?[0].clone();
+    let footprint = CudaFootprint::of(&gpu, 1);
+    let needed = Ranks::new(config, 1, WeightFormat::Bf16, &footprint).fullest(kv_blocks, rows_max).total();
+    let reserved: u64 = gpu_reserves(gpu.memory_bytes, 1, false).iter().map(|reserve| reserve.bytes).sum();
+    if needed + reserved > gpu.memory_bytes {
+        let checked = format!("not run: it needs {} bytes of {}", needed + reserved, gpu.memory_bytes);
+        return Ok(Found { checked, ..Found::default() });
     }
     let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
     let (plain_read_gbps, _) = plain_read(&mut cuda, &shape)?;
     drop(cuda);
     let cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
-    let rows_max = (shape.prompt as usize).max(64);
     let capacity = Capacity { kv_blocks, rows_max, logits_rows_max: Cuda::LOGITS_ROWS_MAX };
     let begun = Instant::now();
     let falcon = Falcon::load(cuda, config, &partition, capacity, &RandomWeights::new(fastrand::u64(..)))?;
@@ -71,16 +75,16 @@ pub fn measure(name: &str) -> Result<Found> {
     for &batch in &shape.batches {
         let ms = runner.decode(batch, shape.rank_context, shape.steps)?;
         // Halfway through the steps.
-        let work = node::Batch::decode(batch, shape.rank_context + shape.steps / 2);
+        let work = roofline::Batch::decode(batch, shape.rank_context + shape.steps / 2);
         rows.push(row(&shape, "decode", batch, ms, &work, plain_read_gbps));
     }
     let ms = runner.prompt(shape.prompt)?;
-    rows.push(row(&shape, "prompt", shape.prompt, ms, &node::Batch::prompt(shape.prompt), plain_read_gbps));
-    let checked = format!("{:.2} GB of random weights, made and loaded in {loaded:.1} s", needed as f64 / 1e9);
+    rows.push(row(&shape, "prompt", shape.prompt, ms, &roofline::Batch::prompt(shape.prompt), plain_read_gbps));
+    let checked = format!("{:.2} GB with random weights, made and loaded in {loaded:.1} s", needed as f64 / 1e9);
     Ok(Found { checked, plain_read_gbps: Some(plain_read_gbps), ranks: rows, ..Found::default() })
 }
 
-fn row(shape: &Shape, step: &str, size: u64, ms: f64, work: &node::Batch, plain_read_gbps: f64) -> RankRow {
+fn row(shape: &Shape, step: &str, size: u64, ms: f64, work: &roofline::Batch, plain_read_gbps: f64) -> RankRow {
     let all = launches(&shape.config, &Partition::new(&shape.config, 0, 1), Kernels::Own, work);
     let (bytes, flops) =
         all.iter().fold((0, 0), |(bytes, flops), it| (bytes + it.times * it.bytes, flops + it.times * it.flops));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use model::{AttentionLayout, FalconConfig, Partition};
-use node::Published;
+use sizing::Published;
 
 /// A part's name, the published model, and over how many ranks it is cut.
 pub const SHAPES: [(&str, &str, usize); 3] = [

@@ -1,6 +1,6 @@
 //! A client of the gRPC API, over the network or within the process.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use server::{GrpcApi, Service};
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::server::HealthReporter;
@@ -12,9 +12,13 @@ const PIPE_BYTES: usize = 1 << 16;
 /// The prompt's and all tokens' details of the longest answer, with alternatives, stay below this.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// A client of the server at `addr`, as `host:port` or a URL.
+/// A client of the server at `addr`, as HOST:PORT or http://HOST:PORT.
 pub async fn connect(addr: &str) -> Result<GenerationClient<Channel>> {
-    let url = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };
+    let url = match addr.split_once("://") {
+        None => format!("http://{addr}"),
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => addr.to_owned(),
+        Some((scheme, _)) => bail!("--server {addr}: {scheme} is not spoken; expected HOST:PORT or http://HOST:PORT"),
+    };
     let endpoint = Endpoint::from_shared(url).with_context(|| format!("--server {addr}: not an address"))?;
     let channel = endpoint.connect().await.with_context(|| format!("--server {addr}: cannot connect"))?;
     Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))

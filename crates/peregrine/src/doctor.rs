@@ -1,119 +1,183 @@
-//! `peregrine doctor`: what a machine's GPUs are, and whether they can run a model. Nothing is loaded.
+//! `peregrine doctor`: what a machine is, and whether it can run a model. Nothing is loaded.
+
+mod gpus;
+mod host;
+mod model;
 
 use crate::output::print;
 use crate::units::gb;
-use anyhow::{Result, bail, ensure};
-use backend_cuda::{CUBLASLT, GpuLocality, Gpus, LIBRARY_PATH, Libraries, NCCL, Place, SYSFS, cpu_list, discover};
-use clap::{Args, value_parser};
-use runtime::{Wanted, room_of_gpus};
+use anyhow::Result;
+use backend_cuda::SYSFS;
+use clap::{Args, ValueEnum, value_parser};
+use serde::Serialize;
 use std::path::PathBuf;
-use step::BLOCK_TOKENS;
+use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Every problem is told, each with what would mend it; the exit code is 1 if there is one. Without --strict, GPUs that cannot \
-read each other's memory, and a missing NCCL, are told and tolerated: the ranks' sums then take another way, which is slower.";
+Every problem is told, each with what would mend it; the exit code is 1 if there is one. What only makes the model slower is a \
+warning. Without --strict, GPUs that cannot read each other's memory, and a missing cuBLASLt or NCCL, are warnings: the ranks' \
+sums then take another way. Nothing is started, and no weight is read.";
 
 /// What is to be looked at.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct DoctorArgs {
-    /// Folder of the model for which there must be room, of which only config.json is read.
+    /// Folder of the model, of which config.json and the files' headers are read.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// How many ranks, each with a GPU; as many as there are GPUs if not given.
+    /// Where the model is to run.
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// How many ranks; one for each GPU if not given, and one on CPUs.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=64))]
     tensor_parallel: Option<u32>,
-    /// Tokens for which each rank's KV cache must have room; those of one sequence if not given.
+    /// As of `peregrine serve`: tokens in each rank's KV cache.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: Option<u32>,
+    /// As of `peregrine serve`: the most tokens that one step computes.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    max_batch_tokens: Option<u32>,
+    /// As of `peregrine serve`: the most requests at once, for which a KV cache is of use.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_concurrent_requests: Option<u32>,
     /// GPUs must read each other's memory, and cuBLASLt and NCCL must be there.
     #[arg(long)]
     strict: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     /// Where Linux describes the machine.
     #[arg(long, hide = true, value_name = "DIR", default_value = SYSFS)]
     sysfs: PathBuf,
 }
 
+/// Where the model is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// As `peregrine serve` would choose.
+    Auto,
+    /// CPUs.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+/// All that was found. The keys of its JSON stay.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// There is no problem.
+    ready: bool,
+    /// Where the model would run: `cuda` or `cpu`.
+    backend: &'static str,
+    tensor_parallel: usize,
+    /// The CUDA version of the driver, if there is one.
+    driver: Option<String>,
+    gpus: Vec<gpus::Gpu>,
+    /// Every GPU reaches the memory of every other that a rank has; `None` where that was not asked.
+    peers: Option<bool>,
+    libraries: Vec<gpus::FoundLibrary>,
+    cpu: host::Cpu,
+    /// Bytes of the host's memory that may still be taken.
+    memory_available_bytes: u64,
+    huge_pages: host::HugePages,
+    limits: host::Limits,
+    model: Option<model::Model>,
+    /// What stands in the way.
+    problems: Vec<String>,
+    /// What makes it slower.
+    warnings: Vec<String>,
+}
+
 /// Prints what is found.
-pub fn run(args: &DoctorArgs) -> Result<()> {
-    let gpus = discover()?;
-    let ranks = args.tensor_parallel.map_or(gpus.all.len(), |ranks| ranks as usize);
-    let version = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-    say("driver", &format!("CUDA {}", version(gpus.driver_version)))?;
-    for gpu in &gpus.all {
-        let locality = GpuLocality::of(gpu, &args.sysfs);
-        let next_to = locality.map_or_else(|| "unknown".to_owned(), |it| place(&it));
-        let ((major, minor), memory) = (gpu.capability, gb(gpu.memory_bytes));
-        let line =
-            format!("{}, compute capability {major}.{minor}, {memory} GB; cores next to it: {next_to}", gpu.name);
-        say(&format!("GPU {}", gpu.ordinal), &line)?;
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let report = examine(args);
+    let code = if report.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if args.json {
+        print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        return Ok(code);
     }
-    let mut problems = Vec::new();
-    match gpus.for_ranks(ranks) {
-        Err(error) => problems.push(error.to_string()),
-        Ok(_) => {
-            say("ranks", &format!("{ranks} of {} GPUs", gpus.all.len()))?;
-            problems.extend(room(args, &gpus, ranks)?);
-            let mut slower = if ranks > 1 { between_gpus(&gpus, ranks)? } else { Vec::new() };
-            slower.extend(libraries(ranks)?);
-            match args.strict {
-                true => problems.extend(slower),
-                false => slower.iter().try_for_each(|told| say("slower", told))?,
-            }
+    print(&text(&report))?;
+    for problem in &report.problems {
+        eprintln!("error: {problem}");
+    }
+    Ok(code)
+}
+
+fn examine(args: &DoctorArgs) -> Report {
+    let mut found = gpus::look(args);
+    let host = host::look();
+    let uses_gpus = match args.backend {
+        Backend::Cpu => false,
+        Backend::Cuda => true,
+        Backend::Auto => found.usable,
+    };
+    let (mut problems, mut warnings) = (host.problems, host.warnings);
+    match (args.backend, found.usable) {
+        (Backend::Cuda, false) => problems.append(&mut found.problems),
+        (Backend::Auto, false) => {
+            warnings.extend(found.problems.drain(..).map(|why| format!("the model would run on the CPUs: {why}")));
         }
+        _ => {}
     }
-    ensure!(problems.is_empty(), "{}", problems.join("\nerror: "));
-    print("ready\n")
-}
-
-/// Whether the model fits, if there is one.
-fn room(args: &DoctorArgs, gpus: &Gpus, ranks: usize) -> Result<Option<String>> {
-    let Some(dir) = &args.model else { return Ok(None) };
-    if !dir.is_dir() {
-        bail!("--model {}: there is no such folder", dir.display());
+    if uses_gpus {
+        let told = if args.strict { &mut problems } else { &mut warnings };
+        told.append(&mut found.slower);
     }
-    let config = weights::inspect(dir)?;
-    let wanted = Wanted { kv_tokens: args.kv_tokens, step_rows: None, kv_tokens_most: u64::MAX };
-    Ok(match room_of_gpus(gpus, &config, ranks, &wanted) {
-        Ok((room, bytes)) => {
-            let tokens = u64::from(room.kv_blocks) * BLOCK_TOKENS as u64;
-            let bytes = gb(bytes);
-            say("room", &format!("weights, logits and a KV cache of {tokens} tokens take {bytes} GB of each GPU"))?;
-            None
-        }
-        Err(error) => Some(error.to_string()),
-    })
-}
-
-/// Says where the libraries of `ranks` ranks are, and what is missing.
-fn libraries(ranks: usize) -> Result<Vec<String>> {
-    let wanted: &[_] = if ranks > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };
-    let libraries = Libraries::find(wanted)?;
-    for (library, place) in &libraries.places {
-        match place {
-            Place::Found => say(library.name, "where the loader finds it")?,
-            Place::Linked(path) => say(library.name, &path.display().to_string())?,
-            Place::Missing(_) => {}
-        }
+    let backend = if uses_gpus { "cuda" } else { "cpu" };
+    let on_cpus = args.tensor_parallel.map_or(1, |ranks| ranks as usize);
+    let tensor_parallel = if uses_gpus { found.ranks } else { on_cpus };
+    // Where the GPUs will not do, what they could hold is not known.
+    let machine = if uses_gpus && !found.usable { None } else { Some(backend) };
+    let model = args.model.as_ref().map(|dir| {
+        let looked = model::look(args, dir, machine, tensor_parallel);
+        problems.extend(looked.problems);
+        warnings.extend(looked.warnings);
+        looked.model
+    });
+    Report {
+        ready: problems.is_empty(),
+        backend,
+        tensor_parallel,
+        driver: found.driver,
+        gpus: found.gpus,
+        peers: found.peers,
+        libraries: found.libraries,
+        cpu: host.cpu,
+        memory_available_bytes: runtime::available_bytes(),
+        huge_pages: host.huge_pages,
+        limits: host.limits,
+        model,
+        problems,
+        warnings,
     }
-    Ok(libraries.missing().map(|(_, told)| format!("{told}; add its folder to {LIBRARY_PATH}")).collect())
 }
 
-/// What stands in the way of fast sums between GPUs.
-fn between_gpus(gpus: &Gpus, ranks: usize) -> Result<Vec<String>> {
-    let mut told = Vec::new();
-    match gpus.check_peer_access(ranks) {
-        Ok(()) => say("peers", "every GPU reaches the memory of every other")?,
-        Err(error) => told.push(error.to_string()),
+fn text(report: &Report) -> String {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    let mut say = |label: &str, text: String| lines.push((label.to_owned(), text));
+    if let Some(driver) = &report.driver {
+        say("driver", format!("CUDA {driver}"));
     }
-    Ok(told)
-}
-
-fn place(locality: &GpuLocality) -> String {
-    let cores = cpu_list(&locality.cpus);
-    locality.numa_node.map_or_else(|| cores.clone(), |node| format!("{cores} (node {node})"))
-}
-
-fn say(label: &str, text: &str) -> Result<()> {
-    print(&format!("{label:<10}{text}\n"))
+    for gpu in &report.gpus {
+        say(&format!("GPU {}", gpu.ordinal), gpu.to_string());
+    }
+    if report.peers == Some(true) {
+        say("peers", "every GPU reaches the memory of every other".to_owned());
+    }
+    for library in &report.libraries {
+        say(library.name, library.path.clone().unwrap_or_else(|| "missing".to_owned()));
+    }
+    say("CPU", report.cpu.to_string());
+    say("memory", format!("{} GB available", gb(report.memory_available_bytes)));
+    say("huge pages", report.huge_pages.to_string());
+    say("limits", report.limits.to_string());
+    if let Some(model) = &report.model {
+        say("model", model.to_string());
+    }
+    say("ranks", format!("{} on {}", report.tensor_parallel, if report.backend == "cuda" { "GPUs" } else { "CPUs" }));
+    for warning in &report.warnings {
+        say("warning", warning.clone());
+    }
+    let lines: String = lines.iter().map(|(label, text)| format!("{label:<12}{text}\n")).collect();
+    lines + if report.ready { "ready\n" } else { "" }
 }

@@ -24,6 +24,9 @@ pub struct EngineArgs {
     /// Where the model runs.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    /// Refuse to run on CPUs: as --backend cuda, and an error beside another one.
+    #[arg(long)]
+    require_gpu: bool,
     /// Tokens for which each rank's KV cache has room, over all requests; if not given, as many as memory allows on GPUs, and
     /// 16,384 on processors.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
@@ -121,12 +124,19 @@ impl EngineArgs {
         command.get_arguments().map(|argument| argument.get_id().clone()).collect()
     }
 
+    /// Whether a model is named.
+    pub fn has_model(&self) -> bool {
+        self.model.is_some()
+    }
+
     /// As the engine takes them; its workers are this program.
     pub fn options(&self) -> Result<EngineOptions> {
+        let is_gpu = matches!(self.backend, Backend::Auto | Backend::Cuda);
+        ensure!(is_gpu || !self.require_gpu, "--require-gpu: --backend runs the model elsewhere");
         Ok(EngineOptions {
             worker: worker_command(&self.cuda)?,
             model: self.model.clone(),
-            backend: self.backend.into(),
+            backend: if self.require_gpu { BackendChoice::Cuda } else { self.backend.into() },
             kv_tokens: self.kv_tokens,
             max_batch_tokens: self.max_batch_tokens,
             max_concurrent_requests: self.max_concurrent_requests,

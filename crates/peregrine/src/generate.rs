@@ -29,7 +29,7 @@ pub struct GenerateArgs {
     /// The prompt as token ids.
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with = "prompt")]
     input_ids: Option<Vec<u32>>,
-    /// A server to ask, instead of workers started for this call.
+    /// A server to ask, as HOST:PORT or http://HOST:PORT, instead of workers started for this call.
     #[arg(long, value_name = "ADDR", conflicts_with_all = EngineArgs::ids(), conflicts_with = "tensor_parallel")]
     server: Option<String>,
     /// Print the whole answer as the JSON object of TGI's /generate, and nothing else.

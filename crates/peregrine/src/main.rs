@@ -45,11 +45,11 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Continue a prompt, on a running server or on workers started for the one call.
     Generate(generate::GenerateArgs),
-    /// Show how a model is cut over a node's GPUs, and whether it fits.
+    /// Show how a model is cut over a machine's GPUs or CPUs, and whether it fits.
     Plan(plan::PlanArgs),
     /// Measure how fast it is.
     Bench(benchmarks::BenchArgs),
-    /// Say whether this machine's GPUs can run a model.
+    /// Say whether this machine can run a model, and what stands in the way.
     Doctor(doctor::DoctorArgs),
     /// Tell whether a text carries the watermark.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
@@ -105,7 +105,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => benchmarks::run(args),
-        Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(args).map(|()| ExitCode::SUCCESS),
     }

@@ -1,38 +1,54 @@
-//! `peregrine plan`: how a model is cut over a node's GPUs, whether it fits, and how fast it should be. Reads `config.json`
-//! alone.
+//! `peregrine plan`: how a model is cut over a machine, whether it fits, and how fast it should be. Reads
+//! `config.json` and the headers of weights.
 
+mod local;
 pub mod models;
 mod text;
 
 use crate::output::print;
 use anyhow::{Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
+use local::LOCAL;
 use models::Model;
-use node::{Node, Plan, Prediction};
+use roofline::Prediction;
+use runtime::BackendFootprints;
 use serde::Serialize;
+use sizing::{Asked, NODES, Node, NodeSite, Plan, Site};
+use weights::Checkpoint;
 
 const AFTER_HELP: &str = "\
-A model fits if every rank has room for its weights, a reserve, and the KV cache of one sequence of the longest length \
-that the model was made for. The exit code is 0 whether or not it fits: `fits` in the JSON tells. All figures are \
-computed; no weights are read, and no GPU is needed.";
+A model fits if every rank has room for its weights, a reserve, its steps, and the KV cache that is asked for, or that of one \
+sequence of the longest length that the model was made for. The exit code is 0 whether or not it fits: `fits` in the JSON \
+tells. All figures are computed; no weights are read, and no GPU is needed.";
 
 /// What is to be planned.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct PlanArgs {
-    /// Folder of the model, of which only config.json is read, or the JumpStart id of a published one:
+    /// Folder of the model, of which config.json and the files' headers are read, or the JumpStart id of a published one:
     /// huggingface-llm-falcon-{7b,7b-instruct,40b,40b-instruct,180b,180b-chat}-bf16.
     #[arg(long, value_name = "DIR|ID")]
     model: String,
-    /// How many ranks; one for each of the node's GPUs if not given.
+    /// How many ranks; one for each of the node's GPUs if not given, and one on CPUs.
     #[arg(long, value_name = "N")]
     tensor_parallel: Option<usize>,
-    /// The node, by its instance type; the id's usual one if not given, or p4de.24xlarge for a folder.
+    /// The node, by its instance type, or `local` for this machine; the id's usual one if not given, or p4de.24xlarge for a
+    /// folder.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Where the model is to run: which memory counts, and how the KV cache is stored.
-    #[arg(long, value_enum, default_value_t = Backend::Cuda)]
-    backend: Backend,
+    /// Where the model is to run: which memory counts, and how the KV cache is stored. If not given, on the node's GPUs; on
+    /// this machine, on its CPUs where it has no GPUs.
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
+    /// As of `peregrine serve`: tokens in each rank's KV cache.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
+    kv_tokens: Option<u32>,
+    /// As of `peregrine serve`: the most tokens that one step computes.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    max_batch_tokens: Option<u32>,
+    /// As of `peregrine serve`: the most requests at once, for which a KV cache is of use.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_concurrent_requests: Option<u32>,
     /// Predict the time of steps on the node's GPUs, and print what the prediction rests on.
     #[arg(long)]
     predict: bool,
@@ -50,7 +66,7 @@ enum Backend {
     Cpu,
 }
 
-impl From<Backend> for node::Backend {
+impl From<Backend> for sizing::Backend {
     fn from(backend: Backend) -> Self {
         match backend {
             Backend::Cuda => Self::Cuda,
@@ -64,9 +80,29 @@ impl From<Backend> for node::Backend {
 struct Report {
     #[serde(flatten)]
     plan: Plan,
+    /// For a folder: `ok`, or what is to be known of its weights, or is wrong with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<String>,
+    /// The command that serves the model so, if it fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serve: Option<String>,
     /// If it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     prediction: Option<Prediction>,
+}
+
+/// A machine that is planned for.
+struct Target {
+    name: String,
+    /// Its devices, in words.
+    devices: String,
+    /// One of the catalogue, of which times can be predicted.
+    node: Option<&'static Node>,
+    site: Box<dyn Site>,
+    /// The most ranks.
+    ranks_max: usize,
+    /// Ranks, if nobody says how many.
+    ranks: usize,
 }
 
 /// Prints the plan.
@@ -76,22 +112,96 @@ pub fn run(args: &PlanArgs) -> Result<()> {
 
 fn report(args: &PlanArgs) -> Result<String> {
     let model = Model::open(&args.model)?;
-    let node = Node::named(args.node.as_deref().unwrap_or(model.default_node))?;
-    let (name, gpus) = (node.name, node.gpus);
-    let world = args.tensor_parallel.unwrap_or(gpus);
-    ensure!((1..=gpus).contains(&world), "--tensor-parallel is {world}, expected 1 to {gpus}: the GPUs of {name}");
-    ensure!(!args.predict || args.backend == Backend::Cuda, "--predict: times are known for --backend cuda alone");
-    let plan = Plan::new(&model.name, &model.config, node, world, args.backend.into());
+    let target = target(args, &model)?;
+    let (name, most) = (&target.name, target.ranks_max);
+    let world = args.tensor_parallel.unwrap_or(target.ranks);
+    ensure!(
+        (1..=most).contains(&world),
+        "--tensor-parallel is {world}, expected 1 to {most}: {} of {name}",
+        target.devices
+    );
+    let predicts = target.node.filter(|_| target.site.backend() == sizing::Backend::Cuda);
+    ensure!(!args.predict || predicts.is_some(), "--predict: times are known for the GPUs of known nodes alone");
+    let asked = Asked::new(&model.config, args.kv_tokens, args.max_batch_tokens, args.max_concurrent_requests);
+    let backend = target.site.backend();
+    let others = NODES.each_ref().map(|node| NodeSite { node, backend, footprints: &BackendFootprints });
+    let others = others.each_ref().map(|site| (site.node.name, site.node.gpus, site as &dyn Site));
+    let plan = Plan::new((&model.name, &model.config), (name, &*target.site), world, &asked, &others);
     // What does not fit does not run.
-    let predicted = args.predict && plan.fits;
-    let prediction = predicted.then(|| Prediction::new(&model.config, node, world, plan.kv_tokens));
-    let report = Report { plan, prediction };
+    let prediction = predicts
+        .filter(|_| args.predict && plan.fits)
+        .map(|node| Prediction::new(&model.config, node, world, plan.kv_tokens));
+    let serve = plan.fits.then(|| serve_command(args, &plan));
+    let report = Report { plan, checkpoint: checkpoint_of(&model), serve, prediction };
     Ok(if args.json {
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
         let prediction = report.prediction.as_ref().map(|it| "\n".to_owned() + &text::render_prediction(it));
-        text::render(&report.plan, node) + &prediction.unwrap_or_default()
+        text::render(&report, &target) + &prediction.unwrap_or_default()
     })
+}
+
+fn target(args: &PlanArgs, model: &Model) -> Result<Target> {
+    let name = args.node.as_deref().unwrap_or(model.default_node);
+    if name == LOCAL {
+        return local::target(args.backend.map(Into::into));
+    }
+    let node = Node::named(name)?;
+    let backend: sizing::Backend = args.backend.unwrap_or(Backend::Cuda).into();
+    Ok(Target {
+        name: node.name.to_owned(),
+        devices: match backend {
+            sizing::Backend::Cuda => format!("the {} GPUs ({})", node.gpus, node.gpu.name),
+            sizing::Backend::Cpu => "the CPUs".to_owned(),
+        },
+        node: Some(node),
+        site: Box::new(NodeSite { node, backend, footprints: &BackendFootprints }),
+        ranks_max: node.gpus,
+        ranks: node.gpus,
+    })
+}
+
+/// What a folder has of the model's weights; `None` of a published id.
+fn checkpoint_of(model: &Model) -> Option<String> {
+    let dir = std::path::Path::new(&model.name);
+    let opened = dir.is_dir().then(|| Checkpoint::open(dir))?;
+    Some(match opened {
+        Ok(checkpoint) if checkpoint.notes().is_empty() => "ok".to_owned(),
+        Ok(checkpoint) => checkpoint.notes().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        Err(error) => error.to_string(),
+    })
+}
+
+/// The command that serves the model as it was planned; what was left to memory is left to it again.
+fn serve_command(args: &PlanArgs, plan: &Plan) -> String {
+    let backend = match plan.backend {
+        sizing::Backend::Cuda => "cuda",
+        sizing::Backend::Cpu => "cpu",
+    };
+    // An id is not where the model is.
+    let is_folder = std::path::Path::new(&plan.model).is_dir();
+    let model = if is_folder { shell_word(&plan.model) } else { "MODEL_DIR".to_owned() };
+    let given = [
+        ("--kv-tokens", args.kv_tokens),
+        ("--max-batch-tokens", args.max_batch_tokens),
+        ("--max-concurrent-requests", args.max_concurrent_requests),
+    ];
+    let given = given.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)));
+    let ranks = plan.tensor_parallel;
+    format!(
+        "peregrine serve --model {model} --backend {backend} --tensor-parallel {ranks}{}",
+        given.collect::<String>()
+    )
+}
+
+/// A word as a shell takes it.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub struct ServeArgs {
     /// and tells callers and /health why the model failed.
     #[arg(long)]
     exit_on_failure: bool,
+    /// Check flags, addresses, model and memory as for a start, and end: nothing is started, and no weight is read.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Serves until a signal asks for the end, or the model cannot be loaded.
@@ -58,6 +61,17 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         grpc: bind("--grpc-addr", &args.grpc_addr).await?,
         http: bind("--http-addr", &args.http_addr).await?,
     };
+    if !args.engine.has_model() {
+        warn!(
+            "no --model is given: this serves the tiny demo model, which is a toy to try things with; name the folder of a \
+             Falcon model to serve that"
+        );
+    }
+    if args.check {
+        let info = Engine::check(&args.engine.options()?, args.tensor_parallel)?;
+        info!("{} over {} workers, backend {}: ready to start", info.model_id, info.tensor_parallel, info.backend);
+        return Ok(ExitCode::SUCCESS);
+    }
     // From here on a signal must end the workers, too. Each of the two sees every signal.
     let (mut first, mut second) = (Signals::new()?, Signals::new()?);
     let Engine { coordinator, service } = Engine::start(&args.engine.options()?, args.tensor_parallel)?;

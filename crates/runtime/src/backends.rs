@@ -1,6 +1,6 @@
 //! The only place that knows which backends there are.
 
-use crate::{EngineError, instant};
+use crate::{EngineError, gpu_traces, instant};
 use backend::{Alone, BackendError, Collective, Reference};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, GpuLocality, SYSFS, cpu_list, discover};
@@ -34,10 +34,16 @@ impl BackendChoice {
             Self::Cuda => gpus(world).map(|()| "cuda").map_err(EngineError::Gpus),
             Self::Auto => match gpus(world) {
                 Ok(()) => Ok("cuda"),
-                // Most machines have none, which is no news.
-                Err(DiscoverError::NoDriver) => Ok("cpu"),
                 Err(error) => {
-                    tracing::warn!("the model runs on the processor: {error}");
+                    let trace = gpu_traces().map(|trace| format!("; there is a GPU, by {trace}"));
+                    match (&error, &trace) {
+                        // Most machines have none.
+                        (DiscoverError::NoDriver, None) => tracing::info!("the model runs on the CPUs: {error}"),
+                        _ => {
+                            let trace = trace.unwrap_or_default();
+                            tracing::warn!("the model runs on the CPUs: {error}{trace}; --require-gpu would refuse");
+                        }
+                    }
                     Ok("cpu")
                 }
             },

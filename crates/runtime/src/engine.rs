@@ -1,13 +1,15 @@
 //! A model with its workers and the service over them.
 
+use crate::capacity::threads_of_rank;
 use crate::end_of_text::{compare_vocabularies, end_of_text};
 use crate::launch::Launch;
-use crate::{BackendChoice, CudaSettings, EngineError, Room, Wanted, WorkerCommand, demo, find_room};
+use crate::{BackendChoice, CudaSettings, EngineError, Machine, WorkerCommand, demo};
 use api::Limits;
 use backend_cpu::Isa;
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
 use server::{Info, Service, TokenizerPool};
+use sizing::{Asked, CONCURRENT_REQUESTS_MAX, Fit};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
@@ -106,7 +108,6 @@ impl EngineOptions {
 /// Requests that run or wait at once, where nobody says how many: one for so many tokens of the KV cache, within limits.
 const REQUEST_TOKENS: u32 = 128;
 const CONCURRENT_REQUESTS_LEAST: u32 = 128;
-const CONCURRENT_REQUESTS_MOST: u32 = 1024;
 
 /// A model whose workers have been started; they may still be loading.
 pub struct Engine {
@@ -124,7 +125,36 @@ impl Engine {
     /// [`EngineError`]: the model is not there or does not fit, or a setting does not suit it. What goes wrong in a worker is
     /// told by the coordinator's status.
     pub fn start(options: &EngineOptions, world: u32) -> Result<Self, EngineError> {
-        let world = world as usize;
+        let Prepared { tokenizer, eos, info, processes, scheduling } = Prepared::new(options, world as usize)?;
+        let tokenizing = TokenizerPool::start(tokenizer, options.tokenizer_threads, info.max_concurrent_requests)
+            .map_err(EngineError::TokenizerThreads)?;
+        let coordinator = Coordinator::start(scheduling, Workers::Processes(processes));
+        let service = Service::new(coordinator.clone(), tokenizing, eos, info);
+        Ok(Self { coordinator, service })
+    }
+
+    /// What [`Engine::start`] would start, where it would not refuse; starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::start`].
+    pub fn check(options: &EngineOptions, world: u32) -> Result<Info, EngineError> {
+        Ok(Prepared::new(options, world as usize)?.info)
+    }
+}
+
+/// All that is decided before a worker starts.
+struct Prepared {
+    tokenizer: Tokenizer,
+    /// Ids that end a text.
+    eos: Vec<u32>,
+    info: Info,
+    processes: ProcessConfig,
+    scheduling: CoordinatorConfig,
+}
+
+impl Prepared {
+    fn new(options: &EngineOptions, world: usize) -> Result<Self, EngineError> {
         let model_dir = options.model.clone().map_or_else(demo::model_dir, Ok)?;
         if !model_dir.is_dir() {
             return Err(EngineError::NoFolder { dir: model_dir });
@@ -134,16 +164,13 @@ impl Engine {
         compare_vocabularies(&config, &tokenizer)?;
         let eos = end_of_text(&model_dir, &config, &tokenizer)?;
         let backend = options.backend.resolve(world)?;
-        let requests_most = options.max_concurrent_requests.unwrap_or(CONCURRENT_REQUESTS_MOST);
-        let wanted = Wanted {
-            kv_tokens: options.kv_tokens,
-            step_rows: options.max_batch_tokens,
-            kv_tokens_most: u64::from(requests_most) * config.max_positions as u64,
-        };
-        let room = find_room(backend, &config, world, &wanted)
-            .map_err(|error| EngineError::Room { dir: model_dir.clone(), error })?;
-        let kv_tokens = room.kv_blocks * BLOCK_TOKENS as u32;
-        let usual = (kv_tokens / REQUEST_TOKENS).clamp(CONCURRENT_REQUESTS_LEAST, CONCURRENT_REQUESTS_MOST);
+        let requests = options.max_concurrent_requests;
+        let asked = Asked::new(&config, options.kv_tokens, options.max_batch_tokens, requests);
+        let fit = Machine::of(backend, options.threads_per_rank, options.isa)
+            .and_then(|machine| machine.fit(&config, world, &asked))
+            .map_err(|error| EngineError::Capacity { dir: model_dir.clone(), error })?;
+        let kv_tokens = fit.kv_blocks * BLOCK_TOKENS as u32;
+        let usual = (kv_tokens / REQUEST_TOKENS).clamp(CONCURRENT_REQUESTS_LEAST, CONCURRENT_REQUESTS_MAX);
         let max_concurrent_requests = options.max_concurrent_requests.unwrap_or(usual);
         let info = Info {
             model_id: model_id(&model_dir),
@@ -152,8 +179,6 @@ impl Engine {
             limits: options.limits(&config, &tokenizer, kv_tokens as usize, max_concurrent_requests)?,
             max_concurrent_requests: max_concurrent_requests as usize,
         };
-        let tokenizing = TokenizerPool::start(tokenizer, options.tokenizer_threads, info.max_concurrent_requests)
-            .map_err(EngineError::TokenizerThreads)?;
         let launch = Launch::new(backend, world, &options.cuda)?;
         let processes = ProcessConfig {
             program: options.worker.program.clone(),
@@ -162,17 +187,15 @@ impl Engine {
             model_dir,
             tied: config.tied,
             backend: backend.to_owned(),
-            threads_per_rank: options.threads(world),
+            threads_per_rank: threads_of_rank(options.threads_per_rank, world),
             isa: options.isa.map(|isa| isa.to_string()),
             collective_limit: options.collective_limit,
             rendezvous: launch.rendezvous,
             keep: launch.keep,
         };
-        tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", room.step_rows);
-        let scheduling = options.scheduling(world, room, max_concurrent_requests);
-        let coordinator = Coordinator::start(scheduling, Workers::Processes(processes));
-        let service = Service::new(coordinator.clone(), tokenizing, eos, info);
-        Ok(Self { coordinator, service })
+        tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", fit.step_rows);
+        let scheduling = options.scheduling(world, &fit, max_concurrent_requests);
+        Ok(Self { tokenizer, eos, info, processes, scheduling })
     }
 }
 
@@ -193,13 +216,13 @@ fn check(model_dir: &Path, backend: BackendChoice) -> Result<FalconConfig, Engin
 }
 
 impl EngineOptions {
-    fn scheduling(&self, world: usize, room: Room, max_concurrent_requests: u32) -> CoordinatorConfig {
+    fn scheduling(&self, world: usize, fit: &Fit, max_concurrent_requests: u32) -> CoordinatorConfig {
         // A sequence that decodes needs a row of every step.
-        let sequences_max = self.max_batch_size.unwrap_or(max_concurrent_requests).min(room.step_rows);
+        let sequences_max = self.max_batch_size.unwrap_or(max_concurrent_requests).min(fit.step_rows);
         CoordinatorConfig {
             world,
-            kv_blocks: room.kv_blocks,
-            step_rows_max: room.step_rows as usize,
+            kv_blocks: fit.kv_blocks,
+            step_rows_max: fit.step_rows as usize,
             sequences_max: sequences_max as usize,
             steps_in_flight_max: if self.step_ahead { 2 } else { 1 },
             prefix_cache: self.prefix_cache,
@@ -234,11 +257,6 @@ impl EngineOptions {
         // Each sequence of a request counts as one of those that may run or wait.
         let max_best_of = limits.max_best_of.min(requests as usize);
         Ok(Limits { max_input_length: input, max_total_tokens: total, max_best_of, ..limits })
-    }
-
-    fn threads(&self, world: usize) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads_per_rank.unwrap_or((cores / world).max(1))
     }
 }
 

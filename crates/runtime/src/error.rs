@@ -44,11 +44,11 @@ pub enum EngineError {
     Gpus(DiscoverError),
     /// The model does not fit.
     #[error("--model {}: {error}", .dir.display())]
-    Room {
+    Capacity {
         /// The model's folder.
         dir: PathBuf,
         /// What is too small.
-        error: RoomError,
+        error: CapacityError,
     },
     /// The longest sequence is longer than the model can have one.
     #[error("--max-total-tokens is {total}, expected 2 to {positions}")]
@@ -85,22 +85,14 @@ pub enum EngineError {
     NoNccl(String),
 }
 
-/// Why there is no room for a model.
+/// Why a model cannot run on this machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RoomError {
-    /// The GPUs cannot be used, or their memory is too small.
+pub enum CapacityError {
+    /// The GPUs cannot be used.
     #[error(transparent)]
     Gpus(#[from] DiscoverError),
-    /// The host's memory is too small.
-    #[error(
-        "the model's weights take {:.2} GB, and {:.2} GB of memory are available",
-        *.weights as f64 / 1e9, *.available as f64 / 1e9
-    )]
-    Host {
-        /// Bytes of the weights, over all ranks.
-        weights: u64,
-        /// Bytes that may still be taken.
-        available: u64,
-    },
+    /// Their memory, or the host's, is too small.
+    #[error(transparent)]
+    DoesNotFit(#[from] sizing::DoesNotFit),
 }

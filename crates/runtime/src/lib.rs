@@ -2,7 +2,7 @@
 //!
 //! * [`Engine::start`]: from [`EngineOptions`] to a coordinator with its workers, and the service over it.
 //! * [`open_rank`]: what a worker runs: the backend that its coordinator chose, with its shard loaded.
-//! * [`find_room`]: how large KV cache and steps are, before anything is read.
+//! * [`Machine`]: how large KV cache and steps are here, before anything is read.
 //! * [`demo`]: the model that comes with the program.
 //!
 //! **Invariant:** only this crate picks a backend. It reads no arguments, handles no signals and prints nothing.
@@ -11,17 +11,21 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod backends;
+mod capacity;
 pub mod demo;
 mod end_of_text;
 mod engine;
 mod error;
 mod instant;
 mod launch;
-mod room;
+mod memory;
+mod traces;
 
 pub use backends::{BackendChoice, CudaSettings, cpu_options, open_rank};
+pub use capacity::{BackendFootprints, Host, Machine};
 pub use engine::{Engine, EngineOptions};
-pub use error::{EngineError, RoomError};
+pub use error::{CapacityError, EngineError};
 pub use instant::ORDINARY_TOKENS;
 pub use launch::WorkerCommand;
-pub use room::{Room, Wanted, find_room, room_of_gpus};
+pub use memory::available_bytes;
+pub use traces::gpu_traces;

@@ -126,6 +126,13 @@ impl Checkpoint {
         &self.notes
     }
 
+    /// Whether the page cache has all files in huge pages, by and large, or they are small: then weights can be read where they
+    /// are mapped, at full speed.
+    #[must_use]
+    pub fn in_huge_pages(&self) -> bool {
+        self.files.in_huge_pages()
+    }
+
     /// A reader of the tensors that `partition` holds.
     #[must_use]
     pub fn shard(&self, partition: &Partition) -> ShardReader<'_> {

@@ -41,6 +41,11 @@ impl Files {
         Ok(opened)
     }
 
+    /// Whether the page cache has all files in huge pages, by and large, or they are small.
+    pub(crate) fn in_huge_pages(&self) -> bool {
+        self.files.iter().all(|file| file.has_few_tlb_misses())
+    }
+
     pub(crate) fn file(&self, located: &Located) -> &Arc<MappedFile> {
         &self.files[located.file]
     }

@@ -1,13 +1,13 @@
 //! A rank's shard into its backend.
 
 use crate::RankSpec;
-use backend::{Backend, BackendError, MappedTensor, MappedWeight};
-use forward::{Capacity, Falcon, ModelRunner, StepError, WeightSource};
+use backend::{Backend, BackendError, MappedTensor, MappedWeight, WeightFormat};
+use forward::{Capacity, Falcon, ModelRunner, StepError, WeightSource, rank_shapes};
 use half::bf16;
 use model::{Partition, ShardTensor};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use step::{BLOCK_TOKENS, SampleMask, StepPlan, StepResult};
+use step::{SampleMask, StepPlan, StepResult};
 use weights::{Checkpoint, Mapped, Progress, ShardReader, WeightsError};
 
 /// How far a load has come; empty until the checkpoint's files have been opened.
@@ -94,14 +94,11 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let _ = progress.set(reader.progress());
     let capacity =
         Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: B::LOGITS_ROWS_MAX };
+    let footprint = backend.footprint();
+    let bytes = footprint.bytes(&rank_shapes(footprint, WeightFormat::default(), config, &partition, capacity));
     let falcon = Falcon::load(backend, config, &partition, capacity, &ShardSource(reader))?;
-    let kv_elements = partition.kv_bytes_per_token(config, 1) / config.head_dim * B::head_width(config.head_dim);
-    let kv_bytes = spec.kv_blocks * BLOCK_TOKENS * kv_elements * B::KV_ELEMENT_BYTES;
-    Ok(Loaded {
-        runner: Box::new(ModelRunner::new(falcon)),
-        weight_bytes: partition.weight_bytes(config, size_of::<bf16>()),
-        kv_bytes: kv_bytes as u64,
-    })
+    let runner = Box::new(ModelRunner::new(falcon));
+    Ok(Loaded { runner, weight_bytes: bytes.weights, kv_bytes: bytes.kv_cache })
 }
 
 /// A rank's shard as `forward` wants to read it. `forward` asks for weights and `weights` has them; neither knows the other.

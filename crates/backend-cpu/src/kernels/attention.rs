@@ -103,8 +103,14 @@ impl Scratch {
     /// Makes room for heads of `head_dim` columns at positions below `max_positions`.
     pub fn reserve(&mut self, head_dim: usize, max_positions: usize) {
         let grow = |buffer: &mut Vec<f32>, len| buffer.resize(buffer.len().max(len), 0.0);
-        grow(&mut self.queries, QUERIES * head_dim);
-        grow(&mut self.scores, QUERIES * max_positions.next_multiple_of(BLOCK_TOKENS));
+        let [queries, scores] = Self::lens(head_dim, max_positions);
+        grow(&mut self.queries, queries);
+        grow(&mut self.scores, scores);
+    }
+
+    /// Elements of queries, and of scores.
+    pub fn lens(head_dim: usize, max_positions: usize) -> [usize; 2] {
+        [QUERIES * head_dim, QUERIES * max_positions.next_multiple_of(BLOCK_TOKENS)]
     }
 }
 

@@ -5,6 +5,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Elements in host memory that begin at a page, zero at first. A page is taken from the system when it is first written,
 /// so by the thread that fills it.
@@ -14,6 +15,15 @@ pub struct Buffer<T> {
     /// Where the mapping begins, and its bytes.
     mapping: (NonNull<u8>, usize),
     of: PhantomData<T>,
+}
+
+/// Bytes of all buffers of this process.
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of all buffers of this process that are there now.
+#[must_use]
+pub fn allocated_bytes() -> usize {
+    ALLOCATED.load(Ordering::Relaxed)
 }
 
 /// Walks of the page table cost a stream of weights about a tenth, so buffers take pages of this size where they have
@@ -47,6 +57,7 @@ impl<T: Pod> Buffer<T> {
             // says no, and nothing is lost.
             let _ = unsafe { madvise(start.as_ptr().cast(), huge, Advice::LinuxHugepage) };
         }
+        ALLOCATED.fetch_add(bytes, Ordering::Relaxed);
         Some(Self { start: start.cast(), len, mapping: (base, mapped), of: PhantomData })
     }
 }
@@ -70,6 +81,7 @@ impl<T: Pod> DerefMut for Buffer<T> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
+        ALLOCATED.fetch_sub(self.len * size_of::<T>(), Ordering::Relaxed);
         let (base, bytes) = self.mapping;
         // SAFETY: the mapping was made with this length, and what borrows from it borrows `self`.
         let unmapped = unsafe { munmap(base.as_ptr().cast(), bytes) };

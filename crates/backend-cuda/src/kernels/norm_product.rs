@@ -3,11 +3,9 @@
 use super::norm::Moments;
 use super::product::{Output, Plan, ProductArgs, ProductPart, ProductScratch, RowCount, Weight};
 use crate::device::{Device, Kernel};
+use crate::limits::NORM_PRODUCT_ROWS_MAX;
 use crate::memory::View;
 use backend::BackendError;
-
-/// The most rows.
-pub(crate) const ROWS_MAX: usize = 16;
 
 /// A product under its norm.
 pub(crate) struct NormedPart {
@@ -38,7 +36,10 @@ impl NormProduct {
         rows: RowCount,
     ) -> Result<(), BackendError> {
         let ((plan, scratch), (x, moments, gather)) = (plan, x);
-        assert!((1..=2).contains(&parts.len()) && rows.most <= ROWS_MAX, "one product or two of up to 16 rows");
+        assert!(
+            (1..=2).contains(&parts.len()) && rows.most <= NORM_PRODUCT_ROWS_MAX,
+            "one product or two of up to 16 rows"
+        );
         x.check("the inputs of a product", 8);
         moments.check(x.columns);
         let mut part = [ProductPart::default(); 2];

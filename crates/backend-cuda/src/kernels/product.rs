@@ -1,6 +1,6 @@
 //! `product.cu`: `y = x·Wᵀ + b` for up to 64 rows at a time over bf16 inputs.
 
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Kernel, SharedMemory};
 use crate::memory::{Buffer, View};
 use backend::BackendError;
 use half::bf16;
@@ -105,11 +105,11 @@ pub(crate) struct Plan {
 impl Plan {
     /// For `rows` rows, `tiles` tiles of outputs and `chunks` chunks of inputs.
     pub(crate) fn new(device: &Device, rows: usize, tiles: usize, chunks: usize, norm: bool) -> Self {
-        let instance = ROWS.iter().position(|&most| rows <= most).unwrap_or(ROWS.len() - 1);
+        let instance = instance(rows);
         let most = ROWS[instance];
         let normalizers = if norm { most * 8 } else { 0 };
         let stage_bytes = stage_bytes(most);
-        let (_, block_bytes) = resident_blocks(device);
+        let (_, block_bytes) = resident_blocks(device.shared);
         let room = block_bytes - STATIC_SHARED_BYTES - normalizers;
         let stages = (room / stage_bytes).min(STAGES_MAX);
         assert!(stages >= STAGES_MIN, "{room} bytes of shared memory are too few for a product");
@@ -121,10 +121,32 @@ impl Plan {
             grid: [blocks, row_tiles, 1],
             stages,
             shared_bytes: stages * stage_bytes + normalizers,
-            partials_bytes: row_tiles * blocks * 2 * TILE_N * most * size_of::<f32>(),
+            partials_bytes: partials_bytes(row_tiles, blocks, most),
             tickets_bytes: row_tiles * tiles * size_of::<u32>(),
         }
     }
+}
+
+/// Index of [`ROWS`].
+fn instance(rows: usize) -> usize {
+    ROWS.iter().position(|&most| rows <= most).unwrap_or(ROWS.len() - 1)
+}
+
+fn partials_bytes(row_tiles: usize, blocks: usize, most: usize) -> usize {
+    row_tiles * blocks * 2 * TILE_N * most * size_of::<f32>()
+}
+
+/// Bytes of partial sums and of tickets for any product of up to `rows` rows in up to `tiles` tiles, where a launch has at
+/// most `blocks` blocks. Products of fewer rows have fewer tiles of rows, so the most is needed by the most rows, or by those
+/// that just fill an instance.
+pub(crate) fn scratch_bytes(rows: usize, tiles: usize, blocks: usize) -> (usize, usize) {
+    let of = |rows: usize| {
+        let most = ROWS[instance(rows)];
+        let row_tiles = rows.div_ceil(most);
+        (partials_bytes(row_tiles, blocks, most), row_tiles * tiles * size_of::<u32>())
+    };
+    let all = ROWS.into_iter().chain([rows]).map(of);
+    all.fold((0, 0), |most, now| (most.0.max(now.0), most.1.max(now.1)))
 }
 
 fn stage_bytes(rows: usize) -> usize {
@@ -134,19 +156,24 @@ fn stage_bytes(rows: usize) -> usize {
 /// Blocks that a multiprocessor holds at a time, and shared memory of each. Two are faster than one: while one waits for
 /// weights or at a barrier, the other multiplies. They must have room for a pipeline with the most rows, as all instances
 /// have the same grid.
-fn resident_blocks(device: &Device) -> (usize, usize) {
+fn resident_blocks(shared: SharedMemory) -> (usize, usize) {
     let bytes = |blocks: usize| {
-        let share = device.multiprocessor_shared_bytes / blocks - device.reserved_shared_bytes;
-        share.min(device.shared_bytes_max)
+        let share = shared.multiprocessor_bytes / blocks - shared.reserved_bytes;
+        share.min(shared.block_bytes_max)
     };
     let least = STATIC_SHARED_BYTES + STAGES_MIN * stage_bytes(ROWS[ROWS.len() - 1]);
     let blocks = if bytes(2) >= least { 2 } else { 1 };
     (blocks, bytes(blocks))
 }
 
+/// Blocks of a launch at most, on a device of so many multiprocessors.
+pub(crate) fn blocks_of(multiprocessors: usize, shared: SharedMemory) -> usize {
+    resident_blocks(shared).0 * multiprocessors
+}
+
 /// Blocks of a launch at most.
 pub(crate) fn blocks_max(device: &Device) -> usize {
-    resident_blocks(device).0 * device.multiprocessors
+    blocks_of(device.multiprocessors, device.shared)
 }
 
 /// Tiles of outputs.

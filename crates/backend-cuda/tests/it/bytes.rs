@@ -27,7 +27,7 @@ struct Sizes {
 
 impl Sizes {
     fn new() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/src/configs/falcon-180b.json");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sizing/src/configs/falcon-180b.json");
         let config = FalconConfig::from_json(&std::fs::read(path).expect("a config")).expect("a config");
         let Partition { q_heads, kv_heads, ffn, .. } = Partition::new(&config, 0, 8);
         let (heads, kv_heads, ffn) = (q_heads.len(), kv_heads.len(), ffn.len());

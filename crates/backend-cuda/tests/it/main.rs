@@ -3,6 +3,7 @@
 mod bytes;
 mod conformance;
 mod faults;
+mod footprint;
 mod goldens;
 mod measure;
 mod pieces;

@@ -1,7 +1,7 @@
 //! Published figures of Falcon-180B on 8 A100-80GB, and the targets.
 
 use model::FalconConfig;
-use node::Node;
+use sizing::Node;
 
 /// A shape of requests, with what is known and wanted of its output tokens per second for Falcon-180B on a p4de.24xlarge.
 #[derive(Clone, Copy, Debug)]

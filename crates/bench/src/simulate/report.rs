@@ -3,9 +3,10 @@
 use super::figures::{Check, SHAPES, ShapeFigures, concern, published};
 use super::{Outcome, Setup, Workload, run};
 use model::FalconConfig;
-use node::{Assumption, Batch, Kernels, Node, Timing, assumptions};
+use roofline::{Assumption, Batch, Kernels, Timing, assumptions};
 use scheduler::{SchedulerConfig, SubmitError};
 use serde::Serialize;
+use sizing::Node;
 use std::fmt::Write;
 use step::BLOCK_TOKENS;
 

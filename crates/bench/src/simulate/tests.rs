@@ -2,18 +2,19 @@
 
 use super::report::Plan;
 use super::*;
-use node::{Backend, Kernels, Node, Published};
+use roofline::Kernels;
+use sizing::{Node, Published};
 
 fn plan(requests: usize) -> Plan {
     let published = Published::find("huggingface-llm-falcon-180b-bf16").expect("it is published");
     let (config, node) = (published.config(), Node::named(published.node).expect("it is known"));
-    let fitted = node::Plan::new(published.id, &config, node, 8, Backend::Cuda);
     Plan {
         name: published.id.to_owned(),
         config,
         node,
         world: 8,
-        kv_tokens: fitted.kv_tokens,
+        // About what is left there beside the weights.
+        kv_tokens: 1_750_000,
         step_rows_max: 2048,
         sequences_max: 1024,
         requests,

@@ -5,7 +5,9 @@ use crate::plan::models::Model;
 use anyhow::{Context, Result, ensure};
 use bench::simulate::{Plan, simulate};
 use clap::{Args, value_parser};
-use node::{Backend, Node};
+use runtime::BackendFootprints;
+use sizing::{Asked, Backend, Node, NodeSite};
+use step::BLOCK_TOKENS;
 
 /// Arguments of `peregrine bench simulate`.
 #[derive(Args, Debug)]
@@ -40,14 +42,16 @@ pub fn run(args: &SimulateArgs) -> Result<()> {
     let (name, gpus) = (node.name, node.gpus);
     let world = args.tensor_parallel.unwrap_or(gpus);
     ensure!((1..=gpus).contains(&world), "--tensor-parallel is {world}, expected 1 to {gpus}: the GPUs of {name}");
-    let fitted = node::Plan::new(&model.name, &model.config, node, world, Backend::Cuda);
-    ensure!(fitted.fits, "{} does not fit over {world} GPUs of {name}: see peregrine plan", model.name);
+    let site = NodeSite { node, backend: Backend::Cuda, footprints: &BackendFootprints };
+    let asked = Asked::new(&model.config, None, Some(args.max_batch_tokens), Some(args.max_concurrent_requests));
+    let fit = sizing::fit(&model.config, world, &site, &asked)
+        .with_context(|| format!("{} over {world} GPUs of {name}", model.name))?;
     let plan = Plan {
         name: model.name,
         config: model.config,
         node,
         world,
-        kv_tokens: fitted.kv_tokens,
+        kv_tokens: fit.kv_blocks as usize * BLOCK_TOKENS,
         step_rows_max: args.max_batch_tokens as usize,
         sequences_max: args.max_concurrent_requests.min(args.max_batch_tokens) as usize,
         requests: args.requests as usize,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use model::FalconConfig;
-use node::{PUBLISHED, Published};
+use sizing::{PUBLISHED, Published};
 use std::path::Path;
 
 /// The node that a folder's model is planned for, if none is named.

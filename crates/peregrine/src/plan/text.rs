@@ -1,27 +1,31 @@
 //! A plan as a person reads it.
 
+use super::{Report, Target};
 use crate::units::{gb, grouped};
-use node::{Backend, Fit, LaunchPrediction, Node, Plan, Prediction, RankPlan, StepPrediction};
+use roofline::{LaunchPrediction, Prediction, StepPrediction};
+use sizing::{Backend, Plan, PlannedFit, RankPlan};
 
-/// The plan, made for `node`, as text.
-pub fn render(plan: &Plan, node: &Node) -> String {
+/// The plan, made for `target`, as text.
+pub fn render(report: &Report, target: &Target) -> String {
+    let plan = &report.plan;
     let (world, verdict) = (plan.tensor_parallel, if plan.fits { "fits" } else { "does not fit" });
-    let place = match plan.backend {
-        Backend::Cuda => format!("{world} of {} {} GPUs, KV cache in bf16", node.gpus, node.gpu.name),
-        Backend::Cpu => "the processor, KV cache in f32".to_owned(),
+    let cache = match plan.backend {
+        Backend::Cuda => "KV cache in bf16",
+        Backend::Cpu => "KV cache in f32",
     };
-    let facts: String = facts(plan, node).iter().map(|(label, fact)| format!("{label:<12}{fact}\n")).collect();
-    let (Plan { model, node, .. }, table) = (plan, table(plan));
-    format!("{model} on {node}: {verdict}\ntensor-parallel {world} on {place}\n\n{table}\n{facts}")
+    let facts: String = facts(report, target).iter().map(|(label, fact)| format!("{label:<12}{fact}\n")).collect();
+    let (Plan { model, node, .. }, table, devices) = (plan, table(plan), &target.devices);
+    format!("{model} on {node}: {verdict}\ntensor-parallel {world} on {devices}, {cache}\n\n{table}\n{facts}")
 }
 
 /// A row for each rank, in right-aligned columns.
 fn table(plan: &Plan) -> String {
-    let last = if plan.fits { "KV tokens" } else { "bytes short" };
+    let last = if plan.fits { "in all" } else { "bytes short" };
     let titles = ["rank", "query heads", "KV heads", "FFN columns", "vocabulary", "weights", "KV a token", last];
     let mut rows = vec![titles.map(str::to_owned)];
     rows.extend(plan.ranks.iter().map(|rank| {
-        let last = if plan.fits { rank.kv_tokens as u64 } else { rank.short_by_bytes };
+        let all = rank.weight_bytes + rank.kv_bytes + rank.activation_bytes + rank.scratch_bytes;
+        let last = if plan.fits { format!("{} GB", gb(all)) } else { grouped(rank.short_by_bytes) };
         [
             rank.rank.to_string(),
             range(rank.q_heads),
@@ -29,8 +33,8 @@ fn table(plan: &Plan) -> String {
             range(rank.ffn),
             range(rank.vocab),
             format!("{} GB", gb(rank.weight_bytes)),
-            format!("{} B", grouped(rank.kv_bytes_per_token as u64)),
-            grouped(last),
+            format!("{} B", grouped(rank.kv_bytes_per_token)),
+            last,
         ]
     }));
     aligned(&rows)
@@ -94,42 +98,49 @@ fn launches(launches: &[LaunchPrediction]) -> String {
 }
 
 /// What holds for the plan as a whole, each with its label.
-fn facts(plan: &Plan, node: &Node) -> Vec<(&'static str, String)> {
+fn facts(report: &Report, target: &Target) -> Vec<(&'static str, String)> {
+    let plan = &report.plan;
     let weights: u64 = plan.ranks.iter().map(|rank| rank.weight_bytes).sum();
-    let billions = plan.parameters as f64 / 1e9;
+    let (billions, format) = (plan.parameters as f64 / 1e9, plan.weight_format);
     let mut facts = vec![
-        ("parameters", format!("{billions:.2} billion; in bf16 {} GB over all ranks", gb(weights))),
+        ("parameters", format!("{billions:.2} billion; in {format} {} GB over all ranks", gb(weights))),
         ("memory", memory(plan)),
-        ("reserve", reserve(plan, node)),
+        ("reserve", reserve(plan, target)),
     ];
+    let (tokens, length) = (grouped(plan.kv_tokens as u64), grouped(plan.sequence_tokens as u64));
     if plan.fits {
         let sequences = grouped((plan.kv_tokens / plan.sequence_tokens) as u64);
-        let (tokens, length) = (grouped(plan.kv_tokens as u64), grouped(plan.sequence_tokens as u64));
         facts.push(("KV cache", format!("{tokens} tokens: {sequences} sequences of {length}")));
+        facts.push(("steps", format!("up to {} tokens", grouped(plan.step_tokens as u64))));
     } else {
         facts.push(("short by", format!("{} bytes a rank", grouped(fullest(plan).short_by_bytes))));
+        facts.extend(plan.problem.clone().map(|problem| ("why", problem)));
         facts.push(("would fit", would_fit(plan)));
     }
+    facts.extend(report.checkpoint.clone().map(|found| ("checkpoint", found)));
     facts.push(("note", plan.note.to_owned()));
+    facts.extend(report.serve.clone().map(|command| ("serve", command)));
     facts
 }
 
 /// What a rank has, and what for: of the fullest, if they differ.
 fn memory(plan: &Plan) -> String {
-    let RankPlan { weight_bytes, short_by_bytes, .. } = *fullest(plan);
-    let needed = plan.memory_bytes + short_by_bytes;
-    let (needed_too, kv_cache) = if plan.fits {
-        (String::new(), "KV cache")
-    } else {
-        (format!(", {} needed", gb(needed)), "KV cache of one sequence")
-    };
-    let (memory, weights, reserve) = (gb(plan.memory_bytes), gb(weight_bytes), gb(plan.reserve_bytes));
-    let rest = gb(needed - weight_bytes - plan.reserve_bytes);
-    format!("{memory} GB a rank{needed_too}: {weights} weights + {reserve} reserve + {rest} {kv_cache}")
+    let RankPlan { weight_bytes, kv_bytes, activation_bytes, scratch_bytes, .. } = *fullest(plan);
+    let needed = weight_bytes + kv_bytes + activation_bytes + scratch_bytes + plan.reserve_bytes;
+    format!(
+        "{} GB a rank, {} needed: {} weights + {} KV cache + {} activations + {} scratch + {} reserve",
+        gb(plan.memory_bytes),
+        gb(needed),
+        gb(weight_bytes),
+        gb(kv_bytes),
+        gb(activation_bytes),
+        gb(scratch_bytes),
+        gb(plan.reserve_bytes)
+    )
 }
 
-fn reserve(plan: &Plan, node: &Node) -> String {
-    let reserves = node.reserves(plan.backend, plan.tensor_parallel);
+fn reserve(plan: &Plan, target: &Target) -> String {
+    let reserves = target.site.reserves(plan.tensor_parallel);
     let parts: Vec<String> = reserves.iter().map(|reserve| format!("{} {}", gb(reserve.bytes), reserve.what)).collect();
     format!("{} GB a rank: {}", gb(plan.reserve_bytes), parts.join(" + "))
 }
@@ -139,7 +150,7 @@ fn fullest(plan: &Plan) -> &RankPlan {
 }
 
 fn would_fit(plan: &Plan) -> String {
-    let fits = plan.would_fit.iter().map(|Fit { node, tensor_parallel, kv_tokens }| {
+    let fits = plan.would_fit.iter().map(|PlannedFit { node, tensor_parallel, kv_tokens }| {
         format!("{node} --tensor-parallel {tensor_parallel} ({} KV tokens)", grouped(*kv_tokens as u64))
     });
     let fits: Vec<String> = fits.collect();

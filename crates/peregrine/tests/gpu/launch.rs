@@ -1,6 +1,6 @@
 //! `scripts/launch-p4de`.
 
-use crate::standin::{MODEL, PEREGRINE, finish, with_gpus};
+use crate::standin::{MODEL, PEREGRINE, ROOT, finish, with_gpus};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -11,16 +11,47 @@ const LAUNCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/launch-
 
 #[test]
 fn a_dry_run_says_what_would_be_started() {
-    let (text, succeeded) =
-        finish(with_gpus(LAUNCH).args(["--dry-run", MODEL, "--kv-tokens", "4096", "--log-something"]));
+    let addresses = ["--grpc-addr=127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
+    let dry = |options: &[&str]| finish(with_gpus(LAUNCH).args(["--dry-run", MODEL]).args(options).args(addresses));
+    let (text, succeeded) = dry(&["--kv-tokens", "4096", "--max-batch-tokens=512"]);
     assert!(succeeded, "{text}");
-    // The caller's options take the place of the script's, and are the server's to refuse.
-    let command = format!(
-        "{PEREGRINE} serve --backend cuda --tensor-parallel 8 --model {MODEL} --kv-tokens 4096 --log-something"
-    );
-    assert!(text.contains(&command) && text.matches("--kv-tokens").count() == 1, "{text}");
-    for setting in ["CUDA_DEVICE_ORDER=PCI_BUS_ID    # ", "CUDA_MODULE_LOADING=EAGER    # ", "NCCL_NET=Socket    # "] {
-        assert!(text.contains(setting), "{setting}: {text}");
+    // The caller's options take the place of the script's.
+    let command = text.lines().last().expect("the command is the last line");
+    let expected = format!("{PEREGRINE} serve --backend cuda --tensor-parallel 8 --model {MODEL} --kv-tokens 4096 ");
+    assert!(command.starts_with(&expected) && text.matches("--max-batch-tokens").count() == 1, "{text}");
+    // It can be pasted: a shell takes it as it stands, and it would start.
+    let (checked, succeeded) = finish(with_gpus("bash").args(["-c", &format!("{command} --check")]));
+    assert!(succeeded && checked.contains("ready to start"), "{checked}");
+    // What the server refuses is refused here, too.
+    for (options, expected) in [
+        (["--log-something"].as_slice(), "--log-something"),
+        (&["--kv-tokens", "1000000000"], "--kv-tokens up to "),
+        (&["--max-input-length", "0"], "--max-input-length is 0"),
+    ] {
+        let (text, succeeded) = dry(options);
+        assert!(!succeeded && text.contains(expected), "{options:?}: {text}");
+    }
+}
+
+#[test]
+fn help_only_helps_and_unknown_options_are_errors() {
+    for script in ["launch-p4de", "gpu-check", "with-standin", "examples/run-all", "examples/http.sh"] {
+        let script = format!("{ROOT}/scripts/{script}");
+        // Neither a program nor a model is there.
+        let run = |option: &str| {
+            let bare =
+                Command::new(&script).arg(option).env_remove("PEREGRINE").env("CARGO_TARGET_DIR", "/nowhere").output();
+            let output = bare.expect("a script runs");
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        for option in ["--help", "-h"] {
+            let (code, said) = run(option);
+            assert!(code == Some(0) && said.contains("scripts/"), "{script} {option}: {code:?} {said}");
+        }
+        if !script.ends_with("gpu-check") {
+            let (code, _) = run("--no-such-option");
+            assert_eq!(code, Some(2), "{script}");
+        }
     }
 }
 

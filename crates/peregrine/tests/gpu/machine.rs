@@ -8,7 +8,7 @@ const LACKS: [(&str, &str, &str); 4] = [
     ("CUDA_STANDIN_DRIVER", "11080", "the NVIDIA driver has CUDA 11.8, expected 12.2 or later (driver R535)"),
     ("CUDA_STANDIN_DEVICES", "0", "the NVIDIA driver finds no GPU"),
     ("CUDA_STANDIN_DEVICES", "3", "--tensor-parallel 8 needs 8 GPUs, and the driver finds 3"),
-    ("CUDA_STANDIN_MEMORY_MB", "1", "GPU 0 has 1048576 bytes of memory, and a rank needs"),
+    ("CUDA_STANDIN_MEMORY_MB", "1", "a rank has 0.00 GB of memory and needs "),
 ];
 
 /// One argument of the command after the other, as they would be typed.
@@ -20,7 +20,10 @@ fn arguments(line: &str) -> impl Iterator<Item = &str> {
 fn each_lack_has_a_message_of_its_own() {
     // No stand-in: these machines have no driver, or a real one.
     let no_driver = "no NVIDIA driver: libcuda.so cannot be opened";
-    for line in ["doctor --tensor-parallel 8", "serve --backend cuda --tensor-parallel 8 --grpc-addr 127.0.0.1:0"] {
+    for line in [
+        "doctor --backend cuda --tensor-parallel 8",
+        "serve --backend cuda --tensor-parallel 8 --grpc-addr 127.0.0.1:0",
+    ] {
         let mut bare = Command::new(PEREGRINE);
         bare.args(arguments(line)).args(["--model", MODEL]).env("LD_LIBRARY_PATH", "");
         let (text, succeeded) = finish(&mut bare);

@@ -73,7 +73,7 @@ type Break = fn(&Copy);
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn folders_that_hold_no_model() {
     let cases: [(Break, &[&str]); 9] = [
-        (grow, &["--model ", "the model's weights take ", "GB of memory are available"]),
+        (grow, &["--model ", "a rank has ", " GB of memory and needs ", "a machine with more memory"]),
         (|m| m.remove("config.json"), &["/config.json", "No such file"]),
         (|m| m.write("config.json", "{\"model_type\": "), &["/config.json", "not valid JSON"]),
         (|m| m.write("config.json", "{\"hidden_size\": 64}"), &["/config.json", "field `model_type` is missing"]),

@@ -11,6 +11,7 @@
 //! * [`bodies`]: the largest bodies there may be.
 //! * [`cuda`]: GPUs, which are stood in for.
 //! * [`generate_cli`]: `peregrine generate`.
+//! * [`capacity`]: what cannot fit, where a model runs, and what `doctor` says.
 //! * [`load`]: what requests share, and what they must not hold.
 //! * [`pauses`]: processes that stand still, and go on.
 //! * [`logs`]: a log that cannot be written.
@@ -24,6 +25,7 @@ mod bad_input;
 mod benchmarks;
 mod bodies;
 mod cancel;
+mod capacity;
 mod checkpoints;
 mod connections;
 mod cuda;

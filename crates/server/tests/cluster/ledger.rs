@@ -2,7 +2,8 @@
 //! way of the KV cache. So a block that was shared, reused or written wrongly shows in the very next token.
 
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights, Tensor,
+    AttentionShape, Backend, BackendError, Batch, Footprint, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights,
+    ReferenceFootprint, Tensor,
 };
 use forward::{Capacity, Falcon, ModelRunner, WeightSource};
 use half::bf16;
@@ -89,6 +90,10 @@ impl Backend for Ledger {
     type Vector = ();
     type KvCache = Vec<[u64; BLOCK_TOKENS]>;
     type Outputs = Vec<LogitsOutput>;
+
+    fn footprint(&self) -> &dyn Footprint {
+        &ReferenceFootprint
+    }
 
     fn matrix(&mut self, _: usize, _: usize, _: &ReadWeights<'_>) -> Result<(), BackendError> {
         Ok(())

@@ -31,11 +31,6 @@ pub(super) const CRATES: &[Crate] = &[
         what: "what Falcon is: config.json, tensor names and shapes, head ranges, THE shard table",
         uses: Only(&[]),
     },
-    Crate {
-        name: "node",
-        what: "machines with GPUs: a model's plan there, and the predicted time of its steps, from bytes and published rates",
-        uses: Only(&["model", "step"]),
-    },
     Crate { name: "step", what: "the contract between scheduler and workers, plain data", uses: Only(&[]) },
     Crate { name: "api", what: "requests, parameters and answers, with their validation", uses: Only(&["step"]) },
     Crate {
@@ -72,6 +67,16 @@ pub(super) const CRATES: &[Crate] = &[
         uses: Only(&["backend", "model", "step"]),
     },
     Crate {
+        name: "sizing",
+        what: "what a rank needs, by its backend's own formulas; what fits into given memory; a model's plan on a machine",
+        uses: Only(&["backend", "forward", "model", "step"]),
+    },
+    Crate {
+        name: "roofline",
+        what: "the predicted time of a step, launch by launch, from bytes and published rates",
+        uses: Only(&["model", "sizing"]),
+    },
+    Crate {
         name: "wire",
         what: "generated gRPC types, their fallible conversions, and how a connection begins",
         uses: Only(&["step"]),
@@ -102,8 +107,8 @@ pub(super) const CRATES: &[Crate] = &[
             "coordinator",
             "forward",
             "model",
-            "node",
             "server",
+            "sizing",
             "step",
             "text",
             "weights",
@@ -113,17 +118,18 @@ pub(super) const CRATES: &[Crate] = &[
     Crate {
         name: "bench",
         what: "all benchmarks: load on a server with its reports, an engine, a backend, the scheduler alone and by the clock of \
-               `node`",
+               `roofline`",
         uses: Only(&[
             "backend",
             "backend-cpu",
             "coordinator",
             "forward",
             "model",
-            "node",
+            "roofline",
             "runtime",
             "scheduler",
             "server",
+            "sizing",
             "step",
             "testkit",
             "weights",

@@ -17,7 +17,7 @@ const ONLY: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that are state machines or plain data, and what they must not see: sockets and clocks.
-const PURE: &[&str] = &["model", "node", "step", "api", "scheduler", "sampling"];
+const PURE: &[&str] = &["model", "sizing", "roofline", "step", "api", "scheduler", "sampling"];
 const IMPURE: &[&str] = &["tokio", "tonic"];
 
 pub(super) fn check(tree: &Tree) -> Vec<String> {

@@ -14,8 +14,12 @@ pub struct PackedWeights {
 impl PackedWeights {
     /// All zero; `None` if the system has no room.
     pub fn zeroed(rows: usize, columns: usize) -> Option<Self> {
-        let tiles = rows.div_ceil(TILE_ROWS).checked_mul(panel_len(columns))?;
-        Some(Self { tiles: Buffer::zeroed(tiles)?, columns })
+        Some(Self { tiles: Buffer::zeroed(Self::len(rows, columns)?)?, columns })
+    }
+
+    /// Elements of the tiles; `None` if they cannot be counted.
+    pub fn len(rows: usize, columns: usize) -> Option<usize> {
+        rows.div_ceil(TILE_ROWS).checked_mul(panel_len(columns))
     }
 
     /// The panels, one after the other, each of [`panel_len`] elements.

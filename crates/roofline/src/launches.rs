@@ -6,6 +6,7 @@ use crate::assumptions::{
     STOCK_ATTENTION_US, STOCK_CHOICE_US, STOCK_GLUE_US,
 };
 use model::{FalconConfig, LayerNorms, Part, Partition, Role, ShardTensor, shard};
+use sizing::WeightFormat;
 
 /// Whose kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +55,18 @@ pub struct Launch {
     pub link_bytes: u64,
 }
 
+/// Elements of activations, keys and values.
 const BF16: u64 = 2;
 const F32: u64 = 4;
-/// From more rows on, the norms are not in the prologue of their product.
+const WEIGHT_BYTES: u64 = WeightFormat::Bf16.element_bytes() as u64;
+
+// Of the cuda backend; a test holds them equal.
+
+/// Up to so many rows, the norms are in the prologue of their product.
 const NORM_PRODUCT_ROWS_MAX: u64 = 16;
 /// Rows of logits that a step takes at a time.
 const LOGITS_ROWS_MAX: u64 = 256;
-/// From more rows on, cuBLASLt multiplies.
+/// Up to so many rows, own kernels multiply; beyond, cuBLASLt.
 const OWN_PRODUCT_ROWS_MAX: u64 = 64;
 
 /// A matrix of a layer, as a rank has it.
@@ -136,7 +142,7 @@ impl Shape {
     fn product(&self, name: &'static str, times: u64, rows: u64, matrices: &[Matrix], moved: u64) -> Launch {
         let elements: u64 = matrices.iter().map(|matrix| matrix.elements()).sum();
         Launch {
-            bytes: elements * BF16 + moved,
+            bytes: elements * WEIGHT_BYTES + moved,
             flops: 2 * rows * elements,
             ..launch(name, times, Limit::Product, PRODUCT_US)
         }
@@ -319,4 +325,17 @@ fn launch(name: &'static str, times: u64, limit: Limit, fixed_us: f64) -> Launch
 #[must_use]
 pub fn launches(config: &FalconConfig, partition: &Partition, kernels: Kernels, batch: &Batch) -> Vec<Launch> {
     Shape::new(config, partition).launches(kernels, batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOGITS_ROWS_MAX, NORM_PRODUCT_ROWS_MAX, OWN_PRODUCT_ROWS_MAX};
+    use backend_cuda::limits;
+
+    #[test]
+    fn thresholds_are_those_of_the_cuda_backend() {
+        let here = [NORM_PRODUCT_ROWS_MAX, LOGITS_ROWS_MAX, OWN_PRODUCT_ROWS_MAX];
+        let there = [limits::NORM_PRODUCT_ROWS_MAX, limits::LOGITS_ROWS_MAX, limits::OWN_PRODUCT_ROWS_MAX];
+        assert_eq!(here, there.map(|rows| rows as u64));
+    }
 }

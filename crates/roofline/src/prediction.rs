@@ -1,9 +1,10 @@
 //! The times that `peregrine plan --predict` prints.
 
 use crate::assumptions::{Assumption, PLAIN_READ_PERCENT, assumptions};
-use crate::{Batch, Kernels, Node, Timing};
+use crate::{Batch, Kernels, Timing};
 use model::FalconConfig;
 use serde::Serialize;
+use sizing::Node;
 
 /// Positions that sequences have when they decode.
 const CONTEXT: u64 = 256;

@@ -1,6 +1,7 @@
 //! Kinds of GPUs: memory, and published speeds.
 
-use crate::assumptions::A100_TABLE;
+/// Source of what products of many rows reach on an A100.
+pub const A100_TABLE: &str = "fitted to the bf16 table of ai-dynamo/aiconfigurator, a100_sxm, trtllm 1.0.0";
 
 /// A kind of GPU, with how those of one node are connected.
 pub struct Gpu {
@@ -22,8 +23,12 @@ pub struct Gpu {
     pub tensor_percent: f64,
     /// Where that is from.
     pub tensor_percent_source: &'static str,
-    /// Multiprocessors, times their clock under load in GHz.
-    pub multiprocessor_ghz: f64,
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// Shared memory of a multiprocessor in KiB.
+    pub shared_kib: usize,
+    /// Their clock under load.
+    pub ghz: f64,
     /// How the GPUs of a node are connected.
     pub link: Link,
 }
@@ -44,9 +49,9 @@ pub enum Link {
 }
 
 /// For PCI Express: an all-reduce of nothing. NCCL takes 40 to 42 µs for 8 bytes over 8 RTX 4090 (nccl issue 1530).
-pub(crate) const PCIE_LATENCY_US: f64 = 40.0;
+pub const PCIE_LATENCY_US: f64 = 40.0;
 /// For PCI Express: into one GPU, where all send at once. A guess below the 12.5 GB/s of half a Gen4 x16.
-pub(crate) const PCIE_GBPS: f64 = 10.0;
+pub const PCIE_GBPS: f64 = 10.0;
 
 /// What an H100 came to in products of 2,047 rows: 63 to 77 %. Its clock falls under such load.
 const H100_PERCENT: (f64, &str) = (72.0, "what an H100 took (docs/gpu.md)");
@@ -102,7 +107,9 @@ pub(crate) const A10G: Gpu = Gpu {
     tensor_tflops: 70.0,
     tensor_percent: 82.0,
     tensor_percent_source: A100_TABLE,
-    multiprocessor_ghz: 80.0 * 1.71,
+    multiprocessors: 80,
+    shared_kib: 100,
+    ghz: 1.71,
     link: Link::Pcie,
 };
 pub(crate) const A100_40: Gpu = Gpu {
@@ -114,7 +121,9 @@ pub(crate) const A100_40: Gpu = Gpu {
     tensor_tflops: 312.0,
     tensor_percent: 82.0,
     tensor_percent_source: A100_TABLE,
-    multiprocessor_ghz: 108.0 * 1.41,
+    multiprocessors: 108,
+    shared_kib: 164,
+    ghz: 1.41,
     link: NVLINK_A100,
 };
 pub(crate) const L40S: Gpu = Gpu {
@@ -126,7 +135,9 @@ pub(crate) const L40S: Gpu = Gpu {
     tensor_tflops: 362.0,
     tensor_percent: 82.0,
     tensor_percent_source: A100_TABLE,
-    multiprocessor_ghz: 142.0 * 2.52,
+    multiprocessors: 142,
+    shared_kib: 100,
+    ghz: 2.52,
     link: Link::Pcie,
 };
 pub(crate) const A100_80: Gpu = Gpu {
@@ -139,7 +150,9 @@ pub(crate) const A100_80: Gpu = Gpu {
     tensor_tflops: 312.0,
     tensor_percent: 82.0,
     tensor_percent_source: A100_TABLE,
-    multiprocessor_ghz: 108.0 * 1.41,
+    multiprocessors: 108,
+    shared_kib: 164,
+    ghz: 1.41,
     link: NVLINK_A100,
 };
 pub(crate) const H100: Gpu = Gpu {
@@ -151,7 +164,9 @@ pub(crate) const H100: Gpu = Gpu {
     tensor_tflops: 989.0,
     tensor_percent: H100_PERCENT.0,
     tensor_percent_source: H100_PERCENT.1,
-    multiprocessor_ghz: 132.0 * 1.83,
+    multiprocessors: 132,
+    shared_kib: 228,
+    ghz: 1.83,
     link: NVLINK_H100,
 };
 pub(crate) const H200: Gpu = Gpu {
@@ -163,7 +178,9 @@ pub(crate) const H200: Gpu = Gpu {
     tensor_tflops: 989.0,
     tensor_percent: H100_PERCENT.0,
     tensor_percent_source: H100_PERCENT.1,
-    multiprocessor_ghz: 132.0 * 1.83,
+    multiprocessors: 132,
+    shared_kib: 228,
+    ghz: 1.83,
     link: NVLINK_H100,
 };
 

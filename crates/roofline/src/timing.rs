@@ -5,10 +5,9 @@ use crate::assumptions::{
     ATTENTION_GFLOPS, ATTENTION_READ_PERCENT, LIBRARY_READ_PERCENT, OVERLAP_POWER, PLAIN_READ_PERCENT,
     PREFILL_ATTENTION_GFLOPS, PREFILL_ATTENTION_PERCENT, own_attention_tflops,
 };
-use crate::gpus::Gpu;
 use crate::launches::{Kernels, Launch, Limit, Shape};
-use crate::nodes::Node;
 use model::{FalconConfig, Partition};
+use sizing::{Gpu, Node};
 
 /// How long steps of a model take on a node: predictions.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! What the predictions rest on, each with its source. A guess is called one.
 
-use crate::gpus::{Gpu, Link, PCIE_GBPS, PCIE_LATENCY_US};
 use serde::Serialize;
+use sizing::{A100_TABLE, Gpu, Link, PCIE_GBPS, PCIE_LATENCY_US};
 
 /// Of the plain read, what products of few rows reach beside what each takes for any size.
 pub const PLAIN_READ_PERCENT: f64 = 98.0;
@@ -39,11 +39,10 @@ pub struct Assumption {
 }
 
 const H100_RUN: &str = "what an H100 took (docs/gpu.md); by multiprocessors and clock for other GPUs";
-pub(crate) const A100_TABLE: &str = "fitted to the bf16 table of ai-dynamo/aiconfigurator, a100_sxm, trtllm 1.0.0";
 
 /// TFLOP/s of own attention that comes to `gflops` for each multiprocessor and GHz.
 pub(crate) fn own_attention_tflops(gpu: &Gpu, gflops: f64) -> f64 {
-    (gflops * gpu.multiprocessor_ghz / 1e3).min(gpu.tensor_tflops * PREFILL_ATTENTION_PERCENT / 100.0)
+    (gflops * gpu.multiprocessors as f64 * gpu.ghz / 1e3).min(gpu.tensor_tflops * PREFILL_ATTENTION_PERCENT / 100.0)
 }
 
 /// All that a prediction for `gpu` rests on.

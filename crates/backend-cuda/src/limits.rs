@@ -1,0 +1,10 @@
+//! Numbers of rows at which this backend takes another way.
+
+/// Up to so many rows, a norm is computed in the prologue of its product.
+pub const NORM_PRODUCT_ROWS_MAX: usize = 16;
+/// Up to so many rows, this program's own kernels multiply; beyond, cuBLASLt does, where it is there.
+pub const OWN_PRODUCT_ROWS_MAX: usize = 64;
+/// Rows of logits that are computed at a time.
+pub const LOGITS_ROWS_MAX: usize = 256;
+/// The most rows of a step.
+pub const STEP_ROWS_MAX: usize = 1 << 14;

@@ -1,0 +1,120 @@
+//! The model: whether its files are whole, and whether it fits.
+
+use super::DoctorArgs;
+use crate::units::{gb, grouped};
+use backend_cpu::Isa;
+use runtime::Machine;
+use serde::Serialize;
+use sizing::Asked;
+use std::fmt;
+use std::path::Path;
+use step::BLOCK_TOKENS;
+use weights::Checkpoint;
+
+/// What was found of it.
+pub(super) struct Found {
+    pub(super) model: Model,
+    pub(super) problems: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A model's folder.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Model {
+    /// As it was named.
+    folder: String,
+    /// Whether it fits; `None` where that could not be told.
+    fits: Option<bool>,
+    /// What its fullest rank takes, if it fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    takes: Option<Takes>,
+    /// The page cache has its files in huge pages, or they are small; `None` where they cannot be opened.
+    files_in_huge_pages: Option<bool>,
+}
+
+/// What a rank takes.
+#[derive(Debug, Serialize)]
+struct Takes {
+    kv_tokens: u64,
+    step_tokens: u32,
+    weight_bytes: u64,
+    kv_bytes: u64,
+    activation_bytes: u64,
+    scratch_bytes: u64,
+    reserve_bytes: u64,
+    memory_bytes: u64,
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(takes) = &self.takes else { return write!(f, "{}", self.folder) };
+        let all = takes.weight_bytes + takes.kv_bytes + takes.activation_bytes + takes.scratch_bytes;
+        write!(
+            f,
+            "{}: a rank takes {} of {} GB: {} weights, {} KV cache of {} tokens, {} for steps of up to {} tokens",
+            self.folder,
+            gb(all + takes.reserve_bytes),
+            gb(takes.memory_bytes),
+            gb(takes.weight_bytes),
+            gb(takes.kv_bytes),
+            grouped(takes.kv_tokens),
+            gb(takes.activation_bytes + takes.scratch_bytes),
+            grouped(takes.step_tokens.into())
+        )
+    }
+}
+
+/// Looks at the folder `dir`, and whether its model fits over `ranks` ranks on a backend, if there is one.
+pub(super) fn look(args: &DoctorArgs, dir: &Path, backend: Option<&str>, ranks: usize) -> Found {
+    let folder = dir.display().to_string();
+    let mut found = Found {
+        model: Model { folder: folder.clone(), ..Model::default() },
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    if !dir.is_dir() {
+        found.problems.push(format!("--model {folder}: there is no such folder"));
+        return found;
+    }
+    let config = match weights::inspect(dir) {
+        Ok(config) => config,
+        Err(error) => {
+            found.problems.push(error.to_string());
+            return found;
+        }
+    };
+    match Checkpoint::open(dir) {
+        Ok(checkpoint) => {
+            found.model.files_in_huge_pages = Some(checkpoint.in_huge_pages());
+            found.warnings.extend(checkpoint.notes().iter().map(ToString::to_string));
+        }
+        Err(error) => found.problems.push(error.to_string()),
+    }
+    // With a matrix unit, weights are copied to memory of their own.
+    if backend == Some("cpu") && found.model.files_in_huge_pages == Some(false) && Isa::detect() != Isa::Amx {
+        let what = "the page cache does not have the model's files in huge pages: weights are copied into memory";
+        found.warnings.push(format!("{what}, which takes longer to load, once for each start"));
+    }
+    let Some(backend) = backend else { return found };
+    let asked = Asked::new(&config, args.kv_tokens, args.max_batch_tokens, args.max_concurrent_requests);
+    match Machine::of(backend, None, None).and_then(|machine| machine.fit(&config, ranks, &asked)) {
+        Ok(fit) => {
+            found.model.fits = Some(true);
+            found.model.takes = Some(Takes {
+                kv_tokens: u64::from(fit.kv_blocks) * BLOCK_TOKENS as u64,
+                step_tokens: fit.step_rows,
+                weight_bytes: fit.bytes.weights,
+                kv_bytes: fit.bytes.kv_cache,
+                activation_bytes: fit.bytes.activations,
+                scratch_bytes: fit.bytes.scratch,
+                reserve_bytes: fit.reserve_bytes,
+                memory_bytes: fit.memory_bytes,
+            });
+        }
+        Err(error) => {
+            found.model.fits = Some(false);
+            found.problems.push(format!("--model {folder}: {error}"));
+        }
+    }
+    found
+}
