@@ -86,7 +86,7 @@ fn check<B: Backend>(what: &str, footprint: &dyn Footprint, open: impl Fn(Thread
 /// One test: nothing else allocates meanwhile.
 #[test]
 fn ranks_allocate_what_sizing_says() {
-    check("reference", &ReferenceFootprint, |end| Reference::new(end));
+    check("reference", &ReferenceFootprint, Reference::new);
     for isa in Isa::ALL.into_iter().filter(|isa| isa.supported()) {
         for threads in [1, 3] {
             let options = CpuOptions { threads, isa: Some(isa), cores: None };

@@ -98,7 +98,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     }
     print(&text(&report))?;
     for problem in &report.problems {
-        eprintln!("error: {problem}");
+        crate::log::say(&format!("error: {problem}"));
     }
     Ok(code)
 }

@@ -110,3 +110,41 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Worker(args) => worker::run(args).map(|()| ExitCode::SUCCESS),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+
+    /// The flags of a table's first column.
+    fn documented(text: &str) -> BTreeSet<String> {
+        let first_columns = text.lines().filter_map(|line| line.strip_prefix("| `--")?.split(" | ").next());
+        let flags = first_columns.flat_map(|column| column.split("`--").collect::<Vec<_>>());
+        flags.filter_map(|flag| flag.split(['`', ' ']).next().map(str::to_owned)).collect()
+    }
+
+    /// docs/flags.md has a section for each command, and one for what several share.
+    #[test]
+    fn every_flag_is_documented_and_every_documented_flag_exists() {
+        let text = include_str!("../../../docs/flags.md");
+        let shared = documented(text.split("## ").nth(1).expect("the shared section"));
+        let cli = Cli::command();
+        let mut shared_left = shared.clone();
+        for name in ["serve", "generate", "plan", "doctor", "watermark-detect"] {
+            let section = text.split("## ").find(|section| section.starts_with(&format!("`{name}`")));
+            let documented = documented(section.unwrap_or_else(|| panic!("docs/flags.md has no section `{name}`")));
+            let command = cli.find_subcommand(name).expect("a subcommand");
+            let visible = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            let flags: BTreeSet<String> =
+                visible.filter_map(|argument| argument.get_long()).map(str::to_owned).collect();
+            let missing: Vec<_> =
+                flags.iter().filter(|flag| !documented.contains(*flag) && !shared.contains(*flag)).collect();
+            assert!(missing.is_empty(), "docs/flags.md does not have these flags of {name}: {missing:?}");
+            let unknown: Vec<_> = documented.difference(&flags).collect();
+            assert!(unknown.is_empty(), "{name} does not have these flags of docs/flags.md: {unknown:?}");
+            shared_left.retain(|flag| !flags.contains(flag));
+        }
+        assert!(shared_left.is_empty(), "no command has these flags of docs/flags.md: {shared_left:?}");
+    }
+}
