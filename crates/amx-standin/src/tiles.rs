@@ -2,7 +2,7 @@
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
 
-/// Tiles.
+/// Number of tile registers.
 const TILES: usize = 8;
 /// Rows of a tile, at most.
 const ROWS: usize = 16;
@@ -117,7 +117,7 @@ fn first(pair: u32) -> f32 {
     f32::from_bits(pair << 16)
 }
 
-/// Its second.
+/// The second bf16 of a pair, widened.
 #[inline(always)]
 fn second(pair: u32) -> f32 {
     f32::from_bits(pair & 0xffff_0000)

@@ -5,15 +5,11 @@ use step::ParamError;
 /// Why a request is rejected. The messages are TGI's, where TGI has the rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum ValidationError {
     /// More continuations than the limit.
     #[error("`best_of` must be > 0 and <= {max}. Given: {given}")]
-    BestOf {
-        /// The limit.
-        max: usize,
-        /// What was asked for.
-        given: usize,
-    },
+    BestOf { max: usize, given: usize },
     /// The limit is one continuation.
     #[error("`best_of` != 1 is not allowed for this endpoint")]
     BestOfDisabled,
@@ -31,12 +27,7 @@ pub enum ValidationError {
     PrefillDetailsStream,
     /// More of the most probable tokens than the limit.
     #[error("`top_n_tokens` must be >= 0 and <= {max}. Given: {given}")]
-    TopNTokens {
-        /// The limit.
-        max: u32,
-        /// What was asked for.
-        given: u32,
-    },
+    TopNTokens { max: u32, given: u32 },
     /// A sampling parameter is out of its range.
     #[error(transparent)]
     Sampling(#[from] ParamError),
@@ -45,7 +36,6 @@ pub enum ValidationError {
     Truncate {
         /// The limit, which is allowed although the message says "less than".
         max: usize,
-        /// What was asked for.
         given: usize,
     },
     /// Zero.
@@ -56,20 +46,12 @@ pub enum ValidationError {
         "`inputs` tokens + `max_new_tokens` must be <= {max}. Given: {input_length} `inputs` tokens and \
          {max_new_tokens} `max_new_tokens`"
     )]
-    MaxTotalTokens {
-        /// The limit.
-        max: usize,
-        /// Tokens of the prompt.
-        input_length: usize,
-        /// Tokens to be generated.
-        max_new_tokens: u32,
-    },
+    MaxTotalTokens { max: usize, input_length: usize, max_new_tokens: u32 },
     /// The prompt is too long.
     #[error("`inputs` must have less than {max} tokens. Given: {input_length}")]
     InputLength {
         /// The limit, which is allowed although the message says "less than".
         max: usize,
-        /// Tokens of the prompt.
         input_length: usize,
     },
     /// The prompt's text has more bytes than the longest prompt can have.
@@ -77,9 +59,7 @@ pub enum ValidationError {
     InputBytes {
         /// The limit in bytes.
         max: usize,
-        /// The limit in tokens.
         tokens: usize,
-        /// Bytes of the text.
         given: usize,
     },
     /// The prompt has no token.
@@ -87,17 +67,11 @@ pub enum ValidationError {
     EmptyInput,
     /// More stop strings than the limit.
     #[error("`stop` supports up to {max} stop sequences. Given: {given}")]
-    StopSequence {
-        /// The limit.
-        max: usize,
-        /// How many there are.
-        given: usize,
-    },
+    StopSequence { max: usize, given: usize },
     /// A stop string longer than the limit. Text Generation Inference has none; here each is held, with what looking for it takes,
     /// as long as its request runs.
     #[error("`stop` sequences must have at most {max} bytes. Given: {given}")]
     StopLength {
-        /// The limit.
         max: usize,
         /// The bytes of the first that is too long.
         given: usize,
@@ -111,23 +85,14 @@ pub enum ValidationError {
     /// A token that the model does not know.
     #[error("`input_ids` must be < {vocab_size}. Given: {id} at index {index}")]
     TokenId {
-        /// Tokens of the vocabulary.
         vocab_size: usize,
-        /// The token.
         id: u32,
         /// Its index in the prompt.
         index: usize,
     },
     /// A token of the text that the tokenizer has and the model has not.
     #[error("`inputs` has the token `{token}` ({id}), but the model's vocabulary has {vocab_size} tokens")]
-    UnknownToken {
-        /// The token's text.
-        token: String,
-        /// Its id.
-        id: u32,
-        /// Tokens of the vocabulary.
-        vocab_size: usize,
-    },
+    UnknownToken { token: String, id: u32, vocab_size: usize },
     /// There is a grammar.
     #[error("`grammar` is not supported yet")]
     Grammar,

@@ -21,7 +21,7 @@ pub const INPUTS: usize = 2;
 pub struct Executor {
     /// The instruction set of all kernels.
     pub isa: Isa,
-    /// The threads.
+    /// The threads that compute.
     pub pool: Pool,
     /// One for each thread.
     pub scratch: Vec<Scratch>,

@@ -60,7 +60,7 @@ impl fmt::Display for Isa {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is no instruction set; there are plain, avx2, avx512 and amx")]
 pub struct UnknownIsa {
-    /// The word.
+    /// What was given.
     pub given: String,
 }
 

@@ -10,7 +10,7 @@ use half::bf16;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Activations.
+/// Activations: row-major f32.
 pub struct CpuTensor {
     values: Buffer<f32>,
     /// The rows in use are packed for a product, which they are for nothing else; see [`Packed`].
@@ -130,7 +130,7 @@ pub(crate) struct RowMajor {
     pub(crate) pieces: Vec<Piece>,
 }
 
-/// Where.
+/// Where the elements of a weight lie.
 pub(crate) enum Memory {
     /// In memory of their own.
     Own(Buffer<bf16>),

@@ -13,7 +13,7 @@ pub use std::thread;
 /// lies between two operations.
 pub const SPINS: u32 = 1000;
 
-/// The time.
+/// The monotonic clock; loom has one of its own.
 pub fn now() -> Instant {
     Instant::now()
 }

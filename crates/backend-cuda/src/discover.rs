@@ -31,7 +31,7 @@ pub struct GpuInfo {
 /// The GPUs of this machine, by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpus {
-    /// They.
+    /// Every GPU that the driver lists, by ordinal.
     pub all: Vec<GpuInfo>,
     /// The CUDA version of the driver, as in 12020 for 12.2.
     pub driver_version: i32,
@@ -40,6 +40,7 @@ pub struct Gpus {
 /// Why the GPUs cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum DiscoverError {
     /// There is no driver's library.
     #[error("no NVIDIA driver: libcuda.so cannot be opened; install driver R535 or later, or use --backend cpu")]
@@ -55,47 +56,27 @@ pub enum DiscoverError {
     },
     /// The driver finds no GPU.
     #[error("the NVIDIA driver finds no GPU ({message}); is CUDA_VISIBLE_DEVICES set, or the container without GPUs?")]
-    NoGpu {
-        /// What it says.
-        message: String,
-    },
+    NoGpu { message: String },
     /// A GPU is too old.
     #[error(
         "GPU {ordinal} ({name}) has compute capability {}.{}, expected {}.{} or later",
         .found.0, .found.1, CAPABILITY_MIN.0, CAPABILITY_MIN.1
     )]
     OldGpu {
-        /// Its number.
         ordinal: usize,
         /// As the driver calls it.
         name: String,
-        /// Its compute capability.
         found: (i32, i32),
     },
     /// There are not enough of them.
     #[error("--tensor-parallel {ranks} needs {ranks} GPUs, and the driver finds {found}")]
-    FewGpus {
-        /// How many are needed.
-        ranks: usize,
-        /// How many there are.
-        found: usize,
-    },
+    FewGpus { ranks: usize, found: usize },
     /// Two GPUs cannot access each other's memory.
     #[error("GPU {a} cannot access the memory of GPU {b}")]
-    NoPeerAccess {
-        /// Which cannot.
-        a: usize,
-        /// What.
-        b: usize,
-    },
+    NoPeerAccess { a: usize, b: usize },
     /// The driver reports an error.
     #[error("the NVIDIA driver, asked for {what}: {message}")]
-    Driver {
-        /// For what.
-        what: &'static str,
-        /// What it says.
-        message: String,
-    },
+    Driver { what: &'static str, message: String },
 }
 
 fn driver(what: &'static str) -> impl Fn(DriverError) -> DiscoverError {

@@ -79,17 +79,15 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 /// Why a collective operation did not end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum CollectiveError {
     /// A rank did not arrive in time.
     #[error("{operation} number {sequence}: rank {missing} did not arrive within {limit_ms} ms")]
     Timeout {
-        /// Who waited.
         rank: usize,
-        /// In which operation.
         operation: &'static str,
         /// The count of this rank's collective operations.
         sequence: u64,
-        /// Who did not come.
         missing: usize,
         /// For how long it was waited, in milliseconds.
         limit_ms: u64,
@@ -97,13 +95,10 @@ pub enum CollectiveError {
     /// Another rank gave up.
     #[error("{operation} number {sequence}: rank {by} left the collective")]
     Aborted {
-        /// Who noticed.
         rank: usize,
-        /// In which operation.
         operation: &'static str,
         /// The count of this rank's collective operations.
         sequence: u64,
-        /// Who gave up.
         by: usize,
     },
     /// Another rank does something else: the ranks' programs differ.
@@ -111,27 +106,17 @@ pub enum CollectiveError {
         "{operation} number {sequence} of {length} elements: rank {other} does {other_operation} of {other_length}"
     )]
     Mismatch {
-        /// Who noticed.
         rank: usize,
-        /// In which operation.
         operation: &'static str,
         /// The count of this rank's collective operations.
         sequence: u64,
         /// How many elements all ranks' results have.
         length: usize,
-        /// Who does something else.
         other: usize,
-        /// What it does.
         other_operation: &'static str,
-        /// Of how many elements.
         other_length: usize,
     },
     /// The shared memory could not be had.
     #[error("shared memory: {message}")]
-    Setup {
-        /// Who needs it.
-        rank: usize,
-        /// What the system says.
-        message: String,
-    },
+    Setup { rank: usize, message: String },
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 pub trait Tensor {
     /// Rows in use.
     fn rows(&self) -> usize;
-    /// Columns.
+    /// Number of columns: the elements of a row.
     fn columns(&self) -> usize;
     /// Sets how many rows are in use. The contents of rows that come into use are not defined.
     ///
@@ -145,26 +145,17 @@ pub type Work<'a, B> = dyn FnMut(&mut B, &StepWork<'_>) -> Result<Vec<<B as Back
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum BackendError {
     /// The device has no room.
     #[error("out of memory: {what} needs {bytes} bytes")]
-    OutOfMemory {
-        /// For what.
-        what: &'static str,
-        /// How much.
-        bytes: usize,
-    },
+    OutOfMemory { what: &'static str, bytes: usize },
     /// Another rank is gone, late, or did something else.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
     /// The device or its driver reports an error.
     #[error("{operation}: {message}")]
-    Device {
-        /// What was under way.
-        operation: &'static str,
-        /// What it says.
-        message: String,
-    },
+    Device { operation: &'static str, message: String },
 }
 
 /// One rank's device, with its connection to the other ranks. One thread owns it.
@@ -173,7 +164,7 @@ pub enum BackendError {
 /// caller has set the rows of an output. `x`, `y` … are tensors with one row for each row of the batch, and formulas are
 /// for each row. Every method may fail with a [`BackendError`]; shapes that do not fit are a bug of the caller and panic.
 pub trait Backend: Sized {
-    /// Activations.
+    /// Activations: rows by columns, on the device.
     type Tensor: Tensor;
     /// A weight, stored as the device likes it.
     type Matrix;

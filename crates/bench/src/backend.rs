@@ -87,32 +87,20 @@ pub struct Row {
 /// Why nothing was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum BenchError {
     /// The hardware could not be probed.
     #[error("probing the processor: {0}")]
     Probe(BackendError),
     /// A rank could not be made, or had no room.
     #[error("rank {rank}: {error}")]
-    Backend {
-        /// Which rank.
-        rank: usize,
-        /// What it says.
-        error: BackendError,
-    },
+    Backend { rank: usize, error: BackendError },
     /// A step failed.
     #[error("rank {rank}: {error}")]
-    Step {
-        /// On which rank.
-        rank: usize,
-        /// What it says.
-        error: StepError,
-    },
+    Step { rank: usize, error: StepError },
     /// A rank's thread has ended, by a panic.
     #[error("rank {rank} is gone")]
-    Gone {
-        /// Which rank.
-        rank: usize,
-    },
+    Gone { rank: usize },
 }
 
 /// The prompts that are measured; the first is the longest.

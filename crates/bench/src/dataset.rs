@@ -82,6 +82,7 @@ pub(crate) enum Source {
 /// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum DatasetError {
     /// The argument is not a dataset.
     #[error(
@@ -89,32 +90,16 @@ pub enum DatasetError {
              tokens), each length from 1 to {max}, sharegpt:FILE, or jumpstart",
         max = lengths::LENGTH_MAX
     )]
-    Unknown {
-        /// The argument.
-        given: String,
-    },
+    Unknown { given: String },
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: std::io::Error,
-    },
+    File { path: PathBuf, error: std::io::Error },
     /// The file is not in ShareGPT's format.
     #[error("{}: {error}; expected a list of {{\"conversations\": [{{\"from\": …, \"value\": …}}, …]}}", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Where it differs.
-        error: serde_json::Error,
-    },
+    Format { path: PathBuf, error: serde_json::Error },
     /// The file has no conversation of two turns.
     #[error("{}: there is no conversation with a question and an answer", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
 }
 
 impl FromStr for Dataset {

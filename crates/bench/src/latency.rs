@@ -29,6 +29,7 @@ pub struct LatencyOptions {
 /// Why latency could not be measured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum LatencyError {
     /// The engine cannot be started.
     #[error(transparent)]
@@ -39,23 +40,16 @@ pub enum LatencyError {
     /// A batch is larger than the KV cache.
     #[error("{batch} sequences of {input} + {output} tokens need --kv-tokens {needed}, not {found}")]
     Cache {
-        /// Sequences.
         batch: u32,
-        /// Tokens of each prompt.
         input: u32,
-        /// Tokens of each answer.
         output: u32,
         /// Tokens that the cache would have to hold.
         needed: usize,
-        /// Tokens that it holds.
         found: usize,
     },
     /// A batch is larger than what may run at once.
     #[error("{batch} sequences need --max-concurrent-requests {batch}")]
-    Requests {
-        /// Sequences.
-        batch: u32,
-    },
+    Requests { batch: u32 },
     /// The engine takes no sequence.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -67,18 +61,13 @@ pub enum LatencyError {
     Ended,
     /// An answer of another length was not the work that is being measured.
     #[error("an answer has {found} tokens instead of the {asked} of --output-len")]
-    Length {
-        /// Its tokens.
-        found: usize,
-        /// What was asked for.
-        asked: usize,
-    },
+    Length { found: usize, asked: usize },
     /// What was measured cannot be printed.
     #[error("cannot write to the standard output")]
     Output(#[from] io::Error),
 }
 
-/// Milliseconds.
+/// Times in milliseconds.
 #[derive(Default)]
 struct Times {
     /// From the start of a batch until each of its sequences had its first token.

@@ -26,6 +26,7 @@ pub struct MakeModelOptions {
 /// Why no model was made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum MakeModelError {
     /// Nothing is overwritten.
     #[error("{}: it exists already", .0.display())]
@@ -35,12 +36,7 @@ pub enum MakeModelError {
     Demo(#[from] EngineError),
     /// A file cannot be read or written.
     #[error("{}: {error}", .path.display())]
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// The system's error.
-        error: io::Error,
-    },
+    File { path: PathBuf, error: io::Error },
     /// The config.json that was written cannot be read.
     #[error(transparent)]
     Config(#[from] WeightsError),

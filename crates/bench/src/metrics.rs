@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// The figures of one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
-    /// Seconds.
+    /// From the first request to the last answer, in seconds.
     pub duration: f64,
     /// Requests that were answered to the end.
     pub completed: usize,

@@ -40,6 +40,7 @@ pub enum Ended {
 /// Why a benchmark cannot be run, or has nothing to say of a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum ServeError {
     /// The server.
     #[error("--server")]
@@ -49,21 +50,14 @@ pub enum ServeError {
     Dataset(#[from] DatasetError),
     /// A result cannot be written.
     #[error("{}: cannot write: {error}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
+    Write { path: PathBuf, error: io::Error },
     /// The table cannot be printed.
     #[error("cannot write to the standard output")]
     Print(#[source] io::Error),
     /// In some runs no request was answered; the others are reported.
     #[error("no request was answered in {failed} of {runs} runs; in {first}: {reason}")]
     RunsFailed {
-        /// Runs without an answer.
         failed: usize,
-        /// All runs.
         runs: usize,
         /// The first run without an answer.
         first: String,

@@ -41,6 +41,7 @@ pub struct SoakOptions {
 /// Why a soak did not pass.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum SoakError {
     /// The server.
     #[error("--server")]
@@ -51,7 +52,6 @@ pub enum SoakError {
     /// The watched process.
     #[error("--watch {pid}")]
     Watch {
-        /// Its id.
         pid: u32,
         /// Why its memory is not known.
         source: io::Error,
@@ -74,9 +74,7 @@ pub enum SoakError {
     Grew {
         /// MiB after a fifth of the time.
         from: u64,
-        /// MiB at the end.
         to: u64,
-        /// MiB that were allowed.
         limit: u32,
     },
 }

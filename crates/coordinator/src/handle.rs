@@ -32,6 +32,7 @@ pub struct Coordinator {
 /// Why a sequence was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum SubmitError {
     /// The workers are still loading.
     #[error("the model is loading")]
@@ -41,10 +42,7 @@ pub enum SubmitError {
     Draining,
     /// A worker has failed.
     #[error("the model is not available: {reason}")]
-    Failed {
-        /// What the ranks said.
-        reason: String,
-    },
+    Failed { reason: String },
 }
 
 impl Coordinator {

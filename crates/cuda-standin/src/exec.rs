@@ -48,7 +48,7 @@ pub struct Fault {
     pub block: [u32; 3],
     /// Which thread; of several, the first.
     pub thread: [u32; 3],
-    /// In words.
+    /// The fault, for people.
     pub why: String,
     /// The instruction.
     pub text: String,

@@ -17,23 +17,20 @@ pub use program::Program;
 
 /// Why PTX cannot be run.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum PtxError {
     /// The text is not PTX.
     #[error("line {line}: expected {expected}, found `{found}`")]
     Syntax {
         /// Of the text, from one.
         line: usize,
-        /// What may stand there.
         expected: String,
-        /// What stands there.
         found: String,
     },
     /// An instruction, or a form of it, that the executor does not know.
     #[error("in `{function}`: not supported by the stand-in: `{text}`{why}")]
     Unsupported {
-        /// The entry or function.
         function: String,
-        /// The instruction.
         text: String,
         /// What about it, if it is not the instruction itself.
         why: String,

@@ -23,23 +23,14 @@ pub struct ModelRunner<B: Backend> {
 /// Why a step could not be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum StepError {
     /// The device, or another rank.
     #[error("step {step}: {error}")]
-    Backend {
-        /// Which step.
-        step: u64,
-        /// What went wrong.
-        error: BackendError,
-    },
+    Backend { step: u64, error: BackendError },
     /// The plan does not fit what this rank knows: a bug of the coordinator.
     #[error("step {step}: bad plan: {reason}")]
-    Plan {
-        /// Which step.
-        step: u64,
-        /// What does not fit.
-        reason: String,
-    },
+    Plan { step: u64, reason: String },
 }
 
 struct Sequence {

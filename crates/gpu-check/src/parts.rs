@@ -33,7 +33,7 @@ pub struct Found {
 /// How a part went.
 #[derive(Debug, Serialize)]
 pub struct Part {
-    /// Its name.
+    /// Name of the part, as `--only` takes it.
     pub name: String,
     /// How long it took.
     pub seconds: f64,

@@ -75,54 +75,31 @@ pub enum Positions {
 /// Why a `config.json` is not a Falcon model that can be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum ConfigError {
     /// Not JSON.
     #[error("not valid JSON: {0}")]
     Json(serde_json::Error),
     /// JSON, but no object.
     #[error("expected a JSON object, found {found}")]
-    NotAnObject {
-        /// What it was.
-        found: &'static str,
-    },
+    NotAnObject { found: &'static str },
     /// A field without a default is not there.
     #[error("field `{field}` is missing")]
-    Missing {
-        /// The field.
-        field: String,
-    },
+    Missing { field: String },
     /// A field's value is out of range or of another type.
     #[error("field `{field}`: expected {expected}, found {found}")]
-    Invalid {
-        /// The field.
-        field: String,
-        /// What would do.
-        expected: &'static str,
-        /// The value.
-        found: String,
-    },
+    Invalid { field: String, expected: &'static str, found: String },
     /// A field asks for a variant that no published Falcon model has.
     #[error("field `{field}`: only {supported} is supported, found {found}")]
     Unsupported {
-        /// The field.
         field: String,
         /// The value that is supported.
         supported: String,
-        /// The value.
         found: String,
     },
     /// Two fields do not fit together.
     #[error("field `{field}` ({value}) must divide `{of}` ({total})")]
-    Indivisible {
-        /// The divisor's field.
-        field: String,
-        /// Its value.
-        value: usize,
-        /// The dividend's field.
-        of: &'static str,
-        /// Its value.
-        total: usize,
-    },
+    Indivisible { field: String, value: usize, of: &'static str, total: usize },
 }
 
 /// Far beyond every real model; each layer has tensors to be listed.

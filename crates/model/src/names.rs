@@ -24,27 +24,21 @@ pub struct TensorNames {
 /// Why a checkpoint's tensors are not those of the model.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum NamesError {
     /// The model needs a tensor that the checkpoint lacks.
     #[error("tensor `{name}` (shape {expected:?}) is missing")]
     Missing {
-        /// Its name.
         name: String,
         /// The shape that it should have.
         expected: Vec<usize>,
     },
     /// The checkpoint holds a tensor for which the shard table has no line.
     #[error("unknown tensor `{name}` (shape {found:?}): no Falcon model with this config.json has it")]
-    Unknown {
-        /// Its name.
-        name: String,
-        /// Its shape.
-        found: Vec<usize>,
-    },
+    Unknown { name: String, found: Vec<usize> },
     /// A tensor does not have the shape that the config gives.
     #[error("tensor `{name}`: expected shape {expected:?}, found {found:?}")]
     Shape {
-        /// Its name.
         name: String,
         /// The shape that the config gives.
         expected: Vec<usize>,
@@ -56,12 +50,7 @@ pub enum NamesError {
         "the tensors' names begin with `{prefix}`, as in `{name}`; expected `transformer.`, or nothing, behind none, one or \
          several of `module.`, `_orig_mod.`, `base_model.model.` and `model.`: rename the tensors"
     )]
-    UnknownPrefix {
-        /// What stands before.
-        prefix: String,
-        /// The embedding table's name.
-        name: String,
-    },
+    UnknownPrefix { prefix: String, name: String },
     /// The names do not all have the same prefix.
     #[error(
         "the tensors' names begin in different ways: {found}; expected the same prefix before all: rename the tensors"

@@ -14,11 +14,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Every problem is told, each with what would mend it; the exit code is 1 if there is one. What only makes the model slower is a \
-warning. Without --strict, GPUs that cannot read each other's memory, and a missing cuBLASLt or NCCL, are warnings: the ranks' \
-sums then take another way. Nothing is started, and no weight is read.";
+Every problem is reported, with what would fix it; the exit code is 1 if there is one. What only makes the model slower is a \
+warning. Without --strict, missing peer access between GPUs, and a missing cuBLASLt or NCCL, are warnings: another all-reduce is \
+used then. Nothing is started, and no weight is read.";
 
-/// What is to be looked at.
+/// What to check.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct DoctorArgs {
@@ -28,19 +28,19 @@ pub struct DoctorArgs {
     /// Where the model is to run.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
-    /// How many ranks; one for each GPU if not given, and one on CPUs.
+    /// Ranks. If not given: one for each GPU, or one on CPUs.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=64))]
     tensor_parallel: Option<u32>,
-    /// As of `peregrine serve`: tokens in each rank's KV cache.
+    /// As for `serve`: tokens in each rank's KV cache.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: Option<u32>,
-    /// As of `peregrine serve`: the most tokens that one step computes.
+    /// As for `serve`: tokens computed per step, at most.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
     max_batch_tokens: Option<u32>,
-    /// As of `peregrine serve`: the most requests at once, for which a KV cache is of use.
+    /// As for `serve`: requests at once, at most. No KV cache is larger than these can use.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_concurrent_requests: Option<u32>,
-    /// GPUs must read each other's memory, and cuBLASLt and NCCL must be there.
+    /// Require peer access between the GPUs, cuBLASLt and NCCL.
     #[arg(long)]
     strict: bool,
     /// Print JSON.

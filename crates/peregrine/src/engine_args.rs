@@ -27,62 +27,61 @@ pub struct EngineArgs {
     /// Refuse to run on CPUs: as --backend cuda, and an error beside another one.
     #[arg(long)]
     require_gpu: bool,
-    /// Tokens for which each rank's KV cache has room, over all requests; if not given, as many as memory allows on GPUs, and
-    /// 16,384 on processors.
+    /// Tokens in each worker's KV cache, over all requests. If not given: as many as memory allows on GPUs, 16,384 on CPUs.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: Option<u32>,
-    /// The most tokens that one step computes, over all requests; if not given, as many as memory allows, and at most 2,048 on
-    /// processors and 16,384 on GPUs.
+    /// Tokens computed per step, at most, over all requests. Lower values shorten the gaps between tokens of running requests
+    /// while a long prompt is prefilled. If not given: as many as memory allows, up to 2,048 on CPUs and 16,384 on GPUs.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
     max_batch_tokens: Option<u32>,
-    /// The most requests that run or wait at once; any beyond are refused as overloaded, with a time to try again. If not
-    /// given, one for each 128 tokens of the KV cache, from 128 to 1,024.
+    /// Requests that run or wait at once, at most; further ones are refused as overloaded, with a time to try again. If not
+    /// given: one for each 128 tokens of the KV cache, from 128 to 1,024.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_concurrent_requests: Option<u32>,
-    /// The most requests that run at once, while others wait; as many as may be under way if not given.
+    /// Requests that run at once, at most, while others wait. If not given: --max-concurrent-requests.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_batch_size: Option<u32>,
-    /// Milliseconds within which those who wait for their next token get it, as far as that depends on how much of other
-    /// requests' prompts runs beside them; as much as fits a step if not given.
+    /// Target for the inter-token latency, in milliseconds: prefill is throttled so that it does not push decode beyond it. If
+    /// not given, prompts may fill a step.
     #[arg(long, value_name = "MS", value_parser = value_parser!(u32).range(1..=3_600_000))]
     itl_bound: Option<u32>,
-    /// Compute every prompt as a whole, even if another request began alike.
+    /// Prefill every prompt from its start, even if KV blocks of the same prefix are cached.
     #[arg(long)]
     no_prefix_cache: bool,
-    /// Send a step to the workers only when they have answered the one before.
+    /// Send a step to the workers only after they have answered the one before.
     #[arg(long)]
     no_step_ahead: bool,
     /// Check the invariants of scheduler, KV blocks and prefix cache whenever there is nothing to do.
     #[arg(long)]
     check_invariants: bool,
-    /// The most tokens of a prompt; one less than --max-total-tokens if not given.
+    /// Tokens of a prompt, at most. If not given: one less than --max-total-tokens.
     #[arg(long, value_name = "N")]
     max_input_length: Option<usize>,
-    /// The most tokens of a prompt and its continuation; the model's positions if not given, or the KV cache's room.
+    /// Tokens of a prompt and its answer, at most. If not given: the positions of the model, or what the KV cache holds.
     #[arg(long, value_name = "N")]
     max_total_tokens: Option<usize>,
     /// Threads that tokenize prompts, beside those of the ranks.
     #[arg(long, value_name = "N", default_value_t = EngineOptions::TOKENIZER_THREADS as u32, value_parser = value_parser!(u32).range(1..=64))]
     tokenizer_threads: u32,
-    /// Threads that compute in each rank; an even share of the cores if not given. (cpu)
+    /// Threads that compute in each worker. If not given: an even share of the cores. (cpu)
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1024))]
     threads_per_rank: Option<u32>,
-    /// Instruction set to use instead of the best that the processor has: plain, avx2, avx512 or amx. (cpu)
+    /// Instruction set to use instead of the best one of the CPU: plain, avx2, avx512 or amx. (cpu)
     #[arg(long, value_parser = isa)]
     isa: Option<Isa>,
-    /// Seconds for which a rank waits for the others within a step before it gives up.
+    /// Seconds that a worker waits for the others within a step before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::COLLECTIVE_LIMIT_S, value_parser = seconds())]
     collective_timeout: u32,
-    /// Seconds that a step is allowed at least: a rank that has not answered it then, nor in 20 times as long as the longest
-    /// step of its size took, has hung.
+    /// Seconds that a step is allowed at least. A worker that takes longer, and 20 times as long as the longest step of its size,
+    /// has hung.
     #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::STEP_LIMIT_S, value_parser = seconds())]
     step_timeout: u32,
-    /// Seconds for which workers may be stopped by a signal (SIGSTOP) or a debugger within a step. This does not count for the
-    /// other limits, nor does any time in which the server itself is stopped or frozen.
+    /// Seconds that workers may be stopped by a signal (SIGSTOP) or a debugger within a step. The other limits count neither
+    /// that time, nor time in which the server itself is stopped or frozen.
     #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::PAUSE_LIMIT_S, value_parser = seconds())]
     pause_timeout: u32,
-    /// Seconds that the load of a model may go without progress: no byte read, and no worker ready. A worker that is not ready
-    /// then has hung.
+    /// Seconds that loading may go without progress: no byte read, and no worker ready. A worker that is not ready then has
+    /// hung.
     #[arg(long, value_name = "SECONDS", default_value_t = EngineOptions::LOAD_LIMIT_S, value_parser = seconds())]
     load_timeout: u32,
     #[command(flatten)]
@@ -92,15 +91,15 @@ pub struct EngineArgs {
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Backend {
-    /// NVIDIA GPUs where there is one for each rank, else the processor.
+    /// NVIDIA GPUs where there is one for each rank, else the CPU.
     Auto,
-    /// Vectorized kernels on the processor.
+    /// Vectorized kernels on the CPU.
     Cpu,
-    /// Plain code on the processor: slow, and what the others are checked against.
+    /// Plain code on the CPU: slow, and the reference for the others.
     Reference,
     /// NVIDIA GPUs.
     Cuda,
-    /// No model: tokens at once, for benchmarks of all else.
+    /// No model: answers at once, to benchmark everything else.
     #[value(hide = true)]
     Instant,
 }

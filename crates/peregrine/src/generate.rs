@@ -24,7 +24,7 @@ use wire::generation::generation_client::GenerationClient;
 /// Arguments of `peregrine generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// The prompt; read from standard input, without the last line end, if it is "-" or not given.
+    /// The prompt. Read from standard input, without the last newline, if it is "-" or not given.
     prompt: Option<String>,
     /// The prompt as token ids.
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with = "prompt")]
@@ -39,7 +39,7 @@ pub struct GenerateArgs {
     parameters: ParameterArgs,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Over how many workers the model is cut.
+    /// Workers over which the model is sharded.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = ranks())]
     tensor_parallel: u32,
 }

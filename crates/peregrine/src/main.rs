@@ -43,15 +43,15 @@ struct Cli {
 enum Command {
     /// Serve a model over gRPC and HTTP.
     Serve(serve::ServeArgs),
-    /// Continue a prompt, on a running server or on workers started for the one call.
+    /// Continue a prompt, on a running server or on workers started for this call.
     Generate(generate::GenerateArgs),
     /// Show how a model is cut over a machine's GPUs or CPUs, and whether it fits.
     Plan(plan::PlanArgs),
-    /// Measure how fast it is.
+    /// Measure throughput and latency.
     Bench(benchmarks::BenchArgs),
     /// Say whether this machine can run a model, and what stands in the way.
     Doctor(doctor::DoctorArgs),
-    /// Tell whether a text carries the watermark.
+    /// Detect the watermark in a text.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
     #[command(hide = true)]

@@ -7,40 +7,40 @@ use clap::Args;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Parameters")]
 pub struct ParameterArgs {
-    /// The most tokens to generate. [default: 20]
+    /// Tokens to generate, at most. [default: 20]
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<u32>,
-    /// Draw tokens, even if no other parameter asks for it.
+    /// Sample, even if no other parameter asks for it.
     #[arg(long)]
     do_sample: bool,
-    /// Logits are divided by it; above 0.
+    /// Divides the logits; above 0.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Draw from the so many most probable tokens.
+    /// Sample from the N most probable tokens.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     top_k: Option<i32>,
-    /// Draw from the most probable tokens up to this mass; between 0 and 1.
+    /// Sample from the most probable tokens that together have probability P; between 0 and 1.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Draw from the most typical tokens up to this mass; between 0 and 1.
+    /// Sample from the most typical tokens that together have probability P; between 0 and 1.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     typical_p: Option<f32>,
-    /// Logits of tokens seen before are divided by it, or multiplied where negative.
+    /// Divides positive logits of tokens seen before, and multiplies negative ones.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
-    /// Logits lose this times the share that the token has of all tokens so far.
+    /// Subtracted from a token's logit, times its share of all tokens so far.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
-    /// Makes draws repeatable.
+    /// Seed of the random numbers: the same seed gives the same tokens.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// A text that ends the generation; may be given several times.
+    /// A stop string: it ends the answer. May be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Use only the last so many tokens of the prompt.
+    /// Use only the last N tokens of the prompt.
     #[arg(long, value_name = "N")]
     truncate: Option<usize>,
-    /// Generate so many times and answer with the most probable; only with --json.
+    /// Generate N answers, and return the most probable; only with --json.
     #[arg(long, value_name = "N", requires = "json")]
     best_of: Option<usize>,
     /// Put the prompt before the generated text.
@@ -49,16 +49,16 @@ pub struct ParameterArgs {
     /// Watermark the text.
     #[arg(long)]
     watermark: bool,
-    /// Answer with tokens, log-probabilities and finish reason; only with --json.
+    /// Return tokens, log-probabilities and the finish reason; only with --json.
     #[arg(long, requires = "json")]
     details: bool,
-    /// Answer with the log-probabilities of the prompt, too; only with --json.
+    /// Return the log-probabilities of the prompt, too; only with --json.
     #[arg(long, requires = "json")]
     decoder_input_details: bool,
-    /// Answer with so many of the most probable tokens beside each; only with --json.
+    /// Return the N most probable tokens at each position; only with --json.
     #[arg(long, value_name = "N", requires = "json")]
     top_n_tokens: Option<u32>,
-    /// Go on after the end of the text.
+    /// Go on after an end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
 }

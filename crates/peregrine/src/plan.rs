@@ -17,11 +17,11 @@ use sizing::{Asked, NODES, Node, NodeSite, Plan, Site};
 use weights::Checkpoint;
 
 const AFTER_HELP: &str = "\
-A model fits if every rank has room for its weights, a reserve, its steps, and the KV cache that is asked for, or that of one \
-sequence of the longest length that the model was made for. The exit code is 0 whether or not it fits: `fits` in the JSON \
-tells. All figures are computed; no weights are read, and no GPU is needed.";
+A model fits if every rank has memory for its weights, a reserve, its steps, and the given KV cache, or else that of one sequence of \
+the model's maximum length. The exit code is 0 whether or not it fits: see `fits` in the JSON. All figures are computed; no weights \
+are read, and no GPU is needed.";
 
-/// What is to be planned.
+/// What to plan.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct PlanArgs {
@@ -29,27 +29,27 @@ pub struct PlanArgs {
     /// huggingface-llm-falcon-{7b,7b-instruct,40b,40b-instruct,180b,180b-chat}-bf16.
     #[arg(long, value_name = "DIR|ID")]
     model: String,
-    /// How many ranks; one for each of the node's GPUs if not given, and one on CPUs.
+    /// Ranks. If not given: one for each GPU of the node, or one on CPUs.
     #[arg(long, value_name = "N")]
     tensor_parallel: Option<usize>,
-    /// The node, by its instance type, or `local` for this machine; the id's usual one if not given, or p4de.24xlarge for a
+    /// The node: an instance type, or `local` for this machine. If not given: the usual one of the id, or p4de.24xlarge for a
     /// folder.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Where the model is to run: which memory counts, and how the KV cache is stored. If not given, on the node's GPUs; on
-    /// this machine, on its CPUs where it has no GPUs.
+    /// Where the model is to run: which memory counts, and how the KV cache is stored. If not given: the node's GPUs, or the CPUs
+    /// of this machine where it has no GPU.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
-    /// As of `peregrine serve`: tokens in each rank's KV cache.
+    /// As for `serve`: tokens in each rank's KV cache.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     kv_tokens: Option<u32>,
-    /// As of `peregrine serve`: the most tokens that one step computes.
+    /// As for `serve`: tokens computed per step, at most.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
     max_batch_tokens: Option<u32>,
-    /// As of `peregrine serve`: the most requests at once, for which a KV cache is of use.
+    /// As for `serve`: requests at once, at most. No KV cache is larger than these can use.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_concurrent_requests: Option<u32>,
-    /// Predict the time of steps on the node's GPUs, and print what the prediction rests on.
+    /// Predict the time of a step on the node's GPUs, with every assumption.
     #[arg(long)]
     predict: bool,
     /// Print JSON.

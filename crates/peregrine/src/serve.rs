@@ -20,7 +20,7 @@ use tracing::{info, warn};
 pub struct ServeArgs {
     #[command(flatten)]
     engine: EngineArgs,
-    /// Over how many workers the model is cut.
+    /// Workers over which the model is sharded.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = ranks())]
     tensor_parallel: u32,
     /// Where gRPC listens, as HOST:PORT.
@@ -29,15 +29,15 @@ pub struct ServeArgs {
     /// Where HTTP listens, as HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http_addr: String,
-    /// A stream whose reader takes nothing for so long is ended, and its place is free for others.
+    /// Seconds after which a stream that nobody reads is ended, so that others may run.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_STALL_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stalled_stream_timeout: u64,
-    /// Seconds that accepted requests may take to finish after SIGINT, SIGTERM or SIGHUP. Those that are left then are cut off
-    /// with the status UNAVAILABLE.
+    /// Seconds that running requests have to finish after SIGINT, SIGTERM or SIGHUP. Those left then end with the status
+    /// UNAVAILABLE.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     drain_timeout: u32,
-    /// End with exit code 1 when the model fails, for a supervisor that starts the server again. Without it the server stays,
-    /// and tells callers and /health why the model failed.
+    /// Exit with code 1 when the model fails, for a supervisor that restarts the server. Without it the server stays, and tells
+    /// callers and /health why the model failed.
     #[arg(long)]
     exit_on_failure: bool,
     /// Check flags, addresses, model and memory as for a start, and end: nothing is started, and no weight is read.

@@ -34,7 +34,7 @@ pub(crate) const STOCK_CHOICE_US: f64 = 60.0;
 pub struct Assumption {
     /// What is assumed.
     pub what: String,
-    /// Why.
+    /// Where the value comes from.
     pub source: &'static str,
 }
 

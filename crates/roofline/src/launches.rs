@@ -41,7 +41,7 @@ pub enum Limit {
 pub struct Launch {
     /// The kernel, with its place among the four of a layer.
     pub name: &'static str,
-    /// How often.
+    /// How many such launches a step has.
     pub times: u64,
     /// What its time depends on.
     pub limit: Limit,

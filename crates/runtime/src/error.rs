@@ -9,6 +9,7 @@ use weights::WeightsError;
 /// Why an engine cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum EngineError {
     /// The model's folder is not there.
     #[error("--model {}: there is no such folder", .dir.display())]
@@ -31,7 +32,6 @@ pub enum EngineError {
     /// A file names an end of text that the model does not have.
     #[error("{}/{error}", .dir.display())]
     EndOfText {
-        /// The model's folder.
         dir: PathBuf,
         /// The file, its key and the token.
         error: EosError,
@@ -44,18 +44,12 @@ pub enum EngineError {
     Gpus(DiscoverError),
     /// The model does not fit.
     #[error("--model {}: {error}", .dir.display())]
-    Capacity {
-        /// The model's folder.
-        dir: PathBuf,
-        /// What is too small.
-        error: CapacityError,
-    },
+    Capacity { dir: PathBuf, error: CapacityError },
     /// The longest sequence is longer than the model can have one.
     #[error("--max-total-tokens is {total}, expected 2 to {positions}")]
     TotalTokens {
         /// Tokens that were asked for.
         total: usize,
-        /// Positions of the model.
         positions: usize,
     },
     /// The longest sequence is longer than the KV cache.

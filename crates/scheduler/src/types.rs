@@ -47,51 +47,37 @@ pub enum Event {
 /// Why a sequence cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum SubmitError {
     /// It could never run, even alone.
     #[error("{tokens} tokens need {needed} KV blocks, and there are {total}")]
-    TooLong {
-        /// Prompt and new tokens.
-        tokens: usize,
-        /// Blocks for them.
-        needed: usize,
-        /// Blocks in all.
-        total: usize,
-    },
+    TooLong { tokens: usize, needed: usize, total: usize },
 }
 
 /// Why a result does not fit the plan: a bug, or ranks that disagree. It ends the epoch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum CommitError {
     /// Results come in the order of the plans.
     #[error("expected the result of step {expected:?}, found that of step {found}")]
     Order {
         /// The oldest step in flight, if there is one.
         expected: Option<u64>,
-        /// What came.
         found: u64,
     },
     /// A run brought another number of samples than it had to, or its output is not in its place.
     #[error("step {step}, sequence {seq}: expected {expected} samples, found {found}")]
     Samples {
-        /// The step.
         step: u64,
-        /// The sequence.
         seq: SeqId,
         /// Samples that the plan asks for.
         expected: usize,
-        /// Samples that came.
         found: usize,
     },
     /// An output is of no run of the step, or is not in the order of the plan.
     #[error("step {step}: the output of sequence {seq} is not in the plan's order")]
-    Misplaced {
-        /// The step.
-        step: u64,
-        /// The sequence.
-        seq: SeqId,
-    },
+    Misplaced { step: u64, seq: SeqId },
 }
 
 /// How much is going on.

@@ -10,6 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// Why a request gets no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum Error {
     /// The request is at fault.
     #[error(transparent)]
@@ -25,19 +26,13 @@ pub enum Error {
     Unavailable(#[from] SubmitError),
     /// The model failed while it worked on the request.
     #[error("{reason}")]
-    Generation {
-        /// What the ranks said.
-        reason: String,
-    },
+    Generation { reason: String },
     /// The server ended before the request did.
     #[error("Incomplete generation")]
     Incomplete,
     /// The reader of a stream stood still for too long.
     #[error("nothing of the stream was read for {} s, so it was ended (--stalled-stream-timeout)", limit.as_secs())]
-    Stalled {
-        /// For so long.
-        limit: Duration,
-    },
+    Stalled { limit: Duration },
 }
 
 impl From<&Error> for ErrorBody {

@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use coordinator::Status as ModelStatus;
 use tonic::Status;
 
-/// The routes.
+/// All HTTP routes over one service.
 pub(crate) fn router(service: Service) -> Router {
     let routes = Router::new().route("/health", get(health)).route("/generate", post(generate));
     let routes = routes.route("/metrics", get(metrics));

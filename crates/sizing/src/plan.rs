@@ -50,7 +50,7 @@ pub struct Plan {
 /// What one rank has of the model.
 #[derive(Debug, Serialize)]
 pub struct RankPlan {
-    /// The rank.
+    /// Rank, from 0.
     pub rank: usize,
     /// Its query heads.
     pub q_heads: [usize; 2],

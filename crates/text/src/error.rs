@@ -5,6 +5,7 @@ use std::path::PathBuf;
 /// Why a tokenizer cannot be opened, or a text not be encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum TokenizerError {
     /// The model's folder has no tokenizer.
     #[error(
@@ -16,44 +17,23 @@ pub enum TokenizerError {
     },
     /// The file is there, but is not a tokenizer that the library can read.
     #[error("{path}: not a readable Hugging Face tokenizer: {source}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the library says.
-        source: tokenizers::Error,
-    },
+    Unreadable { path: PathBuf, source: tokenizers::Error },
     /// A pointer of Git LFS stands in place of the file.
     #[error("{path}: a Git LFS pointer, not the file itself; fetch the file with `git lfs pull` in the model's folder")]
-    LfsPointer {
-        /// The file.
-        path: PathBuf,
-    },
+    LfsPointer { path: PathBuf },
     /// A file beside tokenizer.json cannot be read.
     #[error("{path}: cannot be read: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// A file beside tokenizer.json is no JSON object.
     #[error("{path}: not a JSON object: {source}")]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What the parser says.
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
     /// A value in a file beside tokenizer.json is of another type.
     #[error("{path}: `{key}`: expected {expected}, found {found}")]
     Value {
-        /// The file.
         path: PathBuf,
         /// The key whose value it is.
         key: String,
-        /// What would do.
         expected: &'static str,
-        /// The value.
         found: String,
     },
     /// A token that only this file names would get another id than the file says.
@@ -62,9 +42,7 @@ pub enum TokenizerError {
          save the tokenizer again as a fast one"
     )]
     AddedTokenId {
-        /// The file.
         path: PathBuf,
-        /// The token's text.
         token: String,
         /// The id that the file states.
         stated: u32,
@@ -73,37 +51,19 @@ pub enum TokenizerError {
     },
     /// The tokens are not sequences of bytes.
     #[error("{path}: the decoder must be ByteLevel, as in every Falcon model, and is {found}")]
-    Decoder {
-        /// The file.
-        path: PathBuf,
-        /// The decoder's kind.
-        found: String,
-    },
+    Decoder { path: PathBuf, found: String },
     /// The post-processor's template for one text has that text not exactly once.
     #[error("{path}: the post-processor must keep a text's tokens, once and in their order")]
-    Template {
-        /// The file.
-        path: PathBuf,
-    },
+    Template { path: PathBuf },
     /// The post-processor adds a token to every text that the model does not have.
     #[error(
         "tokenizer.json: the post-processor adds token `{token}` ({id}) to every prompt, and the model's vocabulary has \
          {vocab} tokens only"
     )]
-    TemplateBeyondVocabulary {
-        /// The token's text.
-        token: String,
-        /// Its id.
-        id: u32,
-        /// Tokens of the model.
-        vocab: usize,
-    },
+    TemplateBeyondVocabulary { token: String, id: u32, vocab: usize },
     /// The library failed at a text.
     #[error("the text cannot be tokenized: {source}")]
-    Encode {
-        /// What the library says.
-        source: tokenizers::Error,
-    },
+    Encode { source: tokenizers::Error },
     /// Whoever asked no longer wants the tokens.
     #[error("tokenizing was cancelled")]
     Cancelled,

@@ -8,36 +8,27 @@ use std::path::PathBuf;
 /// Why a model directory cannot be read. Every text names the file, and the tensor where there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum WeightsError {
     /// A file cannot be opened, read or mapped.
     #[error("{path}: {reason}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        reason: io::Error,
-    },
+    Io { path: PathBuf, reason: io::Error },
     /// `config.json` is not that of a Falcon model.
     #[error("{path}: {reason}")]
     Config {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: ConfigError,
     },
     /// The directory holds no weights of any format.
     #[error("{dir}: no checkpoint, expected model.safetensors or model.safetensors.index.json in this directory")]
-    NoCheckpoint {
-        /// The directory.
-        dir: PathBuf,
-    },
+    NoCheckpoint { dir: PathBuf },
     /// The directory holds weights in PyTorch's pickled format only.
     #[error(
         "{dir}: no model.safetensors, but {file}: pickled PyTorch weights are not read; convert them, by \
          AutoModelForCausalLM.from_pretrained(\"{dir}\").save_pretrained(\"NEW\") in transformers"
     )]
     Pickled {
-        /// The directory.
         dir: PathBuf,
         /// The first file, by name.
         file: String,
@@ -48,7 +39,6 @@ pub enum WeightsError {
          model.safetensors, or model.safetensors.index.json and what that names"
     )]
     Variant {
-        /// The directory.
         dir: PathBuf,
         /// The first file, by name.
         file: String,
@@ -59,7 +49,6 @@ pub enum WeightsError {
          download the index"
     )]
     OtherName {
-        /// The directory.
         dir: PathBuf,
         /// The first file, by name.
         file: String,
@@ -69,7 +58,6 @@ pub enum WeightsError {
         "{dir}: no model.safetensors, but {file}: GGUF is not read; take the safetensors files that it was made from"
     )]
     Gguf {
-        /// The directory.
         dir: PathBuf,
         /// The first file, by name.
         file: String,
@@ -92,55 +80,33 @@ pub enum WeightsError {
         "{path}: tensor `{tensor}` is an adapter's: save the model after merge_and_unload() of peft, which adds the adapter to \
          the weights"
     )]
-    AdapterInside {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
+    AdapterInside { path: PathBuf, tensor: String },
     /// A pointer of Git LFS lies in place of a file.
     #[error("{path}: a pointer of Git LFS, and not the file itself; run `git lfs pull` in its directory")]
-    LfsPointer {
-        /// The file.
-        path: PathBuf,
-    },
+    LfsPointer { path: PathBuf },
     /// The weights are quantized.
     #[error(
         "{path}: the weights are quantized ({method}; tensor `{tensor}` is {found}), which is not supported; take the \
          checkpoint in BF16, F16 or F32"
     )]
     Quantized {
-        /// The file.
         path: PathBuf,
         /// The first such tensor, by name.
         tensor: String,
-        /// Its type.
         found: safetensors::Dtype,
         /// How, by the config or the tensor's name.
         method: String,
     },
     /// The index is not valid JSON.
     #[error("{path}: not valid JSON: {reason}")]
-    IndexJson {
-        /// The index.
-        path: PathBuf,
-        /// What the parser says.
-        reason: serde_json::Error,
-    },
+    IndexJson { path: PathBuf, reason: serde_json::Error },
     /// The index has no usable `weight_map`.
     #[error("{path}: expected an object `weight_map` of at least one tensor name with its file name, found {found}")]
-    IndexShape {
-        /// The index.
-        path: PathBuf,
-        /// What is there.
-        found: &'static str,
-    },
+    IndexShape { path: PathBuf, found: &'static str },
     /// The index gives a tensor something else than the name of a file beside it.
     #[error("{path}: tensor `{tensor}`: expected the name of a file in the same directory, found {found}")]
     IndexEntry {
-        /// The index.
         path: PathBuf,
-        /// The tensor.
         tensor: String,
         /// What the index gives, as JSON.
         found: String,
@@ -148,49 +114,27 @@ pub enum WeightsError {
     /// The index names a file that is not there.
     #[error("{path}: tensor `{tensor}` should be in `{file}`, but there is no such file")]
     IndexedFileMissing {
-        /// The index.
         path: PathBuf,
         /// The first tensor that should be in the file.
         tensor: String,
-        /// The file's name.
         file: String,
     },
     /// The index names a file that does not hold the tensor.
     #[error(
         "{path}: tensor `{tensor}` should be in `{file}`, but that file does not hold it; take its line out of the index if the model has no such tensor"
     )]
-    IndexedTensorMissing {
-        /// The index.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The file's name.
-        file: String,
-    },
+    IndexedTensorMissing { path: PathBuf, tensor: String, file: String },
     /// Two files hold a tensor of the same name.
     #[error("tensor `{tensor}` is in two files: {first} and {second}")]
-    Duplicate {
-        /// The tensor.
-        tensor: String,
-        /// One file.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
+    Duplicate { tensor: String, first: PathBuf, second: PathBuf },
     /// The tensors that the header lists do not fill the file.
     #[error(
         "{path}: its {found} bytes are not the sum of its header and tensors: cut short, or not wholly downloaded?"
     )]
-    Length {
-        /// The file.
-        path: PathBuf,
-        /// Bytes that it has.
-        found: usize,
-    },
+    Length { path: PathBuf, found: usize },
     /// The header is damaged.
     #[error("{path}: not a valid safetensors header: {reason} (the file has {bytes} bytes)")]
     Header {
-        /// The file.
         path: PathBuf,
         /// Bytes that the file has.
         bytes: usize,
@@ -199,14 +143,7 @@ pub enum WeightsError {
     },
     /// A tensor has elements of a type that is not supported.
     #[error("{path}: tensor `{tensor}`: expected dtype BF16, F16 or F32, found {found}")]
-    Dtype {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its dtype.
-        found: safetensors::Dtype,
-    },
+    Dtype { path: PathBuf, tensor: String, found: safetensors::Dtype },
     /// The checkpoint's tensors are not those of the model.
     #[error("{path}: {reason}")]
     Names {

@@ -9,33 +9,22 @@ use step::{
 /// Why a message is not what it should be. Coordinator and workers are of one build, so this is a bug or a broken peer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum ConvertError {
     /// A message lacks a part.
     #[error("{message} without `{field}`")]
-    Missing {
-        /// The message's name.
-        message: &'static str,
-        /// The part.
-        field: &'static str,
-    },
+    Missing { message: &'static str, field: &'static str },
     /// A sequence's prompt is not the beginning of its tokens.
     #[error("sequence {seq}: a prompt of {prompt_len} tokens, expected 1 to {tokens}")]
     PromptLen {
-        /// Whose.
         seq: u64,
-        /// Tokens of the prompt.
         prompt_len: u32,
         /// Tokens of the sequence, the prompt's and those that followed.
         tokens: usize,
     },
     /// A sampling setting is out of its range.
     #[error("sequence {seq}: {error}")]
-    Sampling {
-        /// Whose.
-        seq: u64,
-        /// Which, and why.
-        error: ParamError,
-    },
+    Sampling { seq: u64, error: ParamError },
 }
 
 /// A plan, as a command.

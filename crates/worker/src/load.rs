@@ -60,6 +60,7 @@ impl<B: Backend> StepRunner for ModelRunner<B> {
 /// Why a rank did not become ready.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum LoadError {
     /// The model's files.
     #[error(transparent)]
@@ -69,12 +70,7 @@ pub enum LoadError {
     Backend(#[from] BackendError),
     /// The device could not be opened as asked.
     #[error("backend {backend}: {message}")]
-    Open {
-        /// Which backend.
-        backend: String,
-        /// Why not.
-        message: String,
-    },
+    Open { backend: String, message: String },
 }
 
 /// How far ahead of the load the system is asked to read: enough for any disk, little beside a shard.

@@ -135,7 +135,7 @@ pub struct AttentionTile<'a> {
     pub heads: &'a HeadTile,
     /// Position of the tile's first row.
     pub position: usize,
-    /// Room.
+    /// Buffers of each thread.
     pub scratch: &'a mut Scratch,
     /// Where it goes.
     pub y: Tile<'a, f32>,

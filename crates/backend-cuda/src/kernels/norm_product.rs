@@ -15,7 +15,7 @@ pub(crate) struct NormedPart {
     pub(crate) y: Output,
 }
 
-/// The instances.
+/// The compiled instances of the kernel.
 pub(crate) struct NormProduct([Kernel; 2]);
 
 impl NormProduct {

@@ -243,7 +243,7 @@ impl ProductArgs {
     }
 }
 
-/// The instances.
+/// The compiled instances of the kernel.
 pub(crate) struct Product([Kernel; 4]);
 
 impl Product {

@@ -11,7 +11,7 @@ use step::{BLOCK_TOKENS, BlockId, NewSequence, SamplingParams, SeqId, SeqRun, St
 pub(super) enum Work {
     /// Prompts, one after the other, each in one step.
     Prompts {
-        /// Of each.
+        /// Tokens of each sequence.
         tokens: usize,
         /// How many prompts count.
         times: usize,

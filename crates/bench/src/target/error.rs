@@ -8,29 +8,23 @@ const MESSAGE_CHARS_MAX: usize = 300;
 /// Why a request, or a server as a whole, cannot be measured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum TargetError {
     /// The address cannot be used.
     #[error("{address}: not an address: {reason}; expected HOST:PORT or http://HOST:PORT")]
     Address {
-        /// What was given.
         address: String,
         /// Why it cannot be used.
         reason: String,
     },
     /// There is no connection.
     #[error("{address}: cannot connect: {reason}")]
-    Connect {
-        /// The server.
-        address: String,
-        /// The system's reason.
-        reason: String,
-    },
+    Connect { address: String, reason: String },
     /// The server refused the request: an HTTP or gRPC status.
     #[error("{status}: {message}")]
     Status {
         /// As in `422 Unprocessable Entity` or `INVALID_ARGUMENT`.
         status: String,
-        /// What the server said.
         message: String,
     },
     /// The answer holds an error: an event of a stream, or the body of a 200.
@@ -38,10 +32,7 @@ pub enum TargetError {
     Reported(String),
     /// The answer stopped before its protocol's end.
     #[error("incomplete answer: {missing} is missing")]
-    Incomplete {
-        /// What should have come.
-        missing: &'static str,
-    },
+    Incomplete { missing: &'static str },
     /// The connection broke in the middle of an answer.
     #[error("the connection broke: {0}")]
     Broken(String),

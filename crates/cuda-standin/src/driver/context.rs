@@ -143,7 +143,7 @@ impl Context {
         if peers.insert(device) { Ok(()) } else { Err(Status::PEER_ACCESS_ALREADY_ENABLED) }
     }
 
-    /// The reverse.
+    /// Takes back the access that `enable_peer` gave.
     pub fn disable_peer(&self, device: usize) -> Outcome {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.remove(&device) { Ok(()) } else { Err(Status::PEER_ACCESS_NOT_ENABLED) }

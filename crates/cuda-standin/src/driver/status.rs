@@ -25,7 +25,7 @@ macro_rules! statuses {
                 }
             }
 
-            /// In words.
+            /// The description that `cuGetErrorString` gives.
             pub fn text(self) -> &'static CStr {
                 match self {
                     $(Self::$name => const {

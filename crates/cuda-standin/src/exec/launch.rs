@@ -54,6 +54,7 @@ pub struct Launch<'a> {
 
 /// Why a launch failed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum LaunchError {
     /// The kernel did what it must not.
     #[error(transparent)]
@@ -61,13 +62,10 @@ pub enum LaunchError {
     /// It ran for longer than it may.
     #[error("{kernel}: still running after {limit:?}, with {started} of {blocks} blocks started")]
     TimeLimit {
-        /// The entry.
         kernel: String,
         /// How long it could run.
         limit: Duration,
-        /// Blocks that had started.
         started: u64,
-        /// Blocks of the grid.
         blocks: u64,
     },
 }

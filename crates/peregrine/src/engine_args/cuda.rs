@@ -9,46 +9,46 @@ use std::ffi::OsString;
 /// How ranks use GPUs.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CudaArgs {
-    /// How the ranks' sums are made: auto takes kernels that read the other GPUs' memory, where that is possible. (cuda)
+    /// The all-reduce algorithm; auto takes kernels that read the other GPUs' memory, where that is possible. (cuda)
     #[arg(long, value_enum, value_name = "HOW", default_value_t = AllReduce::Auto)]
     all_reduce: AllReduce,
-    /// A request's tokens do not depend on other requests or on chunks of its prompt, to the bit; slower. (cuda; the cpu
-    /// backend is always so)
+    /// A request's tokens do not depend on other requests or on chunked prefill, to the bit. Slower. (cuda; the cpu backend
+    /// always does so)
     #[arg(long)]
     deterministic: bool,
-    /// Let each rank run on all processors, and not only on those next to its GPU. (cuda)
+    /// Let each worker run on all cores, and not only on those next to its GPU. (cuda)
     #[arg(long)]
     no_cpu_binding: bool,
-    /// Record the steps in which every request adds one token, and launch each at once. (cuda)
+    /// Capture decode steps as CUDA graphs, and launch each as a whole. (cuda)
     #[arg(long, value_enum, value_name = "ON", default_value_t = Switch::On)]
     cuda_graphs: Switch,
-    /// Begin a step while the GPUs work on the one before. (cuda)
+    /// Start a step while the GPUs still work on the one before. (cuda)
     #[arg(long, value_enum, value_name = "ON", default_value_t = Switch::On, hide = true)]
     run_ahead: Switch,
-    /// Wait for each kernel, so that an error names the one that met it. (cuda)
+    /// Wait for each kernel, so that an error names the kernel that failed. (cuda)
     #[arg(long, hide = true)]
     check_launches: bool,
 }
 
-/// Whether something is done.
+/// On or off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Switch {
-    /// It is.
+    /// On.
     #[default]
     On,
-    /// It is not.
+    /// Off.
     Off,
 }
 
-/// How the ranks' sums are made.
+/// An all-reduce algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum AllReduce {
     /// The fastest that the machine allows.
     #[default]
     Auto,
-    /// Kernels in which each rank reads all partial sums of the others.
+    /// One-shot kernels: each rank reads all partial sums of the others.
     OneShot,
-    /// Kernels in which each rank sums a share, and reads the sums of the others.
+    /// Two-shot kernels: each rank sums a share, and reads the sums of the others.
     TwoShot,
     /// NCCL.
     Nccl,

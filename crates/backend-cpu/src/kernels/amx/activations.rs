@@ -24,9 +24,9 @@ pub struct Packed<'a> {
 /// Rows and columns of packed activations.
 #[derive(Clone, Copy, Default)]
 pub struct Shape {
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub columns: usize,
 }
 
@@ -42,7 +42,7 @@ pub struct Activations {
 pub enum Input<'a> {
     /// As they are.
     Plain(&'a [f32]),
-    /// Normalized.
+    /// Rows that are layer-normalized while they are packed.
     Norm {
         /// The rows.
         x: &'a [f32],

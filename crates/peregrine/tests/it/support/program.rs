@@ -95,7 +95,7 @@ pub struct Running {
 /// A program that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// How.
+    /// Its exit status.
     pub status: ExitStatus,
     /// What it said.
     pub stdout: String,
