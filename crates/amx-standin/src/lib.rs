@@ -1,12 +1,12 @@
-//! The instructions on tiles (AMX, for bf16) on a processor that has none: for tests of the code that uses them.
+//! The instructions on tiles (AMX, for bf16) on a CPU that has none: for tests of the code that uses them.
 //!
-//! The processor refuses such an instruction; the system tells the process by a signal, whose handler does here what the
+//! The CPU refuses such an instruction; the system tells the process by a signal, whose handler does here what the
 //! instruction would do to the thread's tiles, and goes on behind it. So tests run the very machine code that ships. A signal
 //! takes longer than a product of tiles does here, above all on a virtual machine: so the handler also executes what stands
 //! between instructions on tiles in a loop, and a loop takes one signal.
 //!
-//! Shapes that a processor would refuse end the process, with the reason; so does, by the signal, every other instruction
-//! that the processor does not know.
+//! Shapes that a CPU would refuse end the process, with the reason; so does, by the signal, every other instruction
+//! that the CPU does not know.
 
 mod instruction;
 mod registers;
@@ -27,14 +27,14 @@ thread_local! {
 
 static INSTALLED: OnceLock<bool> = OnceLock::new();
 
-/// From now on this process executes instructions on tiles, unless the processor lacks AVX2, and `backend-cpu` counts on that.
+/// From now on this process executes instructions on tiles, unless the CPU lacks AVX2, and `backend-cpu` counts on that.
 /// Says whether it does.
 pub fn install() -> bool {
     *INSTALLED.get_or_init(|| {
         let handler: Handler = handler;
         let installed = is_x86_feature_detected!("avx2") && handle_illegal_instructions(handler as usize);
         if installed {
-            // SAFETY: what the processor refuses of them, the handler executes.
+            // SAFETY: what the CPU refuses of them, the handler executes.
             unsafe { backend_cpu::assume_tiles() };
         }
         installed
@@ -80,7 +80,7 @@ extern "C" fn handler(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut lib
 
 /// # Safety
 ///
-/// The processor has AVX2, and the instruction's memory is there, for it to read or write.
+/// The CPU has AVX2, and the instruction's memory is there, for it to read or write.
 #[target_feature(enable = "avx2")]
 unsafe fn execute(tiles: &mut Tiles, instruction: Instruction, registers: &mut Registers<'_>) {
     match instruction {
@@ -157,7 +157,7 @@ mod tests {
             (shapes[16 + 2 * tile], shapes[48 + tile]) = (64, 16);
         }
         let mut sums = [[0f32; 16]; 16];
-        // SAFETY: either the processor has them, or the handler does; each tile is a whole array, in rows of 64 bytes.
+        // SAFETY: either the CPU has them, or the handler does; each tile is a whole array, in rows of 64 bytes.
         unsafe {
             asm!(
                 "ldtilecfg [{shapes}]",

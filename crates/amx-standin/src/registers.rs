@@ -123,7 +123,7 @@ mod tests {
 
     const ALL: u64 = CARRY | PARITY | ADJUST | ZERO | SIGN | OVERFLOW;
 
-    /// What the processor makes of the same instruction.
+    /// What the CPU makes of the same instruction.
     macro_rules! processor {
         ($instruction:literal, $before:expr, $value:expr) => {{
             let (mut result, mut flags) = ($before, 0u64);

@@ -35,7 +35,7 @@ impl Tiles {
     ///
     /// # Panics
     ///
-    /// If the processor would refuse them.
+    /// If the CPU would refuse them.
     pub fn configure(&mut self, shapes: &[u8; 64]) {
         assert_eq!(shapes[0], 1, "a palette of tiles");
         assert_eq!(shapes[1], 0, "the row to begin with");

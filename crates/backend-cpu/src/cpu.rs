@@ -19,18 +19,18 @@ use backend::{
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::thread::available_parallelism;
 
-/// How a rank uses the processor.
+/// How a rank uses the CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
     /// Threads of the rank; 0 counts as 1. The thread that owns the backend is one of them.
     pub threads: usize,
-    /// The instruction set; `None`: the richest that the processor has.
+    /// The instruction set; `None`: the richest that the CPU has.
     pub isa: Option<Isa>,
     /// Cores to hold all threads on; `None`: anywhere.
     pub cores: Option<Vec<usize>>,
 }
 
-/// One rank on a processor. It must be made on the thread that uses it.
+/// One rank on a CPU. It must be made on the thread that uses it.
 pub struct Cpu<C> {
     executor: Executor,
     footprint: CpuFootprint,
@@ -44,7 +44,7 @@ impl<C: Collective> Cpu<C> {
     ///
     /// # Errors
     ///
-    /// [`BackendError::Device`]: the processor lacks the instruction set, or a thread could not be started or pinned.
+    /// [`BackendError::Device`]: the CPU lacks the instruction set, or a thread could not be started or pinned.
     pub fn new(options: &CpuOptions, collective: C) -> Result<Self, BackendError> {
         let device = |operation: &'static str, message: String| BackendError::Device { operation, message };
         let threads = options.threads.max(1);
@@ -304,12 +304,12 @@ fn hold_this_thread(cores: &[usize]) -> rustix::io::Result<()> {
     sched_setaffinity(None, &set)
 }
 
-/// The instruction set that was asked for, or the richest that the processor `has`.
+/// The instruction set that was asked for, or the richest that the CPU `has`.
 fn choose_isa(asked: Option<Isa>, has: impl Fn(Isa) -> bool) -> Result<Isa, String> {
     let best = Isa::ALL.into_iter().rfind(|&isa| has(isa)).unwrap_or(Isa::Plain);
     match asked.unwrap_or(best) {
         isa if has(isa) => Ok(isa),
-        isa => Err(format!("this processor has no {isa}; the best that it has is {best}")),
+        isa => Err(format!("this CPU has no {isa}; the best that it has is {best}")),
     }
 }
 
@@ -323,7 +323,7 @@ mod tests {
             let choose = |asked| choose_isa(asked, |isa| isa <= best);
             assert_eq!(choose(None), Ok(best));
             for isa in Isa::ALL {
-                let refused = || format!("this processor has no {isa}; the best that it has is {best}");
+                let refused = || format!("this CPU has no {isa}; the best that it has is {best}");
                 assert_eq!(choose(Some(isa)), if isa <= best { Ok(isa) } else { Err(refused()) });
             }
         }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
-    /// What every processor has.
+    /// What every CPU has.
     Plain,
     /// AVX2 with FMA: 8 lanes.
     Avx2,
@@ -23,13 +23,13 @@ impl Isa {
     /// All of them, from the poorest to the richest.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Amx];
 
-    /// The richest that this processor has.
+    /// The richest that this CPU has.
     #[must_use]
     pub fn detect() -> Self {
         Self::ALL.into_iter().rfind(|isa| isa.supported()).unwrap_or(Self::Plain)
     }
 
-    /// Whether this processor has it, and the system lets this process use it.
+    /// Whether this CPU has it, and the system lets this process use it.
     #[must_use]
     pub fn supported(self) -> bool {
         match self {

@@ -1,9 +1,9 @@
-//! The backend for processors: vectorized kernels, a thread pool for each rank, and a collective over shared memory.
+//! The backend for CPUs: vectorized kernels, a thread pool for each rank, and a collective over shared memory.
 //!
 //! * [`Cpu`]: the backend. [`Isa`] is the instruction set that its kernels use; results depend on it, and on nothing
 //!   else of the machine.
 //! * [`SharedMemory`]: the collective between the ranks' processes on one host.
-//! * [`probe`]: what the processor can do at most.
+//! * [`probe`]: what the CPU can do at most.
 //! * `kernels`: what runs on vectors and on several threads.
 //!
 //! **Invariant:** a row's result is the same to the bit with any other rows, chunks of its sequence, blocks and

@@ -1,4 +1,4 @@
-//! What this processor can do at most, measured: the limits that products run into.
+//! What this CPU can do at most, measured: the limits that products run into.
 
 use crate::Isa;
 use crate::kernels::amx::Amx;

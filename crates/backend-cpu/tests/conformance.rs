@@ -1,4 +1,4 @@
-//! The CPU backend against the reference, with every instruction set and several threads. Where the processor has no matrix
+//! The CPU backend against the reference, with every instruction set and several threads. Where the CPU has no matrix
 //! unit, a stand-in executes its instructions.
 
 use backend::{Backend, BackendError, Linear, MappedTensor, MappedWeight, Norm, NormLinear, Tensor, Threads};
@@ -16,7 +16,7 @@ fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.supported())
 }
 
-/// Ranks with `threads` threads each. A processor without `isa` is tested with the best that it has.
+/// Ranks with `threads` threads each. A CPU without `isa` is tested with the best that it has.
 fn cpu(isa: Isa, threads: usize) -> Subject<Cpu<Threads>> {
     let isa = isa.min(isas().max().unwrap_or(Isa::Plain));
     let options = CpuOptions { threads, isa: Some(isa), cores: None };

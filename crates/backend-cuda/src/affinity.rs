@@ -1,6 +1,6 @@
-//! Which processors are next to a GPU, and the binding of a rank's process to them.
+//! Which CPUs are next to a GPU, and the binding of a rank's process to them.
 //!
-//! Memory needs no binding of its own: Linux takes a page from the node whose processor touches it first, and the buffers from
+//! Memory needs no binding of its own: Linux takes a page from the node whose CPU touches it first, and the buffers from
 //! which weights and steps are copied are touched by threads that are bound.
 
 use crate::GpuInfo;
@@ -14,7 +14,7 @@ pub const SYSFS: &str = "/sys";
 /// What is next to a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuLocality {
-    /// The node of memory and processors; `None` where the machine has but one, or does not tell.
+    /// The node of memory and CPUs; `None` where the machine has but one, or does not tell.
     pub numa_node: Option<u32>,
     /// Processors, ascending.
     pub cpus: Vec<usize>,
@@ -32,7 +32,7 @@ impl GpuLocality {
         Some(Self { numa_node, cpus }).filter(|locality| !locality.cpus.is_empty())
     }
 
-    /// Binds all threads of this process, and those that they will start, to those of the processors on which it may run. If it
+    /// Binds all threads of this process, and those that they will start, to those of the CPUs on which it may run. If it
     /// may run on none of them, nothing changes. Says how many they are.
     ///
     /// # Errors

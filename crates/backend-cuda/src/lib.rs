@@ -2,7 +2,7 @@
 //! program runs with and without them.
 //!
 //! * [`discover`]: which GPUs there are, and why they will not do.
-//! * [`GpuLocality`]: which processors are next to a GPU; a rank binds itself to them.
+//! * [`GpuLocality`]: which CPUs are next to a GPU; a rank binds itself to them.
 //! * [`Libraries`]: where NCCL and cuBLASLt are, and how workers find them.
 //! * [`CudaFootprint`]: what a rank allocates, before a device is opened.
 //! * [`Cuda`]: the backend. `kernels` has a file for each source in `kernels/` at the repository's root, whose PTX is

@@ -199,7 +199,7 @@ impl Scratch {
     }
 }
 
-/// Pinned memory of the host, which the processor may read and write at full speed.
+/// Pinned memory of the host, which the CPU may read and write at full speed.
 pub(crate) struct Pinned {
     at: *mut u8,
     bytes: usize,

@@ -90,7 +90,7 @@ pub struct Row {
 #[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum BenchError {
     /// The hardware could not be probed.
-    #[error("probing the processor: {0}")]
+    #[error("probing the CPU: {0}")]
     Probe(BackendError),
     /// A rank could not be made, or had no room.
     #[error("rank {rank}: {error}")]
@@ -119,7 +119,7 @@ const CONTEXT: usize = 32;
 pub fn measure<B: Backend>(subject: &Subject<'_, B>, ranks: usize, threads: usize) -> Result<Row, BenchError> {
     let all_threads = ranks * threads;
     let Subject { config, probes, progress, .. } = subject;
-    progress("probing the processor");
+    progress("probing the CPU");
     let mut reads = (probes.read)(all_threads).map_err(BenchError::Probe)?;
     let matrix = (probes.matrix)(all_threads);
     progress("making the model");

@@ -27,7 +27,7 @@ pub const SWITCHES: &[Switch] = &[
     switch("CUDA_STANDIN_MODEL", "A100", "what they are: A100, A10G or H100"),
     switch("CUDA_STANDIN_MEMORY_MB", "4096", "memory of each device in MiB; 0: what the model has"),
     switch("CUDA_STANDIN_DRIVER", "12020", "the driver's CUDA version, as cuDriverGetVersion gives it"),
-    switch("CUDA_STANDIN_THREADS", "0", "OS threads that run a kernel's blocks; 0: one for each processor"),
+    switch("CUDA_STANDIN_THREADS", "0", "OS threads that run a kernel's blocks; 0: one for each CPU"),
     switch("CUDA_STANDIN_SEED", "0", "not 0: warps run in random order, a few instructions at a time"),
     switch("CUDA_STANDIN_COPIES", "late", "late: cp.async copies when it is waited for; early: when it is issued"),
     switch("CUDA_STANDIN_LIMIT_MS", "0", "a kernel that runs for longer fails; 0: there is no limit"),

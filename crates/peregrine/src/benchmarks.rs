@@ -60,7 +60,7 @@ enum BenchCommand {
     MakeModel(make_model::MakeModelArgs),
     /// Measure prefill and decode by batch size, straight at an engine that is started for it.
     Latency(latency::LatencyArgs),
-    /// Measure the processor backend alone, on a model of random weights, beside what the processor can do.
+    /// Measure the CPU backend alone, on a model of random weights, beside what the CPU can do.
     Backend(backend::BackendArgs),
     /// Predict throughput and latency of a node with GPUs: the real scheduler, and a clock that is computed.
     Simulate(simulate::SimulateArgs),

@@ -185,9 +185,9 @@ pub fn seconds() -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=86_400)
 }
 
-/// An instruction set, by its name, if this processor has it.
+/// An instruction set, by its name, if this CPU has it.
 pub fn isa(name: &str) -> Result<Isa> {
     let isa: Isa = name.parse()?;
-    ensure!(isa.supported(), "this processor does not have {isa}");
+    ensure!(isa.supported(), "this CPU does not have {isa}");
     Ok(isa)
 }

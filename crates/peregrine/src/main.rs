@@ -45,11 +45,11 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Continue a prompt, on a running server or on workers started for this call.
     Generate(generate::GenerateArgs),
-    /// Show how a model is cut over a machine's GPUs or CPUs, and whether it fits.
+    /// Show how a model is sharded over a machine's GPUs or CPUs, and whether it fits.
     Plan(plan::PlanArgs),
     /// Measure throughput and latency.
     Bench(benchmarks::BenchArgs),
-    /// Say whether this machine can run a model, and what stands in the way.
+    /// Check whether this machine can run a model, and report every problem.
     Doctor(doctor::DoctorArgs),
     /// Detect the watermark in a text.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),

@@ -11,12 +11,12 @@ use worker::{LoadError, LoadProgress, Loaded, RankSpec};
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// NVIDIA GPUs where there is one for each rank, else the processor.
+    /// NVIDIA GPUs where there is one for each rank, else the CPU.
     #[default]
     Auto,
-    /// Vectorized kernels on the processor.
+    /// Vectorized kernels on the CPU.
     Cpu,
-    /// Plain code on the processor: slow, and what the others are checked against.
+    /// Plain code on the CPU: slow, and what the others are checked against.
     Reference,
     /// NVIDIA GPUs.
     Cuda,
@@ -63,7 +63,7 @@ pub struct CudaSettings {
     pub all_reduce: AllReduceChoice,
     /// One order of every sum, whatever the batch and the chunks of a prompt.
     pub deterministic: bool,
-    /// Bind each rank to the processors next to its GPU.
+    /// Bind each rank to the CPUs next to its GPU.
     pub cpu_binding: bool,
     /// Record the steps in which every sequence has one row, and launch each at once.
     pub graphs: bool,
@@ -101,7 +101,7 @@ impl CudaSettings {
     }
 }
 
-/// How rank `rank` of `world` uses the processor: on its own cores, where there are enough for all ranks.
+/// How rank `rank` of `world` uses the CPU: on its own cores, where there are enough for all ranks.
 #[must_use]
 pub fn cpu_options(rank: usize, world: usize, threads: usize, isa: Option<Isa>) -> CpuOptions {
     CpuOptions { threads, isa, cores: own_cores(rank, world) }
@@ -145,17 +145,17 @@ pub fn open_rank(
     }
 }
 
-/// Binds this process to the processors next to its GPU. Where that fails it is slower, and goes on.
+/// Binds this process to the CPUs next to its GPU. Where that fails it is slower, and goes on.
 fn bind_next_to_gpu(rank: usize) {
     let Ok(gpus) = discover() else { return };
     let locality = gpus.all.get(rank).and_then(|gpu| GpuLocality::of(gpu, Path::new(SYSFS)));
     let Some(locality) = locality else {
-        tracing::debug!("the system does not say which processors are next to the GPU");
+        tracing::debug!("the system does not say which CPUs are next to the GPU");
         return;
     };
     match locality.bind_process() {
-        Ok(0) => tracing::info!("may not run on the processors next to its GPU"),
+        Ok(0) => tracing::info!("may not run on the CPUs next to its GPU"),
         Ok(_) => tracing::info!("bound to processors {}", cpu_list(&locality.cpus)),
-        Err(error) => tracing::warn!("binding to the processors next to its GPU: {error}"),
+        Err(error) => tracing::warn!("binding to the CPUs next to its GPU: {error}"),
     }
 }

@@ -24,7 +24,7 @@ pub struct EngineOptions {
     pub model: Option<PathBuf>,
     /// Where the model runs.
     pub backend: BackendChoice,
-    /// Tokens in each rank's KV cache; `None`: as many as memory allows on GPUs, and 16,384 on processors.
+    /// Tokens in each rank's KV cache; `None`: as many as memory allows on GPUs, and 16,384 on CPUs.
     pub kv_tokens: Option<u32>,
     /// The most tokens that one step computes; `None`: as many as memory allows.
     pub max_batch_tokens: Option<u32>,
@@ -48,7 +48,7 @@ pub struct EngineOptions {
     pub tokenizer_threads: usize,
     /// Threads that compute in each rank; `None`: an even share of the cores. (cpu)
     pub threads_per_rank: Option<usize>,
-    /// The instruction set; `None`: the best that the processor has. (cpu)
+    /// The instruction set; `None`: the best that the CPU has. (cpu)
     pub isa: Option<Isa>,
     /// How long a rank waits for the others within a step.
     pub collective_limit: Duration,

@@ -1,7 +1,7 @@
 //! The exponential, its sum over a row and the log-probabilities.
 //!
 //! All is plain IEEE arithmetic in a fixed order, without fused multiply-adds, so it gives the same bits on any
-//! processor, and loops over it vectorize.
+//! CPU, and loops over it vectorize.
 
 const LANES: usize = 16;
 

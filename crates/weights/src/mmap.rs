@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 /// The smallest page in use. Where pages are larger, the advice covers those that `range` ends in as well, which is
 /// harmless.
 const PAGE_BYTES: usize = 4096;
-/// What the processor's page table maps by one entry, at best.
+/// What the CPU's page table maps by one entry, at best.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// At how many places of a file is looked whether the page cache has it in huge pages.
 const PROBES: usize = 32;

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// Runs the goldens tests in their full extent: all models and cases, degrees 1, 2, 4 and 8, both backends of the processor with
+/// Runs the goldens tests in their full extent: all models and cases, degrees 1, 2, 4 and 8, both backends of the CPU with
 /// every instruction set that it has, and cuda over the stand-in by every way of sums over ranks.
 pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<ExitCode> {
     if let Some(argument) = arguments.iter().find(|argument| *argument != "--all") {

@@ -1,4 +1,4 @@
-//! Products on the processor's matrix unit (AMX): tiles of bf16, sums in f32.
+//! Products on the CPU's matrix unit (AMX): tiles of bf16, sums in f32.
 //!
 //! * [`PackedWeights`]: a weight as tiles of 16 outputs and 32 columns, each a contiguous kilobyte: the left factor.
 //! * [`Packed`] activations: the right factor, 32 columns of up to 16 rows, each f32 split into two bf16: its rounded value and
@@ -35,25 +35,25 @@ const TILE_COLUMNS: usize = 32;
 /// Rows of activations that a tile holds at most.
 pub const GROUP_ROWS: usize = 16;
 
-/// Whether something else than the processor executes instructions on tiles.
+/// Whether something else than the CPU executes instructions on tiles.
 static ASSUMED: AtomicBool = AtomicBool::new(false);
 
-/// From now on AVX-512 with bf16 is enough for [`Isa::Amx`](crate::Isa::Amx): for tests on processors without a matrix unit.
+/// From now on AVX-512 with bf16 is enough for [`Isa::Amx`](crate::Isa::Amx): for tests on CPUs without a matrix unit.
 ///
 /// # Safety
 ///
-/// This process can execute the instructions on tiles: whatever the processor refuses, a handler of the signal executes.
+/// This process can execute the instructions on tiles: whatever the CPU refuses, a handler of the signal executes.
 pub unsafe fn assume_tiles() {
     ASSUMED.store(true, Ordering::Relaxed);
 }
 
-/// The proof that the processor multiplies tiles of bf16, that the system lets this process do so, and that there is
+/// The proof that the CPU multiplies tiles of bf16, that the system lets this process do so, and that there is
 /// AVX-512 with bf16 beside it.
 #[derive(Clone, Copy)]
 pub struct Amx(Avx512);
 
 impl Amx {
-    /// On a processor that has it, in a process that may use it; in tests, also where [`assume_tiles`] was
+    /// On a CPU that has it, in a process that may use it; in tests, also where [`assume_tiles`] was
     /// called.
     pub fn detect() -> Option<Self> {
         static PERMITTED: OnceLock<bool> = OnceLock::new();
@@ -79,7 +79,7 @@ fn has_tiles() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
     let wanted = AMX_BF16 | AMX_TILE;
-    // SAFETY: AVX-512 was found, so the processor has the instruction and its leaf 7.
+    // SAFETY: AVX-512 was found, so the CPU has the instruction and its leaf 7.
     #[allow(unused_unsafe, reason = "older versions of the standard library call it unsafe")]
     let features = unsafe { __cpuid_count(7, 0) };
     features.edx & wanted == wanted

@@ -1,6 +1,6 @@
 //! Vectors of f32, once for each instruction set, so that a kernel is written once for all of them.
 //!
-//! A value of a [`Simd`] type is the proof that the processor has the instructions: it can only be had from the type's
+//! A value of a [`Simd`] type is the proof that the CPU has the instructions: it can only be had from the type's
 //! `detect`. That makes arithmetic safe; what reads through pointers stays unsafe.
 
 mod avx2;
@@ -115,9 +115,9 @@ pub trait Kernel {
 ///
 /// # Panics
 ///
-/// If the processor lacks them.
+/// If the CPU lacks them.
 pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    const CHECKED: &str = "the backend was made only where the processor supports its instruction set";
+    const CHECKED: &str = "the backend was made only where the CPU supports its instruction set";
     match isa {
         Isa::Plain => Plain.vectorize(kernel),
         Isa::Avx2 => Avx2::detect().expect(CHECKED).vectorize(kernel),

@@ -144,5 +144,5 @@ fn cut<'a>(sum: &'a mut Sum<'_>, terms: &[Term<'_>], add: bool, threads: usize) 
 /// Tiles are made only for an executor whose instruction set has been checked.
 fn amx_of(isa: Isa) -> Amx {
     assert_eq!(isa, Isa::Amx, "the instruction set of packed weights");
-    Amx::detect().expect("the backend was made only where the processor supports its instruction set")
+    Amx::detect().expect("the backend was made only where the CPU supports its instruction set")
 }

@@ -1,4 +1,4 @@
-//! The processor backend, and the report on it.
+//! The CPU backend, and the report on it.
 
 use super::{BenchError, Place, Probes, Report, Row, Subject, measure};
 use crate::shape::Shape;
@@ -17,7 +17,7 @@ pub struct CpuBenchOptions {
     pub ranks: Vec<usize>,
     /// Shape of the model.
     pub shape: Shape,
-    /// Instruction set; `None`: the best that the processor has.
+    /// Instruction set; `None`: the best that the CPU has.
     pub isa: Option<Isa>,
 }
 
@@ -33,7 +33,7 @@ pub struct CpuBenchError {
 /// No rank works this long on one step.
 const COLLECTIVE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Measures every number of ranks with every number of threads that the processor has cores for. `progress` is told what is
+/// Measures every number of ranks with every number of threads that the CPU has cores for. `progress` is told what is
 /// under way, and what is left out.
 ///
 /// # Errors

@@ -116,7 +116,7 @@ struct Schedule {
 
 /// How many turns that only poll there are before a thread sleeps, for each block that is held.
 const POLLS_BEFORE_SLEEP: usize = 4;
-/// How long it sleeps: others may be waiting for the processor to write what is polled.
+/// How long it sleeps: others may be waiting for the CPU to write what is polled.
 const SLEEP: Duration = Duration::from_micros(50);
 /// Instructions after which other threads are called in.
 const INSTRUCTIONS_ALONE: u64 = 20_000;

@@ -122,7 +122,7 @@ impl Warp {
     pub(super) fn run(&mut self, cx: &mut Context<'_>, budget: u64) -> Faulted<Pause> {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has what the function is compiled for.
+            // SAFETY: the CPU has what the function is compiled for.
             return unsafe { self.run_avx2(cx, budget) };
         }
         self.run_inline(cx, budget)

@@ -25,7 +25,7 @@ pub struct Comm {
 /// Communicators by their handles.
 pub static COMMS: Handles<Comm> = Handles::new();
 
-/// How a wait goes: spin, then give way, then sleep, as there may be more ranks than processors.
+/// How a wait goes: spin, then give way, then sleep, as there may be more ranks than CPUs.
 const SPINS: u32 = 200;
 const YIELDS: u32 = 2000;
 const SLEEP: Duration = Duration::from_micros(50);

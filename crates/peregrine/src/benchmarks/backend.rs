@@ -21,7 +21,7 @@ pub struct BackendArgs {
     /// Shape of the model.
     #[arg(long, value_enum, default_value_t = ShapeArg::Small)]
     shape: ShapeArg,
-    /// Instruction set to use instead of the best that the processor has: plain, avx2, avx512 or amx.
+    /// Instruction set to use instead of the best that the CPU has: plain, avx2, avx512 or amx.
     #[arg(long, value_parser = engine_args::isa)]
     isa: Option<Isa>,
     /// Print JSON.

@@ -1,4 +1,4 @@
-//! Workers for the matrix unit on processors without one: processes of this test program, in which a stand-in executes its
+//! Workers for the matrix unit on CPUs without one: processes of this test program, in which a stand-in executes its
 //! instructions. The program that ships has no such thing.
 
 use backend_cpu::Isa;
@@ -12,7 +12,7 @@ use worker::{LoadProgress, RankSpec};
 /// Set for a worker.
 const VARIABLE: &str = "AMX_WORKER";
 
-/// Whether the processor has a matrix unit. Where it has none, the stand-in is there after this.
+/// Whether the CPU has a matrix unit. Where it has none, the stand-in is there after this.
 pub fn is_native() -> bool {
     static NATIVE: OnceLock<bool> = OnceLock::new();
     *NATIVE.get_or_init(|| {

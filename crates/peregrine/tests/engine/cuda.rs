@@ -1,5 +1,5 @@
 //! The goldens on the cuda backend over the stand-in libraries, through a coordinator and real worker processes: the kernels
-//! that ship, on the processor.
+//! that ship, on the CPU.
 //!
 //! Each token is chosen behind the golden tokens before it, so that logits are compared at every step. An ordinary run takes
 //! two cases of each model at degrees 2 and 8, each by one way of sums over ranks. With `PEREGRINE_GOLDENS=all` it takes every case

@@ -3,7 +3,7 @@
 //! An ordinary run takes the demo model and three others at degrees 1, 2 and 8 on the cpu backend, one of them on the matrix
 //! unit, too, and the shorter cases of one model on the reference. With `PEREGRINE_GOLDENS=all` it takes every model and
 //! case, at degrees 1, 2, 4 and 8, on both backends and on every instruction set: `cargo xtask goldens` does that. A
-//! processor without a matrix unit has a stand-in.
+//! CPU without a matrix unit has a stand-in.
 
 use crate::amx;
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
@@ -82,7 +82,7 @@ pub fn everything() -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cpu_backend_equals_the_goldens() {
-    // Where the processor has no matrix unit, it counts as having one from here on.
+    // Where the CPU has no matrix unit, it counts as having one from here on.
     amx::is_native();
     let isas: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.supported()).map(Some).collect();
     let matrix_unit: Vec<_> = isas.iter().copied().filter(|&isa| isa == Some(Isa::Amx)).collect();

@@ -34,7 +34,7 @@ pub async fn begun(client: &Client, tokens: u32) -> (Stream, String) {
     (stream, text_of(&first.tokens))
 }
 
-/// A server of the slow model over `world` workers, which keep the processors busy.
+/// A server of the slow model over `world` workers, which keep the CPUs busy.
 async fn slow_server(model: &SlowModel, world: &str) -> Server {
     let path = model.path().to_str().expect("UTF-8");
     Server::ready(["--model", path, "--tensor-parallel", world, "--threads-per-rank", "1"]).await

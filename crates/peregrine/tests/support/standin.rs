@@ -1,4 +1,4 @@
-//! The stand-in libraries of CUDA, for programs that are started: they run the kernels that ship, on the processor.
+//! The stand-in libraries of CUDA, for programs that are started: they run the kernels that ship, on the CPU.
 
 use std::path::Path;
 use std::process::Command;

@@ -139,12 +139,12 @@ pub(super) const CRATES: &[Crate] = &[
     Crate { name: "peregrine", what: "the binary: arguments, signals and output", uses: Everything },
     Crate {
         name: "amx-standin",
-        what: "the matrix unit's instructions on a processor without one; for tests",
+        what: "the matrix unit's instructions on a CPU without one; for tests",
         uses: Only(&["backend-cpu"]),
     },
     Crate {
         name: "cuda-standin",
-        what: "libraries in place of CUDA's, which run the kernels' PTX on the processor; for tests",
+        what: "libraries in place of CUDA's, which run the kernels' PTX on the CPU; for tests",
         uses: Only(&[]),
     },
     Crate {

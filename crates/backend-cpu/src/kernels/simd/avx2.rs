@@ -6,12 +6,12 @@ use std::arch::x86_64::*;
 
 const LANES: usize = 8;
 
-/// The proof that the processor has AVX2 and FMA.
+/// The proof that the CPU has AVX2 and FMA.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
 impl Avx2 {
-    /// On a processor that has them.
+    /// On a CPU that has them.
     pub fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
@@ -21,7 +21,7 @@ macro_rules! arithmetic {
     ($($name:ident($($arg:ident),*) -> $result:ty { $($body:tt)* })*) => {$(
         #[inline(always)]
         fn $name(self, $($arg: __m256),*) -> $result {
-            // SAFETY: `self` proves that the processor has the instructions.
+            // SAFETY: `self` proves that the CPU has the instructions.
             unsafe { $($body)* }
         }
     )*};
@@ -38,13 +38,13 @@ impl Simd for Avx2 {
         fn run<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
             kernel.run(simd)
         }
-        // SAFETY: `self` proves that the processor has the instructions.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { run(self, kernel) }
     }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
-        // SAFETY: `self` proves that the processor has the instructions.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { _mm256_set1_ps(x) }
     }
 

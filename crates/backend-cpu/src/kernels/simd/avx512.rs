@@ -6,12 +6,12 @@ use std::arch::x86_64::*;
 
 const LANES: usize = 16;
 
-/// The proof that the processor has AVX-512 F, BW and VL.
+/// The proof that the CPU has AVX-512 F, BW and VL.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
 impl Avx512 {
-    /// On a processor that has them.
+    /// On a CPU that has them.
     pub fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -24,7 +24,7 @@ macro_rules! arithmetic {
     ($($name:ident($($arg:ident),*) -> $result:ty { $($body:tt)* })*) => {$(
         #[inline(always)]
         fn $name(self, $($arg: __m512),*) -> $result {
-            // SAFETY: `self` proves that the processor has the instructions.
+            // SAFETY: `self` proves that the CPU has the instructions.
             unsafe { $($body)* }
         }
     )*};
@@ -48,13 +48,13 @@ impl Simd for Avx512 {
         fn run<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
         }
-        // SAFETY: `self` proves that the processor has the instructions.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { run(self, kernel) }
     }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
-        // SAFETY: `self` proves that the processor has the instructions.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { _mm512_set1_ps(x) }
     }
 

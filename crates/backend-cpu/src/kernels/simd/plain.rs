@@ -5,7 +5,7 @@ use half::bf16;
 
 const LANES: usize = 8;
 
-/// Any processor.
+/// Any CPU.
 #[derive(Clone, Copy)]
 pub struct Plain;
 
