@@ -7,7 +7,7 @@ use crate::kernels::linear::{Layout, LayoutOf};
 use crate::kernels::norm::Moments;
 use crate::kernels::simd::dispatch;
 use crate::{Cpu, CpuKvCache, CpuTensor, Isa};
-use backend::{Alone, Backend, Footprint, RankBytes, RankShapes};
+use backend::{Backend, Footprint, RankBytes, RankShapes, SingleRank};
 use half::bf16;
 
 /// What a rank with these threads and this instruction set allocates. Weights count in full; where they are used in their
@@ -47,11 +47,11 @@ pub(crate) fn whole_rows_len(threads: usize, logits_rows: usize, vocab: &[usize]
 
 impl Footprint for CpuFootprint {
     fn head_width(&self, head_dim: usize) -> usize {
-        Cpu::<Alone>::head_width(head_dim)
+        Cpu::<SingleRank>::head_width(head_dim)
     }
 
     fn logits_rows(&self) -> usize {
-        Cpu::<Alone>::LOGITS_ROWS_MAX
+        Cpu::<SingleRank>::LOGITS_ROWS_MAX
     }
 
     fn step_rows_max(&self) -> usize {

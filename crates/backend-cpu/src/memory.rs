@@ -2,7 +2,7 @@
 
 use crate::Isa;
 use crate::kernels::amx::{Packed, PackedWeights, Shape};
-use crate::kernels::linear::{Piece, Rows};
+use crate::kernels::linear::{RowSegment, Rows};
 use crate::kernels::memory::Buffer;
 use backend::{BackendError, MappedTensor, MappedWeight, Tensor};
 use bytemuck::Pod;
@@ -127,7 +127,7 @@ pub(crate) enum Weight {
 /// Rows that lie somewhere.
 pub(crate) struct RowMajor {
     pub(crate) memory: Memory,
-    pub(crate) pieces: Vec<Piece>,
+    pub(crate) segments: Vec<RowSegment>,
 }
 
 /// Where the elements of a weight lie.
@@ -141,19 +141,20 @@ pub(crate) enum Memory {
 impl RowMajor {
     /// Rows of `columns` elements in memory of their own, one behind the other.
     pub(crate) fn own(values: Buffer<bf16>, columns: usize) -> Self {
-        Self { memory: Memory::Own(values), pieces: vec![Piece { first_row: 0, start: 0, stride: columns }] }
+        Self { memory: Memory::Own(values), segments: vec![RowSegment { first_row: 0, start: 0, stride: columns }] }
     }
 
     /// A part of a mapped tensor.
     pub(crate) fn mapped(weight: &MappedWeight) -> Self {
         let stride = weight.columns_total;
-        let piece = |first_row: &mut usize, rows: &Range<usize>| {
-            let piece = Piece { first_row: *first_row, start: rows.start * stride + weight.columns.start, stride };
+        let segment = |first_row: &mut usize, rows: &Range<usize>| {
+            let segment =
+                RowSegment { first_row: *first_row, start: rows.start * stride + weight.columns.start, stride };
             *first_row += rows.len();
-            Some(piece)
+            Some(segment)
         };
-        let pieces = weight.rows.iter().filter(|rows| !rows.is_empty()).scan(0, piece).collect();
-        Self { memory: Memory::Mapped(Arc::clone(&weight.tensor)), pieces }
+        let segments = weight.rows.iter().filter(|rows| !rows.is_empty()).scan(0, segment).collect();
+        Self { memory: Memory::Mapped(Arc::clone(&weight.tensor)), segments }
     }
 
     pub(crate) fn rows(&self, columns: usize) -> Rows<'_> {
@@ -161,7 +162,7 @@ impl RowMajor {
             Memory::Own(values) => values,
             Memory::Mapped(tensor) => tensor.elements(),
         };
-        Rows { elements, pieces: &self.pieces, columns }
+        Rows { elements, segments: &self.segments, columns }
     }
 }
 

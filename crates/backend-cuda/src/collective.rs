@@ -11,7 +11,7 @@ use std::rc::Rc;
 /// The way of sums between ranks.
 pub(crate) enum AllReducePath {
     /// There is one rank.
-    Alone,
+    SingleRank,
     /// Kernels read the peers' memory.
     Peers(PeerMemory),
     /// NCCL.
@@ -36,7 +36,7 @@ impl AllReducePath {
         choice: AllReduceChoice,
     ) -> Result<Self, BackendError> {
         if host.world() == 1 {
-            return Ok(Self::Alone);
+            return Ok(Self::SingleRank);
         }
         let facts = facts(device, host)?;
         let missing = |what: &str| Err(device.fault_text("choosing an all-reduce", what));

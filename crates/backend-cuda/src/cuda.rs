@@ -23,7 +23,7 @@ use crate::token_buffer::TokenBuffer;
 use crate::weights::WeightUpload;
 use backend::{
     AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, LogitsOutput, LogitsUse, Norm,
-    NormLinear, ReadWeights, StepLimits, StepWork, Tensor, Work,
+    NormLinear, ReadWeights, StepInput, StepLimits, Tensor, Work,
 };
 use half::bf16;
 use std::rc::Rc;
@@ -647,8 +647,8 @@ impl Backend for Cuda {
 
     fn step(
         &mut self,
-        step: &StepWork<'_>,
-        work: impl FnOnce(&mut Self, &StepWork<'_>) -> Result<Vec<CudaOutputs>, BackendError>,
+        step: &StepInput<'_>,
+        work: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<CudaOutputs>, BackendError>,
     ) -> Result<Vec<CudaOutputs>, BackendError> {
         let number = self.in_flight.begin(step.batch.rows());
         self.begun = Some(number);

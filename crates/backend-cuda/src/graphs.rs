@@ -8,7 +8,7 @@ use crate::kernels::product::RowCount;
 use crate::memory::View;
 use crate::sampling::Tools;
 use crate::step_inputs::{Bucket, StepAt, sample_count};
-use backend::{BackendError, Batch, BatchSeq, LogitsUse, StepLimits, StepWork, Work};
+use backend::{BackendError, Batch, BatchSeq, LogitsUse, StepInput, StepLimits, Work};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::result::mem_get_info;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -98,7 +98,7 @@ impl Cuda {
         let fault = |error| device.fault("recording a step", error);
         self.recording = Some(Recording { at: bucket.at, chunks: 0, rows: 0, logits: None });
         device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(fault)?;
-        let worked = work(self, &StepWork { batch: &batch, rows: &selected, uses: &uses });
+        let worked = work(self, &StepInput { batch: &batch, rows: &selected, uses: &uses });
         let recording = self.recording.take().expect("it was begun above");
         let graph = device.stream.end_capture(CUgraphInstantiate_flags(0));
         worked?;
@@ -121,8 +121,8 @@ impl Cuda {
     }
 
     /// Launches a step as it was recorded, if one was that fits.
-    pub(crate) fn replay(&mut self, step: &StepWork<'_>, number: u64) -> Result<Option<CudaOutputs>, BackendError> {
-        let StepWork { batch, rows, uses } = *step;
+    pub(crate) fn replay(&mut self, step: &StepInput<'_>, number: u64) -> Result<Option<CudaOutputs>, BackendError> {
+        let StepInput { batch, rows, uses } = *step;
         let Some(limits) = &self.limits else { return Ok(None) };
         let (positions, few) = (limits.positions, limits.logits_rows);
         let one_row = |seq: &BatchSeq| seq.rows.len() == 1 && seq.slot.is_some() && seq.start < positions;

@@ -55,13 +55,13 @@ impl Cuda {
     fn whole_rows(&mut self, logits: &CudaTensor, vocab: &[usize]) -> Result<View<f32>, BackendError> {
         let (rows, total) = (logits.rows(), vocab.iter().sum::<usize>());
         let own = logits.f32();
-        if matches!(self.all_reduce_path, AllReducePath::Alone) && own.stride == total {
+        if matches!(self.all_reduce_path, AllReducePath::SingleRank) && own.stride == total {
             return Ok(own);
         }
         let at = self.whole_rows.at_least(&self.arena, rows * total * size_of::<f32>())?.at();
         let whole = View::new(at, rows, total, total);
         match &self.all_reduce_path {
-            AllReducePath::Alone => self.copy_rows(logits, at)?,
+            AllReducePath::SingleRank => self.copy_rows(logits, at)?,
             AllReducePath::Peers(_) => self.gather_by_peers(logits, vocab, &whole)?,
             AllReducePath::Nccl(_) => self.gather_by_nccl(logits, vocab, &whole)?,
             AllReducePath::Host => unreachable!("the host has rows of its own"),

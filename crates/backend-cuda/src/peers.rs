@@ -77,8 +77,8 @@ const FLAG_LINE_BYTES: usize = FLAG_LINE * size_of::<u32>();
 /// How long a look at the flags may take.
 const FLAGS_LIMIT: Duration = Duration::from_secs(1);
 
-/// Which launch of those in which the ranks meet is under way, and who has not come to it: of a line of flags, as `peers.h` has
-/// it. None, if this rank itself has not.
+/// Decodes one line of flags (see `peers.h`): the barrier in progress, and the ranks that have not reached it. `None` if this rank
+/// has not reached it either.
 fn missing(line: &[u32], rank: usize, ranks: usize) -> Option<(u32, Vec<usize>)> {
     let launch = line[0].wrapping_add(1);
     let waits = [&line[1..1 + RANKS_MAX], &line[1 + RANKS_MAX..1 + 2 * RANKS_MAX]];
@@ -121,7 +121,7 @@ impl PeerMemory {
         let (sum, missing) = missing(words, rank, ranks)?;
         let names: Vec<String> = missing.iter().map(usize::to_string).collect();
         let (s, has) = if names.len() == 1 { ("", "has") } else { ("s", "have") };
-        Some(format!("rank{s} {} {has} not come to meeting {sum} of the ranks", names.join(", ")))
+        Some(format!("rank{s} {} {has} not reached barrier {sum}", names.join(", ")))
     }
 
     /// The kernel that sums `bytes` of each of `ranks` ranks.

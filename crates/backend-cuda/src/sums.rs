@@ -39,7 +39,7 @@ impl Cuda {
             return Ok(());
         }
         match &mut self.all_reduce_path {
-            AllReducePath::Alone => Ok(()),
+            AllReducePath::SingleRank => Ok(()),
             AllReducePath::Peers(_) => self.sum_by_peers(None, x),
             AllReducePath::Nccl(_) | AllReducePath::Host => {
                 self.sum_over_ranks(x)?;
@@ -59,7 +59,7 @@ impl Cuda {
         match &mut self.all_reduce_path {
             AllReducePath::Peers(_) => return self.sum_by_peers(Some(partial), x),
             AllReducePath::Nccl(_) | AllReducePath::Host => self.sum_over_ranks(partial)?,
-            AllReducePath::Alone => {}
+            AllReducePath::SingleRank => {}
         }
         x.rounded().set(false);
         self.add_own(partial.f32().at, x, true)

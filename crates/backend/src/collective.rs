@@ -33,9 +33,9 @@ pub trait Collective: Send {
 
 /// The only rank of a world of one: nothing to wait for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Alone;
+pub struct SingleRank;
 
-impl Collective for Alone {
+impl Collective for SingleRank {
     fn rank(&self) -> usize {
         0
     }

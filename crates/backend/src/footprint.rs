@@ -97,7 +97,7 @@ impl Footprint for ReferenceFootprint {
     }
 
     fn logits_rows(&self) -> usize {
-        <crate::Reference<crate::Alone> as crate::Backend>::LOGITS_ROWS_MAX
+        <crate::Reference<crate::SingleRank> as crate::Backend>::LOGITS_ROWS_MAX
     }
 
     fn step_rows_max(&self) -> usize {

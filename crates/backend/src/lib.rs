@@ -3,7 +3,7 @@
 //! * [`Backend`]: the operations on one rank's device, each with its formula. The fused ones have a default that is
 //!   made of the plain ones.
 //! * [`MappedWeight`]: a weight that a backend can use where its file is mapped, without a copy.
-//! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`Alone`] is a world of one,
+//! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`SingleRank`] is a world of one,
 //!   [`Threads`] a world within a process.
 //! * [`Footprint`]: what a backend allocates for a rank, known before a device is opened.
 //! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,
@@ -27,7 +27,7 @@ mod threads;
 mod traits;
 
 pub use batch::{Batch, BatchSeq};
-pub use collective::{Alone, Collective, CollectiveError};
+pub use collective::{Collective, CollectiveError, SingleRank};
 pub use footprint::{Footprint, RankBytes, RankShapes, ReferenceFootprint, WeightFormat};
 pub use logits::{LogitsOutput, LogitsUse, use_logits, use_row};
 pub use mapped::{MappedTensor, MappedWeight};
@@ -35,6 +35,6 @@ pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
 pub use sampling::SampleRow;
 pub use threads::Threads;
 pub use traits::{
-    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepLimits,
-    StepWork, Tensor, Work, dense_then_down, norm_then_linear,
+    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepInput,
+    StepLimits, Tensor, Work, dense_then_down, norm_then_linear,
 };

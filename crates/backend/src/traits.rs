@@ -130,7 +130,7 @@ pub struct StepLimits {
 
 /// One step, as the forward pass hands it to a backend.
 #[derive(Clone, Copy)]
-pub struct StepWork<'a> {
+pub struct StepInput<'a> {
     /// Its rows.
     pub batch: &'a Batch,
     /// The rows whose logits are used; none twice.
@@ -140,7 +140,7 @@ pub struct StepWork<'a> {
 }
 
 /// Does the operations of a step, and gives what [`Backend::use_logits`] gave.
-pub type Work<'a, B> = dyn FnMut(&mut B, &StepWork<'_>) -> Result<Vec<<B as Backend>::Outputs>, BackendError> + 'a;
+pub type Work<'a, B> = dyn FnMut(&mut B, &StepInput<'_>) -> Result<Vec<<B as Backend>::Outputs>, BackendError> + 'a;
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -249,8 +249,8 @@ pub trait Backend: Sized {
     /// been recorded, they may be begun without `work`.
     fn step(
         &mut self,
-        step: &StepWork<'_>,
-        work: impl FnOnce(&mut Self, &StepWork<'_>) -> Result<Vec<Self::Outputs>, BackendError>,
+        step: &StepInput<'_>,
+        work: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<Self::Outputs>, BackendError>,
     ) -> Result<Vec<Self::Outputs>, BackendError> {
         work(self, step)
     }

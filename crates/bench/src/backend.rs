@@ -190,7 +190,7 @@ fn median(values: &mut [f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::backend::{Alone, Reference};
+    use ::backend::{Reference, SingleRank};
 
     const TINY: &str = r#"{"model_type": "falcon", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "vocab_size": 50, "multi_query": true, "new_decoder_architecture": false, "parallel_attn": true, "bias": false,
@@ -215,7 +215,7 @@ mod tests {
         let config = FalconConfig::from_json(TINY.as_bytes()).expect("a config");
         let subject = Subject {
             config: &config,
-            open: &|_| Ok(Reference::new(Alone)),
+            open: &|_| Ok(Reference::new(SingleRank)),
             probes: Probes { read: &|_| Ok(vec![2e9, 1e9, 3e9]), matrix: &|_| None },
             isa: "plain".to_owned(),
             progress: &|_| {},
@@ -238,7 +238,7 @@ mod tests {
         let config = FalconConfig::from_json(TINY.as_bytes()).expect("a config");
         let refuse = |_| {
             let message = "no such device".to_owned();
-            Err::<Reference<Alone>, _>(BackendError::Device { operation: "opening", message })
+            Err::<Reference<SingleRank>, _>(BackendError::Device { operation: "opening", message })
         };
         let probes = Probes { read: &|_| Ok(vec![1e9]), matrix: &|_| None };
         let isa = "plain".to_owned();

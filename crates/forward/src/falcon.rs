@@ -1,7 +1,7 @@
 //! The model on one rank.
 
 use crate::shapes::Capacity;
-use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, Norm, NormLinear, StepWork, Tensor};
+use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, Norm, NormLinear, StepInput, Tensor};
 
 /// Falcon on one rank: weights, KV cache, and room for the activations of one step.
 pub struct Falcon<B: Backend> {
@@ -88,7 +88,7 @@ impl<B: Backend> Falcon<B> {
     /// # Errors
     ///
     /// [`BackendError`]; the KV blocks of the batch are undefined then.
-    pub fn begin(&mut self, step: &StepWork<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+    pub fn begin(&mut self, step: &StepInput<'_>) -> Result<Vec<B::Outputs>, BackendError> {
         let Self { backend, body } = self;
         backend.step(step, |backend, step| body.run(backend, step))
     }
@@ -152,7 +152,7 @@ impl<B: Backend> Falcon<B> {
 }
 
 impl<B: Backend> Body<B> {
-    fn run(&mut self, backend: &mut B, step: &StepWork<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+    fn run(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Outputs>, BackendError> {
         self.run_layers(backend, step.batch, &mut |_, _, _| Ok(()))?;
         self.use_logits(backend, step)
     }
@@ -174,7 +174,7 @@ impl<B: Backend> Body<B> {
         Ok(())
     }
 
-    fn use_logits(&mut self, backend: &mut B, step: &StepWork<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+    fn use_logits(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Outputs>, BackendError> {
         let head = self.lm_head.as_ref().unwrap_or(&self.embeddings);
         let few = self.capacity.logits_rows_max;
         let mut outputs = Vec::with_capacity(step.rows.len().div_ceil(few));

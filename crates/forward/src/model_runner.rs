@@ -1,7 +1,7 @@
 //! Steps: a plan becomes a batch, its logits become samples.
 
 use crate::falcon::Falcon;
-use backend::{Backend, BackendError, Batch, BatchSeq, LogitsOutput, LogitsUse, SampleRow, StepWork};
+use backend::{Backend, BackendError, Batch, BatchSeq, LogitsOutput, LogitsUse, SampleRow, StepInput};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Instant;
@@ -110,7 +110,7 @@ impl<B: Backend> ModelRunner<B> {
         let runs = self.lay_out(plan.runs, rows).map_err(bad_plan)?;
         self.set_drafts(&runs).map_err(device_error)?;
         let (rows, uses) = uses(&self.sequences, &runs, step, masks);
-        let work = StepWork { batch: &self.batch, rows: &rows, uses: &uses };
+        let work = StepInput { batch: &self.batch, rows: &rows, uses: &uses };
         let outputs = self.falcon.begin(&work).map_err(device_error)?;
         for RunRows { run, samples, .. } in &runs {
             let sequence = self.sequences.get_mut(&run.seq).expect("laid out above");

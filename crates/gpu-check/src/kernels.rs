@@ -4,7 +4,7 @@ use crate::parts::Found;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{
-    Alone, AttentionShape, Backend, BackendError, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Tensor,
+    AttentionShape, Backend, BackendError, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, SingleRank, Tensor,
 };
 use backend_cuda::{Cuda, CudaKvCache, CudaOptions, CudaTensor, PlainRead};
 use model::{FalconConfig, Partition};
@@ -78,7 +78,7 @@ struct Activations {
 /// Measures one shape.
 pub fn measure(name: &str) -> Result<Found> {
     let shape = Shape::named(name)?;
-    let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
+    let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(SingleRank))?;
     let (plain_read_gbps, memory) = plain_read(&mut cuda, &shape)?;
     let weights = RandomWeights::new(fastrand::u64(..));
     let layers = layers(&mut cuda, &weights, &shape)?;

@@ -4,7 +4,7 @@ use crate::kernels::plain_read;
 use crate::parts::Found;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
-use backend::{Alone, Backend};
+use backend::{Backend, SingleRank};
 use backend_cuda::{Cuda, CudaFootprint, CudaOptions, discover};
 use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
@@ -60,10 +60,10 @@ pub fn measure(name: &str) -> Result<Found> {
         let checked = format!("not run: it needs {} bytes of {}", needed + reserved, gpu.memory_bytes);
         return Ok(Found { checked, ..Found::default() });
     }
-    let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
+    let mut cuda = Cuda::new(&CudaOptions::new(0), Box::new(SingleRank))?;
     let (plain_read_gbps, _) = plain_read(&mut cuda, &shape)?;
     drop(cuda);
-    let cuda = Cuda::new(&CudaOptions::new(0), Box::new(Alone))?;
+    let cuda = Cuda::new(&CudaOptions::new(0), Box::new(SingleRank))?;
     let capacity = Capacity { kv_blocks, rows_max, logits_rows_max: Cuda::LOGITS_ROWS_MAX };
     let begun = Instant::now();
     let falcon = Falcon::load(cuda, config, &partition, capacity, &RandomWeights::new(fastrand::u64(..)))?;

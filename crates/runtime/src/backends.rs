@@ -1,7 +1,7 @@
 //! The only place that knows which backends there are.
 
 use crate::{EngineError, gpu_traces, instant};
-use backend::{Alone, BackendError, Collective, Reference};
+use backend::{BackendError, Collective, Reference, SingleRank};
 use backend_cpu::{Cpu, CpuOptions, Isa, SharedMemory, own_cores};
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions, DiscoverError, GpuLocality, SYSFS, cpu_list, discover};
 use std::os::fd::OwnedFd;
@@ -124,7 +124,7 @@ pub fn open_rank(
             let joined = SharedMemory::join(memory, spec.rank, spec.world, spec.collective_limit);
             Box::new(joined.map_err(BackendError::from)?)
         }
-        None if spec.world == 1 => Box::new(Alone),
+        None if spec.world == 1 => Box::new(SingleRank),
         None => return Err(failed(format!("the {} ranks were handed nothing over which to meet", spec.world))),
     };
     match &*spec.backend {

@@ -18,7 +18,7 @@ pub use layer::{bits_depend_on_nothing_else, same_bits};
 pub use operations::{embed, fused_operations, gelu, layer_norm, linear, select, select_norm_linear};
 pub use ranks::{all_reduce, use_logits};
 
-use backend::{Alone, Backend, Reference};
+use backend::{Backend, Reference, SingleRank};
 
 /// A backend under test.
 pub struct Subject<B> {
@@ -78,8 +78,8 @@ macro_rules! collective_suite {
     )*};
 }
 
-fn reference() -> Reference<Alone> {
-    Reference::new(Alone)
+fn reference() -> Reference<SingleRank> {
+    Reference::new(SingleRank)
 }
 
 /// Fails where a value is further from the expected one than `tolerance` times its `magnitude`.

@@ -9,7 +9,7 @@ use tokenizers::PreTokenizerWrapper;
 /// the pattern decide by neighbouring characters, or within a word. So what is left and right of such a place is encoded
 /// alike in any context, unless an added token, which is found before words are, touches it.
 #[derive(Clone, Debug)]
-pub(crate) struct Cuts {
+pub(crate) struct SplitPoints {
     /// Contents of the added tokens.
     added: Vec<Box<[u8]>>,
     /// Bytes of the longest of them.
@@ -18,7 +18,7 @@ pub(crate) struct Cuts {
     known: bool,
 }
 
-impl Cuts {
+impl SplitPoints {
     pub(crate) fn new(library: &tokenizers::Tokenizer) -> Self {
         let added = library.get_added_tokens_decoder().into_values();
         let added: Vec<Box<[u8]>> = added.map(|token| token.content.into_bytes().into()).collect();
@@ -127,7 +127,7 @@ mod tests {
         ];
         flags.add_tokens(added).unwrap();
         for (library, extra) in [(falcon(), &[][..]), (flags, &["<l>", "<r>", "a 7", "a a a", "a a"])] {
-            let cuts = Cuts::new(&library);
+            let cuts = SplitPoints::new(&library);
             assert!(cuts.known);
             let pieces: Vec<&str> = PIECES.iter().chain(extra).copied().collect();
             let mut places = 0;
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn places_of_a_text() {
-        let cuts = Cuts::new(&falcon());
+        let cuts = SplitPoints::new(&falcon());
         let text = "one two\n\n three";
         assert_eq!(cuts.last(text, 0, text.len()), Some(7));
         assert_eq!(cuts.last(text, 0, 6), Some(3));
@@ -162,7 +162,7 @@ mod tests {
         let with = |change: fn(&mut tokenizers::Tokenizer)| {
             let mut library = falcon();
             change(&mut library);
-            Cuts::new(&library).last("one two", 0, 7)
+            SplitPoints::new(&library).last("one two", 0, 7)
         };
         assert_eq!(with(|_| {}), Some(3));
         assert_eq!(with(|library| drop(library.with_normalizer(Some(tokenizers::normalizers::NFC)).map(|_| ()))), None);

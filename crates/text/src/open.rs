@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tokenizers::{DecoderWrapper, Encoding};
 
-use crate::cut::Cuts;
+use crate::cut::SplitPoints;
 use crate::lfs::is_lfs_pointer;
 use crate::special_tokens::SpecialTokens;
 use crate::tokenizer::Inner;
@@ -50,7 +50,7 @@ pub(crate) fn read(dir: &Path) -> Result<Inner, TokenizerError> {
         return Err(TokenizerError::Decoder { path, found: kind(library.get_decoder()) });
     }
     let template = template(&library).map_err(unreadable)?.ok_or(TokenizerError::Template { path })?;
-    let (entries, lone_bytes, cuts) = (entries(&library), lone_bytes(&library), Cuts::new(&library));
+    let (entries, lone_bytes, cuts) = (entries(&library), lone_bytes(&library), SplitPoints::new(&library));
     Ok(Inner { library, entries, lone_bytes, template, cuts, eos })
 }
 

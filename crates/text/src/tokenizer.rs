@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokenizers::EncodeInput;
 
-use crate::cut::Cuts;
+use crate::cut::SplitPoints;
 use crate::open::{Entry, Template};
 use crate::{EosToken, TokenizerError, open};
 
@@ -42,7 +42,7 @@ pub(crate) struct Inner {
     /// Text of bytes that belong to no character, where it is not U+FFFD.
     pub(crate) lone_bytes: HashMap<u8, String>,
     pub(crate) template: Template,
-    pub(crate) cuts: Cuts,
+    pub(crate) cuts: SplitPoints,
     pub(crate) eos: Option<EosToken>,
 }
 

@@ -17,13 +17,13 @@ pub struct Rows<'a> {
     /// What they are in, with others.
     pub elements: &'a [bf16],
     /// All of the rows, in their order.
-    pub pieces: &'a [Piece],
+    pub segments: &'a [RowSegment],
     /// Elements of a row.
     pub columns: usize,
 }
 
 /// Rows at equal distances.
-pub struct Piece {
+pub struct RowSegment {
     /// Which of the weight's rows comes first.
     pub first_row: usize,
     /// The element at which it begins.
@@ -36,8 +36,8 @@ impl<'a> Rows<'a> {
     /// A row.
     #[inline(always)]
     pub fn row(&self, row: usize) -> &'a [bf16] {
-        let piece = self.pieces.iter().rfind(|piece| piece.first_row <= row).expect("a row of the weight");
-        &self.elements[piece.start + (row - piece.first_row) * piece.stride..][..self.columns]
+        let segment = self.segments.iter().rfind(|segment| segment.first_row <= row).expect("a row of the weight");
+        &self.elements[segment.start + (row - segment.first_row) * segment.stride..][..self.columns]
     }
 }
 

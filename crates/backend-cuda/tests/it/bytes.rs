@@ -1,7 +1,9 @@
 //! What the kernels of a decoding step move, by the stand-in's count: a layer of Falcon-180B, as one of 8 ranks has it.
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
-use backend::{Alone, AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Positions, Tensor};
+use backend::{
+    AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Positions, SingleRank, Tensor,
+};
 use backend_cuda::{Cuda, CudaOptions};
 use half::bf16;
 use model::{FalconConfig, Partition};
@@ -47,7 +49,7 @@ fn one_layer() {
     }
     install();
     let sizes @ Sizes { hidden, heads, kv_heads, head_dim, ffn } = &Sizes::new();
-    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(SingleRank)).expect("a device");
     let b = &mut backend;
     let mut linear =
         |outputs, inputs| Linear { weight: b.matrix(outputs, inputs, &|_, _| {}).expect("room"), bias: None };

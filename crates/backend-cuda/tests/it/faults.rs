@@ -1,7 +1,7 @@
 //! What is said when the machine is not as it should be. These are faults of the stand-in: real GPUs have none to order.
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
-use backend::{Alone, Backend, Batch, Linear, Tensor, Threads};
+use backend::{Backend, Batch, Linear, SingleRank, Tensor, Threads};
 use backend_cuda::{Cuda, CudaOptions, discover};
 use std::time::Duration;
 use testkit::on_threads;
@@ -43,7 +43,7 @@ fn every_absence_is_an_error_of_its_own() {
 
 fn device() -> Cuda {
     install();
-    Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device")
+    Cuda::new(&CudaOptions::new(0), Box::new(SingleRank)).expect("a device")
 }
 
 /// Not a test of its own, but run by one, in a process: launches until something fails.
@@ -132,7 +132,7 @@ fn a_rank_that_is_late_in_a_step_is_named() {
     let (text, _) = finish(in_a_process("faults::a_rank_alone_in_a_step", &[]));
     assert!(text.contains("rank 0, step 0: 1 done") && text.contains("rank 1, step 0: 1 done"), "{text}");
     let line = text.lines().find(|line| line.starts_with("rank 0, step 1")).unwrap_or_else(|| panic!("{text}"));
-    for part in ["step 1: a step: rank 0, device 0", "1 rows have not ended", "rank 1 has not come to meeting"] {
+    for part in ["step 1: a step: rank 0, device 0", "1 rows have not ended", "rank 1 has not reached barrier"] {
         assert!(line.contains(part), "expected {part:?} in {line}");
     }
 }

@@ -1,7 +1,7 @@
 //! Steps of more rows than a launch has scratch for.
 
 use crate::standin::install;
-use backend::{Alone, AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Positions, Tensor};
+use backend::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Positions, SingleRank, Tensor};
 use backend_cuda::{Cuda, CudaKvCache, CudaOptions};
 use half::bf16;
 use std::ops::Range;
@@ -19,7 +19,7 @@ fn cuda() -> Cuda {
     install();
     // Without cuBLASLt, and with the decode kernel for prompts.
     let options = CudaOptions { deterministic: true, ..CudaOptions::new(0) };
-    Cuda::new(&options, Box::new(Alone)).expect("a device")
+    Cuda::new(&options, Box::new(SingleRank)).expect("a device")
 }
 
 fn values(count: usize) -> Vec<f32> {
@@ -107,7 +107,7 @@ fn attention_of_many_sequences_is_that_of_few() {
 fn a_product_of_rows_that_were_forgotten_is_the_same() {
     const ROWS: Range<usize> = 65..1200;
     install();
-    let cuda = &mut Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let cuda = &mut Cuda::new(&CudaOptions::new(0), Box::new(SingleRank)).expect("a device");
     let (inputs, outputs) = (8, 8);
     let weights = values(inputs * outputs);
     let read = |range: Range<usize>, to: &mut [bf16]| {

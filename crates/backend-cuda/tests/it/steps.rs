@@ -3,8 +3,8 @@
 
 use crate::standin::install;
 use backend::{
-    Alone, Backend, Batch, BatchSeq, Collective, LogitsOutput, LogitsUse, SampleRow, StepLimits, StepWork, Tensor,
-    Threads,
+    Backend, Batch, BatchSeq, Collective, LogitsOutput, LogitsUse, SampleRow, SingleRank, StepInput, StepLimits,
+    Tensor, Threads,
 };
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
 use forward::{Capacity, Falcon, ModelRunner};
@@ -194,7 +194,7 @@ fn through_the_host() {
 #[test]
 fn a_recorded_step_is_launched_without_its_work() {
     install();
-    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(Alone)).expect("a device");
+    let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(SingleRank)).expect("a device");
     let read = |elements: std::ops::Range<usize>, to: &mut [half::bf16]| {
         // Row t is largest at column (3t + 1) % 8.
         let value = |i: usize| half::bf16::from_f32(if i % 8 == (3 * (i / 8) + 1) % 8 { 1.0 } else { 0.0 });
@@ -206,7 +206,7 @@ fn a_recorded_step_is_launched_without_its_work() {
         .ready(&StepLimits { rows: 6, logits_rows: 6, hidden: 8, vocab: vec![8], positions: 32, sequences: 4 })
         .expect("ready");
     let mut worked = 0;
-    let mut work = |backend: &mut Cuda, step: &StepWork<'_>| {
+    let mut work = |backend: &mut Cuda, step: &StepInput<'_>| {
         worked += 1;
         x.set_rows(step.batch.rows());
         backend.embed(&table, 0, step.batch, &mut x)?;
@@ -225,7 +225,7 @@ fn a_recorded_step_is_launched_without_its_work() {
         let row = SampleRow { params: &SamplingParams::GREEDY, position, tokens: &[], mask: None, top_n: 0 };
         let sample = |slot| LogitsUse::Sample { row, slot: Some(slot), return_logits: false };
         let uses: Vec<_> = (0..3).map(sample).collect();
-        let step = StepWork { batch: &batch, rows: &[0, 1, 2], uses: &uses };
+        let step = StepInput { batch: &batch, rows: &[0, 1, 2], uses: &uses };
         let outputs = backend.step(&step, &mut work).expect("step");
         let outputs = outputs.into_iter().flat_map(|part| backend.outputs(part).expect("outputs"));
         for (output, chosen) in outputs.collect::<Vec<_>>().into_iter().zip(&mut chosen) {

@@ -2,7 +2,7 @@
 
 use super::{BenchError, Place, Probes, Report, Row, Subject, measure};
 use crate::shape::Shape;
-use ::backend::{Alone, BackendError, Collective};
+use ::backend::{BackendError, Collective, SingleRank};
 use backend_cpu::{Cpu, Isa, SharedMemory, probe};
 use runtime::cpu_options;
 use std::fmt::Write;
@@ -68,7 +68,7 @@ fn measure_row(
     let open = |place: Place| {
         let collective: Box<dyn Collective> = match &memory {
             Some(memory) => Box::new(SharedMemory::join(memory, place.rank, ranks, COLLECTIVE_LIMIT)?),
-            None => Box::new(Alone),
+            None => Box::new(SingleRank),
         };
         Cpu::new(&cpu_options(place.rank, ranks, place.threads, Some(isa)), collective)
     };
