@@ -3,11 +3,11 @@
 use backend::{Backend, Collective, Footprint, Reference, ReferenceFootprint, Threads};
 use backend_cpu::{Cpu, CpuFootprint, CpuOptions, Isa, allocated_bytes};
 use cap::Cap;
-use forward::{Capacity, Falcon, WeightSource};
-use model::{AttentionLayout, FalconConfig, LayerNorms, Partition, Positions, ShardTensor};
+use forward::{Capacity, Falcon};
+use model::{AttentionLayout, FalconConfig, LayerNorms, Partition, Positions};
 use sizing::{Published, Ranks, WeightFormat};
 use std::alloc::System;
-use std::ops::Range;
+use testkit::ZeroWeights;
 
 /// Counts what is not in buffers of the backend.
 #[global_allocator]
@@ -15,21 +15,6 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 /// Figures may be off by so much.
 const TOLERANCE: f64 = 0.01;
-
-/// Weights of zero.
-struct Zeros;
-
-impl WeightSource for Zeros {
-    fn read(&self, _: &ShardTensor, _: Range<usize>, out: &mut [half::bf16]) {
-        out.fill(half::bf16::ZERO);
-    }
-
-    fn read_f32(&self, _: &ShardTensor, out: &mut [f32]) {
-        out.fill(0.0);
-    }
-
-    fn release(&self, _: &ShardTensor) {}
-}
 
 /// The variants of the architecture, small, and one whose heads are no whole vectors.
 fn models() -> Vec<(&'static str, FalconConfig)> {
@@ -69,7 +54,7 @@ fn check<B: Backend>(what: &str, footprint: &dyn Footprint, open: impl Fn(Thread
                     let rank = end.rank();
                     let partition = Partition::new(&config, rank, world);
                     let before = HEAP.allocated() + allocated_bytes();
-                    let falcon = Falcon::load(open(end), &config, &partition, capacity, &Zeros).expect("room");
+                    let falcon = Falcon::load(open(end), &config, &partition, capacity, &ZeroWeights).expect("room");
                     let found = (HEAP.allocated() + allocated_bytes() - before) as f64;
                     drop(falcon);
                     let bytes = ranks.bytes(rank, kv_blocks, rows_max);

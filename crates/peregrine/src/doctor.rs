@@ -4,6 +4,7 @@ mod gpus;
 mod host;
 mod model;
 
+use crate::engine_args::SizeArgs;
 use crate::output::print;
 use crate::units::gb;
 use anyhow::Result;
@@ -31,15 +32,8 @@ pub struct DoctorArgs {
     /// Ranks. If not given: one for each GPU, or one on CPUs.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=64))]
     tensor_parallel: Option<u32>,
-    /// As for `serve`: tokens in each rank's KV cache.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
-    kv_tokens: Option<u32>,
-    /// As for `serve`: tokens computed per step, at most.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
-    max_batch_tokens: Option<u32>,
-    /// As for `serve`: requests at once, at most. No KV cache is larger than these can use.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
-    max_concurrent_requests: Option<u32>,
+    #[command(flatten)]
+    sizes: SizeArgs,
     /// Require peer access between the GPUs, cuBLASLt and NCCL.
     #[arg(long)]
     strict: bool,

@@ -7,8 +7,10 @@ use backend_cpu::Isa;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Command, Id, ValueEnum, value_parser};
 pub use cuda::CudaArgs;
+use model::FalconConfig;
 use runtime::{BackendChoice, EngineOptions, WorkerCommand};
 use rustix::param::linux_execfn;
+use sizing::Asked;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -27,17 +29,8 @@ pub struct EngineArgs {
     /// Refuse to run on CPUs: as --backend cuda, and an error beside another one.
     #[arg(long)]
     require_gpu: bool,
-    /// Tokens in each worker's KV cache, over all requests. If not given: as many as memory allows on GPUs, 16,384 on CPUs.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
-    kv_tokens: Option<u32>,
-    /// Tokens computed per step, at most, over all requests. Lower values shorten the gaps between tokens of running requests
-    /// while a long prompt is prefilled. If not given: as many as memory allows, up to 2,048 on CPUs and 16,384 on GPUs.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
-    max_batch_tokens: Option<u32>,
-    /// Requests that run or wait at once, at most; further ones are refused as overloaded, with a time to try again. If not
-    /// given: one for each 128 tokens of the KV cache, from 128 to 1,024.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
-    max_concurrent_requests: Option<u32>,
+    #[command(flatten)]
+    sizes: SizeArgs,
     /// Requests that run at once, at most, while others wait. If not given: --max-concurrent-requests.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_batch_size: Option<u32>,
@@ -88,6 +81,39 @@ pub struct EngineArgs {
     cuda: CudaArgs,
 }
 
+/// How large the KV cache and the steps are, and how many requests share them.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct SizeArgs {
+    /// Tokens in each worker's KV cache, over all requests. If not given: as many as memory allows on GPUs, 16,384 on CPUs.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
+    pub kv_tokens: Option<u32>,
+    /// Tokens computed per step, at most, over all requests. Lower values shorten the gaps between tokens of running requests
+    /// while a long prompt is prefilled. If not given: as many as memory allows, up to 2,048 on CPUs and 16,384 on GPUs.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    pub max_batch_tokens: Option<u32>,
+    /// Requests that run or wait at once, at most; further ones are refused as overloaded, with a time to try again. If not
+    /// given: one for each 128 tokens of the KV cache, from 128 to 1,024.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
+    pub max_concurrent_requests: Option<u32>,
+}
+
+impl SizeArgs {
+    /// As `sizing` takes them.
+    pub fn asked(&self, config: &FalconConfig) -> Asked {
+        Asked::new(config, self.kv_tokens, self.max_batch_tokens, self.max_concurrent_requests)
+    }
+
+    /// The flags that were given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let flags = [
+            ("--kv-tokens", self.kv_tokens),
+            ("--max-batch-tokens", self.max_batch_tokens),
+            ("--max-concurrent-requests", self.max_concurrent_requests),
+        ];
+        flags.into_iter().filter_map(|(flag, value)| Some((flag, value?)))
+    }
+}
+
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Backend {
@@ -136,9 +162,9 @@ impl EngineArgs {
             worker: worker_command(&self.cuda)?,
             model: self.model.clone(),
             backend: if self.require_gpu { BackendChoice::Cuda } else { self.backend.into() },
-            kv_tokens: self.kv_tokens,
-            max_batch_tokens: self.max_batch_tokens,
-            max_concurrent_requests: self.max_concurrent_requests,
+            kv_tokens: self.sizes.kv_tokens,
+            max_batch_tokens: self.sizes.max_batch_tokens,
+            max_concurrent_requests: self.sizes.max_concurrent_requests,
             max_batch_size: self.max_batch_size,
             itl_bound: self.itl_bound.map(|ms| Duration::from_millis(ms.into())),
             prefix_cache: !self.no_prefix_cache,

@@ -5,15 +5,16 @@ mod local;
 pub mod models;
 mod text;
 
+use crate::engine_args::SizeArgs;
 use crate::output::print;
 use anyhow::{Result, ensure};
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, ValueEnum};
 use local::LOCAL;
 use models::Model;
 use roofline::Prediction;
 use runtime::BackendFootprints;
 use serde::Serialize;
-use sizing::{Asked, NODES, Node, NodeSite, Plan, Site};
+use sizing::{NODES, Node, NodeSite, Plan, Site};
 use weights::Checkpoint;
 
 const AFTER_HELP: &str = "\
@@ -40,15 +41,8 @@ pub struct PlanArgs {
     /// of this machine where it has no GPU.
     #[arg(long, value_enum)]
     backend: Option<Backend>,
-    /// As for `serve`: tokens in each rank's KV cache.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
-    kv_tokens: Option<u32>,
-    /// As for `serve`: tokens computed per step, at most.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
-    max_batch_tokens: Option<u32>,
-    /// As for `serve`: requests at once, at most. No KV cache is larger than these can use.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 20))]
-    max_concurrent_requests: Option<u32>,
+    #[command(flatten)]
+    sizes: SizeArgs,
     /// Predict the time of a step on the node's GPUs, with every assumption.
     #[arg(long)]
     predict: bool,
@@ -122,7 +116,7 @@ fn report(args: &PlanArgs) -> Result<String> {
     );
     let predicts = target.node.filter(|_| target.site.backend() == sizing::Backend::Cuda);
     ensure!(!args.predict || predicts.is_some(), "--predict: times are known for the GPUs of known nodes alone");
-    let asked = Asked::new(&model.config, args.kv_tokens, args.max_batch_tokens, args.max_concurrent_requests);
+    let asked = args.sizes.asked(&model.config);
     let backend = target.site.backend();
     let others = NODES.each_ref().map(|node| NodeSite { node, backend, footprints: &BackendFootprints });
     let others = others.each_ref().map(|site| (site.node.name, site.node.gpus, site as &dyn Site));
@@ -181,12 +175,7 @@ fn serve_command(args: &PlanArgs, plan: &Plan) -> String {
     // An id is not where the model is.
     let is_folder = std::path::Path::new(&plan.model).is_dir();
     let model = if is_folder { shell_word(&plan.model) } else { "MODEL_DIR".to_owned() };
-    let given = [
-        ("--kv-tokens", args.kv_tokens),
-        ("--max-batch-tokens", args.max_batch_tokens),
-        ("--max-concurrent-requests", args.max_concurrent_requests),
-    ];
-    let given = given.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)));
+    let given = args.sizes.given().map(|(flag, value)| format!(" {flag} {value}"));
     let ranks = plan.tensor_parallel;
     format!(
         "peregrine serve --model {model} --backend {backend} --tensor-parallel {ranks}{}",

@@ -3,6 +3,7 @@
 //! * [`conformance`]: the suite that every backend and every collective must pass.
 //! * [`goldens`]: the results of an independent implementation, and what it takes to equal them.
 //! * [`RandomWeights`]: weights of any shape, without a checkpoint.
+//! * [`ZeroWeights`]: weights of zero, where only what is allocated counts.
 //! * [`on_threads`]: the ranks of a world, each on a thread of its own.
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,8 @@ pub mod conformance;
 pub mod goldens;
 mod random_weights;
 mod ranks;
+mod zero_weights;
 
 pub use random_weights::RandomWeights;
 pub use ranks::on_threads;
+pub use zero_weights::ZeroWeights;

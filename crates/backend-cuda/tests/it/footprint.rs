@@ -4,30 +4,14 @@ use crate::standin::{finish, in_a_process, install, is_child, on_device};
 use backend::{Collective, Threads};
 use backend_cuda::{Cuda, CudaFootprint, CudaOptions, discover};
 use cudarc::driver::result::mem_get_info;
-use forward::{Capacity, Falcon, WeightSource};
-use half::bf16;
-use model::{AttentionLayout, FalconConfig, LayerNorms, Partition, Positions, ShardTensor};
+use forward::{Capacity, Falcon};
+use model::{AttentionLayout, FalconConfig, LayerNorms, Partition, Positions};
 use sizing::{Published, Ranks, WeightFormat};
-use std::ops::Range;
 use std::time::Duration;
+use testkit::ZeroWeights;
 
 /// Figures may be off by so much.
 const TOLERANCE: f64 = 0.01;
-
-/// Weights of zero.
-struct Zeros;
-
-impl WeightSource for Zeros {
-    fn read(&self, _: &ShardTensor, _: Range<usize>, out: &mut [bf16]) {
-        out.fill(bf16::ZERO);
-    }
-
-    fn read_f32(&self, _: &ShardTensor, out: &mut [f32]) {
-        out.fill(0.0);
-    }
-
-    fn release(&self, _: &ShardTensor) {}
-}
 
 /// The variants of the architecture, small.
 fn models() -> Vec<(&'static str, FalconConfig)> {
@@ -66,7 +50,7 @@ fn check(name: &str, config: &FalconConfig, world: usize, capacity: Capacity) {
                 let options = CudaOptions { wait_limit: Duration::from_secs(300), ..CudaOptions::new(rank) };
                 let backend = Cuda::new(&options, Box::new(end)).expect("a device");
                 let partition = Partition::new(config, rank, world);
-                let falcon = Falcon::load(backend, config, &partition, capacity, &Zeros).expect("room");
+                let falcon = Falcon::load(backend, config, &partition, capacity, &ZeroWeights).expect("room");
                 let (free, total) = mem_get_info().expect("a device");
                 let footprint = CudaFootprint::of(gpu, world);
                 let ranks = Ranks::new(config, world, WeightFormat::Bf16, &footprint);

@@ -5,7 +5,6 @@ use crate::units::{gb, grouped};
 use backend_cpu::Isa;
 use runtime::Machine;
 use serde::Serialize;
-use sizing::Asked;
 use std::fmt;
 use std::path::Path;
 use step::BLOCK_TOKENS;
@@ -96,7 +95,7 @@ pub(super) fn look(args: &DoctorArgs, dir: &Path, backend: Option<&str>, ranks: 
         found.warnings.push(format!("{what}, which takes longer to load, once for each start"));
     }
     let Some(backend) = backend else { return found };
-    let asked = Asked::new(&config, args.kv_tokens, args.max_batch_tokens, args.max_concurrent_requests);
+    let asked = args.sizes.asked(&config);
     match Machine::of(backend, None, None).and_then(|machine| machine.fit(&config, ranks, &asked)) {
         Ok(fit) => {
             found.model.fits = Some(true);

@@ -2,7 +2,7 @@
 //! elsewhere; errors.
 
 use super::*;
-use sizing::{Backend, NODES, PUBLISHED};
+use sizing::{Asked, Backend, NODES, PUBLISHED};
 use std::path::Path;
 
 fn args(model: &str) -> PlanArgs {
@@ -11,9 +11,7 @@ fn args(model: &str) -> PlanArgs {
         tensor_parallel: None,
         node: None,
         backend: None,
-        kv_tokens: None,
-        max_batch_tokens: None,
-        max_concurrent_requests: None,
+        sizes: SizeArgs::default(),
         predict: false,
         json: false,
     }
@@ -224,7 +222,8 @@ fn this_machine_is_planned_for_as_serve_sizes_itself() {
     assert_eq!(json["kv_tokens"], 16_384);
     assert!(json["serve"].as_str().unwrap().starts_with("peregrine serve --model "), "{json}");
     // A KV cache that cannot be is refused with what would.
-    let text = report(&PlanArgs { kv_tokens: Some(1 << 30), ..local }).unwrap();
+    let text =
+        report(&PlanArgs { sizes: SizeArgs { kv_tokens: Some(1 << 30), ..SizeArgs::default() }, ..local }).unwrap();
     assert!(
         text.contains("does not fit") && text.contains("--kv-tokens up to ") && !text.contains("peregrine serve"),
         "{text}"
