@@ -149,6 +149,11 @@ impl Running {
         self.stderr.contains(text).await
     }
 
+    /// The same, and the whole line of `text`.
+    pub async fn says_line(&mut self, text: &str) -> String {
+        self.stderr.has_line(text).await
+    }
+
     /// Waits until standard output has something.
     pub async fn prints(&mut self) {
         self.stdout.contains("").await;
@@ -207,7 +212,16 @@ impl Output {
     }
 
     async fn contains(&mut self, text: &str) -> String {
-        let waited = within(text, self.text.wait_for(|all| !all.is_empty() && all.contains(text))).await;
+        self.until(text, |all| !all.is_empty() && all.contains(text)).await
+    }
+
+    /// Waits for `text` and the end of its line: a pipe may hand over a part of a line.
+    async fn has_line(&mut self, text: &str) -> String {
+        self.until(text, |all| all.find(text).is_some_and(|at| all[at..].contains('\n'))).await
+    }
+
+    async fn until(&mut self, text: &str, holds: impl Fn(&str) -> bool) -> String {
+        let waited = within(text, self.text.wait_for(|all| holds(all))).await;
         match waited.map(|all| all.clone()) {
             Ok(all) => all,
             Err(_) => panic!("ended without {text:?}: {}", *self.text.borrow()),

@@ -42,17 +42,14 @@ impl Server {
 
     async fn of(program: Program) -> Self {
         let mut running = program.start();
-        let log = running.says("HTTP on ").await;
-        // The line may not be complete yet.
-        let end = log.find("HTTP on ").expect("just seen");
-        let log = if log[end..].contains('\n') { log } else { running.says("\n").await };
+        let log = running.says_line("HTTP on ").await;
         let address = |after: &str| -> SocketAddr {
             let rest = log.split(after).nth(1).expect("the line has both addresses");
             let word = rest.split([',', '\n']).next().expect("a first part");
             word.trim().parse().unwrap_or_else(|error| panic!("{word:?}: {error}"))
         };
         let (grpc, http) = (address("gRPC on "), address("HTTP on "));
-        Self::listening(running, grpc, http)
+        Self::listening(running, grpc, http).await
     }
 
     /// A server that is ready, whose log nobody needs.
@@ -60,7 +57,7 @@ impl Server {
         let running = program.start();
         let ports = running.ports(2).await;
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let server = Self::listening(running, at(ports[0]), at(ports[1]));
+        let server = Self::listening(running, at(ports[0]), at(ports[1])).await;
         within("a model that is ready", async {
             while server.get("/health").await.status != 200 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -77,10 +74,19 @@ impl Server {
         fixed.into_iter().map(OsString::from).chain(given)
     }
 
-    fn listening(running: Running, grpc: SocketAddr, http: SocketAddr) -> Self {
-        let sockets = listening().into_iter().filter(|(port, _)| [grpc.port(), http.port()].contains(port));
-        let sockets: Vec<_> = sockets.map(|(_, socket)| socket).collect();
-        assert_eq!(sockets.len(), 2, "both listen");
+    async fn listening(running: Running, grpc: SocketAddr, http: SocketAddr) -> Self {
+        let sockets = within("two listeners", async {
+            loop {
+                let of_ours = |(port, socket)| [grpc.port(), http.port()].contains(&port).then_some(socket);
+                let sockets: Vec<String> = listening().into_iter().filter_map(of_ours).collect();
+                if sockets.len() == 2 {
+                    return sockets;
+                }
+                // The table is read in parts, and lines are missed where other tests open and close sockets in between.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
         Self { running, grpc, http, sockets }
     }
 
