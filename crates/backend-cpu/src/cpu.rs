@@ -13,8 +13,8 @@ use crate::products::{Factor, Source, Sum};
 use crate::sync::SPINS;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, LogitsOutput, LogitsUse, MappedWeight,
-    Norm, NormLinear, ReadWeights, StepLimits, Tensor, use_row,
+    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, MappedWeight, Norm, NormLinear,
+    ReadWeights, SampleOutput, SampleRequest, StepLimits, Tensor, sample_or_score_row,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::thread::available_parallelism;
@@ -75,7 +75,7 @@ impl<C: Collective> Backend for Cpu<C> {
     type Matrix = CpuMatrix;
     type Vector = Vec<f32>;
     type KvCache = CpuKvCache;
-    type Outputs = Vec<LogitsOutput>;
+    type Pending = Vec<SampleOutput>;
 
     fn footprint(&self) -> &dyn Footprint {
         &self.footprint
@@ -110,7 +110,7 @@ impl<C: Collective> Backend for Cpu<C> {
         CpuKvCache::new(shape, layers, blocks)
     }
 
-    fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+    fn seal(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
         let threads = self.executor.pool.threads();
         self.whole_rows.reserve_exact(whole_rows_len(threads, limits.logits_rows, &limits.vocab));
         Ok(())
@@ -245,24 +245,24 @@ impl<C: Collective> Backend for Cpu<C> {
         Ok(())
     }
 
-    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
+    fn wait(&mut self, outputs: Vec<SampleOutput>) -> Result<Vec<SampleOutput>, BackendError> {
         Ok(outputs)
     }
 
-    fn use_logits(
+    fn sample_or_score(
         &mut self,
         logits: &CpuTensor,
         vocab: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
-        assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
+        requests: &[SampleRequest<'_>],
+    ) -> Result<Vec<SampleOutput>, BackendError> {
+        assert_eq!(logits.rows(), requests.len(), "one request for each row of logits");
         let columns: usize = vocab.iter().sum();
         let at_once = self.executor.pool.threads();
         let mut outputs = Vec::new();
-        outputs.resize(uses.len(), None);
-        self.whole_rows.resize(at_once.min(uses.len()) * columns, 0.0);
-        for (chunk, (uses, outputs)) in uses.chunks(at_once).zip(outputs.chunks_mut(at_once)).enumerate() {
-            for (i, whole) in self.whole_rows.chunks_exact_mut(columns).take(uses.len()).enumerate() {
+        outputs.resize(requests.len(), None);
+        self.whole_rows.resize(at_once.min(requests.len()) * columns, 0.0);
+        for (chunk, (requests, outputs)) in requests.chunks(at_once).zip(outputs.chunks_mut(at_once)).enumerate() {
+            for (i, whole) in self.whole_rows.chunks_exact_mut(columns).take(requests.len()).enumerate() {
                 self.collective.all_gather(logits.row(chunk * at_once + i), vocab, whole)?;
             }
             let whole_rows = &self.whole_rows;
@@ -276,7 +276,7 @@ impl<C: Collective> Backend for Cpu<C> {
                 |scratch, mut tile| {
                     let row = tile.row_part;
                     let logits = &whole_rows[row * columns..][..columns];
-                    tile.row(row)[0] = Some(use_row(&mut scratch.sampler, logits, &uses[row]));
+                    tile.row(row)[0] = Some(sample_or_score_row(&mut scratch.sampler, logits, &requests[row]));
                 },
             );
         }

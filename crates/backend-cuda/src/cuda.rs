@@ -6,7 +6,7 @@ use crate::cublaslt::{self, CublasLt};
 use crate::device::Device;
 use crate::discover::discover;
 use crate::footprint::CudaFootprint;
-use crate::graphs::{self, Recorded, Recording};
+use crate::graphs::{self, Capture, CapturedStep};
 use crate::in_flight::{IN_FLIGHT_MAX, InFlightSteps, State};
 use crate::kernels::Kernels;
 use crate::kernels::attention::{self, Attention};
@@ -16,14 +16,14 @@ use crate::kernels::product::{self, Output, Plan, ProductScratch, RowCount, Weig
 use crate::limits::{self, NORM_PRODUCT_ROWS_MAX, OWN_PRODUCT_ROWS_MAX, STEP_ROWS_MAX};
 use crate::memory::{Arena, Buffer, Scratch, Staging, View};
 use crate::peers::buffer_bytes;
-use crate::sampling::{Pending, SampleRoom, Sampling};
+use crate::sampling::{PendingSamples, SampleCapacity, Sampling};
 use crate::step_inputs::{Step, StepAt};
 use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
 use crate::token_buffer::TokenBuffer;
 use crate::weights::WeightUpload;
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, LogitsOutput, LogitsUse, Norm,
-    NormLinear, ReadWeights, StepInput, StepLimits, Tensor, Work,
+    AttentionShape, Backend, BackendError, Batch, Collective, EagerStep, Footprint, Linear, Norm, NormLinear,
+    ReadWeights, SampleOutput, SampleRequest, StepInput, StepLimits, Tensor,
 };
 use half::bf16;
 use std::rc::Rc;
@@ -94,8 +94,8 @@ pub struct Cuda {
     pub(crate) options: CudaOptions,
     footprint: CudaFootprint,
     /// Before what they use.
-    pub(crate) recorded: Vec<Recorded>,
-    pub(crate) recording: Option<Recording>,
+    pub(crate) captured: Vec<CapturedStep>,
+    pub(crate) capture: Option<Capture>,
     /// Of steps, once the rank is ready.
     pub(crate) limits: Option<StepLimits>,
     in_flight: InFlightSteps,
@@ -122,7 +122,7 @@ pub struct Cuda {
     attention_tickets: Scratch,
     /// One product, where a plain operation adds it to another.
     term: Scratch,
-    /// The rows whose logits are used, of a step that is not recorded.
+    /// The rows whose logits are used, of a step that is not captured.
     gather: Scratch,
     /// Whole rows of logits.
     pub(crate) whole_rows: Scratch,
@@ -143,7 +143,7 @@ pub(crate) const CHUNK_BYTES: usize = 64 << 20;
 const STAGING_BYTES: usize = 64 << 10;
 /// Bytes of the numbers of rows.
 pub(crate) const COUNTS_BYTES: usize = (STEP_ROWS_MAX + PAD) * size_of::<u32>();
-/// Rows of one launch of an own product. No step that is recorded has more.
+/// Rows of one launch of an own product. No step that is captured has more.
 const PRODUCT_ROWS_MAX: usize = 512;
 
 impl Cuda {
@@ -191,8 +191,8 @@ impl Cuda {
         Ok(Self {
             options: options.clone(),
             footprint,
-            recorded: Vec::new(),
-            recording: None,
+            captured: Vec::new(),
+            capture: None,
             limits: None,
             in_flight: InFlightSteps::new(&device, StepTimeLimits::of_rank(options.step_limit, options.wait_limit))?,
             begun: None,
@@ -225,12 +225,12 @@ impl Cuda {
         self.weights.as_mut().expect("weights are loaded before the rank is ready")
     }
 
-    /// `rows` rows are in use, of those of the step if it is recorded.
+    /// `rows` rows are in use, of those of the step during a capture.
     pub(crate) fn count(&self, rows: usize) -> RowCount {
-        match &self.recording {
-            Some(recording) => {
-                assert_eq!(rows, recording.at.rows, "rows of what is recorded");
-                recording.at.row_count()
+        match &self.capture {
+            Some(capture) => {
+                assert_eq!(rows, capture.at.rows, "rows of a capture");
+                capture.at.row_count()
             }
             None => self.exactly(rows),
         }
@@ -238,7 +238,7 @@ impl Cuda {
 
     /// `rows` rows of logits are in use.
     pub(crate) fn count_logits(&self, rows: usize) -> RowCount {
-        self.recording.as_ref().map_or_else(|| self.exactly(rows), |recording| recording.samples(rows))
+        self.capture.as_ref().map_or_else(|| self.exactly(rows), |capture| capture.samples(rows))
     }
 
     fn exactly(&self, rows: usize) -> RowCount {
@@ -433,8 +433,8 @@ impl Cuda {
 
     /// The inputs of the step on the device.
     fn step_at(&mut self, batch: &Batch) -> Result<StepAt, BackendError> {
-        match &self.recording {
-            Some(recording) => Ok(recording.at),
+        match &self.capture {
+            Some(capture) => Ok(capture.at),
             None => self.step.set(&self.arena, &mut self.staging, &self.token_buffer, batch),
         }
     }
@@ -482,11 +482,11 @@ impl Cuda {
     fn reserve(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
         let vocab = limits.vocab.iter().sum::<usize>();
         let launch = limits.logits_rows;
-        let room = sample_room(limits);
-        self.sampling.reserve(&self.arena, &room)?;
+        let capacity = sample_capacity(limits);
+        self.sampling.reserve(&self.arena, &capacity)?;
         self.token_buffer.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
         // What one step sends fits into one buffer, while another step's is on its way from the other.
-        let masks = room.rows * vocab.div_ceil(32) * size_of::<u32>();
+        let masks = capacity.rows * vocab.div_ceil(32) * size_of::<u32>();
         let step_bytes = self.step.reserve(&self.arena, limits.rows, limits.positions)?;
         self.staging.reserve(step_bytes + masks + limits.positions * size_of::<u32>())?;
         self.gather.at_least(&self.arena, launch * size_of::<u32>())?;
@@ -508,9 +508,9 @@ impl Cuda {
 }
 
 /// Of any step within `limits`.
-pub(crate) fn sample_room(limits: &StepLimits) -> SampleRoom {
+pub(crate) fn sample_capacity(limits: &StepLimits) -> SampleCapacity {
     let (launch, vocab) = (limits.logits_rows, limits.vocab.iter().sum());
-    SampleRoom { launch, rows: launch.max(graphs::rows_max(limits)), step: limits.rows, vocab }
+    SampleCapacity { launch, rows: launch.max(graphs::rows_max(limits)), step: limits.rows, vocab }
 }
 
 /// Bytes of partial sums and tickets of two of the widest weights, by as many blocks as there can be: with a chunk for each
@@ -520,27 +520,27 @@ pub(crate) fn product_scratch(limits: &StepLimits, tiles_max: usize, blocks: usi
     product::scratch_bytes(rows, 2 * tiles_max, blocks)
 }
 
-/// Outputs of logits, here or on their way.
-pub struct CudaOutputs(Outputs);
+/// Outputs of `sample_or_score`, here or on their way.
+pub struct CudaPending(Outputs);
 
 enum Outputs {
-    Here(Vec<LogitsOutput>),
-    Pending(Pending),
+    Here(Vec<SampleOutput>),
+    OnDevice(PendingSamples),
     /// None, but the end of a step.
     End(u64),
 }
 
-impl CudaOutputs {
+impl CudaPending {
     pub(crate) fn nothing() -> Self {
         Self::here(Vec::new())
     }
 
-    pub(crate) fn here(outputs: Vec<LogitsOutput>) -> Self {
+    pub(crate) fn here(outputs: Vec<SampleOutput>) -> Self {
         Self(Outputs::Here(outputs))
     }
 
-    pub(crate) fn pending(pending: Pending) -> Self {
-        Self(Outputs::Pending(pending))
+    pub(crate) fn pending(pending: PendingSamples) -> Self {
+        Self(Outputs::OnDevice(pending))
     }
 }
 
@@ -558,7 +558,7 @@ fn normed_part(product: &mut NormLinear<'_, Cuda>) -> NormedPart {
 impl Drop for Cuda {
     fn drop(&mut self) {
         // A communicator's end waits for the graphs that use it.
-        self.recorded.clear();
+        self.captured.clear();
         if let AllReducePath::Peers(peers) = &mut self.all_reduce_path {
             // Where another rank is gone, memory that it may still read goes with this process.
             let _ = peers.close(&mut *self.host);
@@ -571,7 +571,7 @@ impl Backend for Cuda {
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
     type KvCache = CudaKvCache;
-    type Outputs = CudaOutputs;
+    type Pending = CudaPending;
 
     /// Each time, the output projection is read.
     const LOGITS_ROWS_MAX: usize = limits::LOGITS_ROWS_MAX;
@@ -616,7 +616,7 @@ impl Backend for Cuda {
         Ok(cache)
     }
 
-    fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+    fn seal(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
         if limits.rows > STEP_ROWS_MAX {
             let text = format!(
                 "steps of {} rows, at most {STEP_ROWS_MAX} are possible: lower --max-batch-tokens",
@@ -632,8 +632,8 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    fn record(&mut self, work: &mut Work<'_, Self>) -> Result<(), BackendError> {
-        self.record_steps(work)
+    fn capture(&mut self, eager: &mut EagerStep<'_, Self>) -> Result<(), BackendError> {
+        self.capture_steps(eager)
     }
 
     fn steps_in_flight_max(&self) -> usize {
@@ -648,25 +648,25 @@ impl Backend for Cuda {
     fn step(
         &mut self,
         step: &StepInput<'_>,
-        work: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<CudaOutputs>, BackendError>,
-    ) -> Result<Vec<CudaOutputs>, BackendError> {
+        eager: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<CudaPending>, BackendError>,
+    ) -> Result<Vec<CudaPending>, BackendError> {
         let number = self.in_flight.begin(step.batch.rows());
         self.begun = Some(number);
         let mut outputs = match self.replay(step, number)? {
             Some(outputs) => vec![outputs],
-            None => work(self, step)?,
+            None => eager(self, step)?,
         };
         self.begun = None;
         self.in_flight.submitted(number)?;
         // The step has ended when its last outputs are there.
-        outputs.push(CudaOutputs(Outputs::End(number)));
+        outputs.push(CudaPending(Outputs::End(number)));
         Ok(outputs)
     }
 
-    fn is_done(&mut self, outputs: &CudaOutputs) -> Result<bool, BackendError> {
-        let step = match &outputs.0 {
+    fn poll(&mut self, pending: &CudaPending) -> Result<bool, BackendError> {
+        let step = match &pending.0 {
             Outputs::Here(_) => None,
-            Outputs::Pending(pending) => pending.step,
+            Outputs::OnDevice(pending) => pending.step,
             Outputs::End(step) => Some(*step),
         };
         if let AllReducePath::Nccl(nccl) = &self.all_reduce_path {
@@ -687,15 +687,15 @@ impl Backend for Cuda {
         }
     }
 
-    fn outputs(&mut self, outputs: CudaOutputs) -> Result<Vec<LogitsOutput>, BackendError> {
+    fn wait(&mut self, pending: CudaPending) -> Result<Vec<SampleOutput>, BackendError> {
         let mut backoff = Backoff::default();
-        while !self.is_done(&outputs)? {
+        while !self.poll(&pending)? {
             backoff.wait();
         }
-        match outputs.0 {
+        match pending.0 {
             Outputs::Here(outputs) => Ok(outputs),
             Outputs::End(_) => Ok(Vec::new()),
-            Outputs::Pending(pending) => {
+            Outputs::OnDevice(pending) => {
                 if pending.step.is_none() {
                     self.device.wait("sampling")?;
                 }
@@ -850,13 +850,13 @@ impl Backend for Cuda {
         self.sum_and_add(partial, x)
     }
 
-    fn use_logits(
+    fn sample_or_score(
         &mut self,
         logits: &CudaTensor,
         vocab: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<CudaOutputs, BackendError> {
-        self.use_rows(logits, vocab, uses)
+        requests: &[SampleRequest<'_>],
+    ) -> Result<CudaPending, BackendError> {
+        self.sample_rows(logits, vocab, requests)
     }
 
     fn norm_linear(
@@ -904,8 +904,8 @@ impl Backend for Cuda {
             assert!(row < x.rows(), "row {row} of {}", x.rows());
             row as u32
         };
-        if let Some(recording) = &self.recording {
-            let (gather, count) = recording.selected(rows.len());
+        if let Some(capture) = &self.capture {
+            let (gather, count) = capture.selected(rows.len());
             return self.under_norms(x, gather, &mut [product], normed, count);
         }
         let indices: Vec<u32> = rows.iter().map(row).collect();
@@ -927,7 +927,7 @@ impl Backend for Cuda {
         check_product(attention, &dense.weight, y);
         check_product(up, &down.weight, y);
         assert!(down.bias.is_none(), "the bias of a sum of products is that of the first");
-        self.lend_partial(y);
+        self.alias_to_peers(y);
         let (rows, to) = (y.rows(), y.f32());
         if rows == 0 {
             return Ok(());

@@ -1,7 +1,7 @@
 //! What a rank allocates on a GPU.
 
 use crate::cublaslt::WORKSPACE_BYTES;
-use crate::cuda::{CHUNK_BYTES, COUNTS_BYTES, product_scratch, sample_room};
+use crate::cuda::{CHUNK_BYTES, COUNTS_BYTES, product_scratch, sample_capacity};
 use crate::device::SharedMemory;
 use crate::discover::GpuInfo;
 use crate::kernels::attention;
@@ -132,7 +132,7 @@ impl CudaFootprint {
         let tiles = cache::head_tiles(attention).len();
         let (attended, attention_tickets) =
             attention::scratch_bytes(limits.rows, attention.max_positions, tiles, attention.head_width);
-        let mut all = sample_room(limits).bytes().to_vec();
+        let mut all = sample_capacity(limits).bytes().to_vec();
         all.extend([
             TokenBuffer::bytes(limits.sequences + limits.logits_rows, limits.positions + 1),
             Step::bytes(limits.rows, limits.positions),

@@ -11,7 +11,7 @@
 //!
 //! Weights, keys, values and the inputs of products are bf16; sums, norms, the residual stream and logits are f32.
 //!
-//! **Invariant:** after [`backend::Backend::ready`] no memory of the device is allocated.
+//! **Invariant:** after [`backend::Backend::seal`] no memory of the device is allocated.
 //!
 //! **Invariant:** a rank has one stream; whatever shares memory is in its order.
 
@@ -48,7 +48,7 @@ mod weights;
 
 pub use affinity::{GpuLocality, SYSFS, cpu_list};
 pub use cache::CudaKvCache;
-pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaOutputs};
+pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaPending};
 pub use device::SharedMemory;
 pub use discover::{CAPABILITY_MIN, DRIVER_VERSION_MIN, DiscoverError, GpuInfo, Gpus, discover};
 pub use footprint::CudaFootprint;

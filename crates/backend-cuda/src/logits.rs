@@ -1,54 +1,56 @@
 //! Rows of logits: gathered from all ranks, then sampled from on each.
 
 use crate::collective::AllReducePath;
-use crate::cuda::{Cuda, CudaOutputs};
+use crate::cuda::{Cuda, CudaPending};
 use crate::memory::View;
 use crate::sampling::Tools;
 use crate::tensor::{CudaTensor, Form};
 use ::sampling::Sampler;
-use backend::{Backend, BackendError, LogitsOutput, LogitsUse, Tensor};
+use backend::{Backend, BackendError, SampleOutput, SampleRequest, Tensor};
 
 impl Cuda {
-    /// [`backend::Backend::use_logits`].
-    pub(crate) fn use_rows(
+    /// [`backend::Backend::sample_or_score`].
+    pub(crate) fn sample_rows(
         &mut self,
         logits: &CudaTensor,
         vocab: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<CudaOutputs, BackendError> {
-        assert_eq!(logits.rows(), uses.len(), "one use for each row of logits");
+        requests: &[SampleRequest<'_>],
+    ) -> Result<CudaPending, BackendError> {
+        assert_eq!(logits.rows(), requests.len(), "one request for each row of logits");
         assert_eq!(logits.form(), Form::F32, "logits are f32");
         assert_eq!(logits.columns(), vocab[self.host.rank()], "columns of logits");
-        if uses.is_empty() {
-            return Ok(CudaOutputs::nothing());
+        if requests.is_empty() {
+            return Ok(CudaPending::nothing());
         }
         if matches!(self.all_reduce_path, AllReducePath::Host) {
-            return self.use_rows_on_host(logits, vocab, uses);
+            return self.sample_rows_on_host(logits, vocab, requests);
         }
         let whole = self.whole_rows(logits, vocab)?;
-        if self.recording.is_some() {
-            return self.record_uses(&whole, uses.len());
+        if self.capture.is_some() {
+            return self.capture_sampling(&whole, requests.len());
         }
         let (arena, staging, token_buffer) = (&self.arena, &mut self.staging, &mut self.token_buffer);
         let mut tools = Tools { arena, staging, token_buffer, kernels: &self.kernels };
-        Ok(CudaOutputs::pending(self.sampling.run(&mut tools, &whole, uses, self.begun)?))
+        Ok(CudaPending::pending(self.sampling.run(&mut tools, &whole, requests, self.begun)?))
     }
 
-    fn use_rows_on_host(
+    fn sample_rows_on_host(
         &mut self,
         logits: &CudaTensor,
         vocab: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<CudaOutputs, BackendError> {
+        requests: &[SampleRequest<'_>],
+    ) -> Result<CudaPending, BackendError> {
         let values = self.read(logits)?;
         let sampler = &mut Sampler::new();
-        let outputs = backend::use_logits(&mut *self.host, &values, vocab, uses, &mut Vec::new(), sampler)?;
-        for (wanted, output) in uses.iter().zip(&outputs) {
-            if let (LogitsUse::Sample { row, slot: Some(slot), .. }, LogitsOutput::Sample(sample)) = (wanted, output) {
+        let outputs = backend::sample_or_score(&mut *self.host, &values, vocab, requests, &mut Vec::new(), sampler)?;
+        for (request, output) in requests.iter().zip(&outputs) {
+            if let (SampleRequest::Sample { row, slot: Some(slot), .. }, SampleOutput::Sample(sample)) =
+                (request, output)
+            {
                 self.token_buffer.set(&mut self.staging, *slot, row.position as usize, &[sample.token.id])?;
             }
         }
-        Ok(CudaOutputs::here(outputs))
+        Ok(CudaPending::here(outputs))
     }
 
     /// Whole rows without gaps.

@@ -9,7 +9,7 @@ use crate::kernels::sample::{
 use crate::memory::{Arena, Pinned, Scratch, Staging, View};
 use crate::step_inputs::{StepInputs, offsets};
 use crate::token_buffer::TokenBuffer;
-use backend::{BackendError, LogitsOutput, LogitsUse, use_row};
+use backend::{BackendError, SampleOutput, SampleRequest, sample_or_score_row};
 use sampling::Sampler;
 use std::ops::Range;
 use std::rc::Rc;
@@ -36,7 +36,7 @@ pub(crate) struct Sampling {
 
 /// How much there must be room for.
 #[derive(Clone, Copy)]
-pub(crate) struct SampleRoom {
+pub(crate) struct SampleCapacity {
     /// Rows of a launch.
     pub(crate) launch: usize,
     /// Rows whose results and masks are there at a time.
@@ -46,7 +46,7 @@ pub(crate) struct SampleRoom {
     pub(crate) vocab: usize,
 }
 
-impl SampleRoom {
+impl SampleCapacity {
     /// Bytes of the inputs, masks, scores, counts and results.
     pub(crate) fn bytes(&self) -> [usize; 5] {
         let Self { launch, rows, vocab, .. } = *self;
@@ -69,7 +69,7 @@ pub(crate) struct Tools<'a> {
 }
 
 /// Results on their way.
-pub(crate) struct Pending {
+pub(crate) struct PendingSamples {
     /// The step whose end they come before; none where they are asked for by themselves.
     pub(crate) step: Option<u64>,
     results: Range<usize>,
@@ -82,7 +82,7 @@ enum Row {
     /// With its logits, if they are wanted.
     Sample(Vec<f32>),
     /// It was made on the host.
-    Known(LogitsOutput),
+    Known(SampleOutput),
 }
 
 impl Sampling {
@@ -102,12 +102,12 @@ impl Sampling {
         }
     }
 
-    pub(crate) fn reserve(&mut self, arena: &Arena, room: &SampleRoom) -> Result<(), BackendError> {
+    pub(crate) fn reserve(&mut self, arena: &Arena, capacity: &SampleCapacity) -> Result<(), BackendError> {
         let scratch = [&mut self.inputs, &mut self.masks, &mut self.scores, &mut self.counts, &mut self.results];
-        for (scratch, bytes) in scratch.into_iter().zip(room.bytes()) {
+        for (scratch, bytes) in scratch.into_iter().zip(capacity.bytes()) {
             scratch.at_least(arena, bytes)?;
         }
-        let step = room.step;
+        let step = capacity.step;
         if self.results_max < step {
             self.results_max = step;
             self.pinned = Some(Pinned::new(&self.device, IN_FLIGHT_MAX * step * size_of::<SampleResult>())?);
@@ -115,17 +115,17 @@ impl Sampling {
         Ok(())
     }
 
-    /// [`backend::Backend::use_logits`] of whole rows, which are in a step of this number.
+    /// [`backend::Backend::sample_or_score`] of whole rows, which are in a step of this number.
     pub(crate) fn run(
         &mut self,
         tools: &mut Tools<'_>,
         logits: &View<f32>,
-        uses: &[LogitsUse<'_>],
+        requests: &[SampleRequest<'_>],
         step: Option<u64>,
-    ) -> Result<Pending, BackendError> {
-        let (rows, vocab) = (uses.len(), logits.columns);
-        self.reserve(tools.arena, &SampleRoom { launch: rows, rows, step: rows, vocab })?;
-        let samples = self.rows(tools, uses, vocab)?;
+    ) -> Result<PendingSamples, BackendError> {
+        let (rows, vocab) = (requests.len(), logits.columns);
+        self.reserve(tools.arena, &SampleCapacity { launch: rows, rows, step: rows, vocab })?;
+        let samples = self.rows(tools, requests, vocab)?;
         let inputs = StepInputs { samples: rows as u32, ..StepInputs::default() };
         let parts: [&[u8]; 2] = [bytemuck::bytes_of(&inputs), bytemuck::cast_slice(&samples)];
         let (offsets, bytes) = input_offsets(rows);
@@ -138,34 +138,34 @@ impl Sampling {
         let [inputs, samples] = offsets.map(|offset| at + offset as u64);
         let at = self.at(inputs, samples, 0, tools.token_buffer, vocab);
         tools.kernels.sample.launch(&self.device, &at, logits, rows)?;
-        self.keep(tools.token_buffer, logits, uses, step)
+        self.keep(tools.token_buffer, logits, requests, step)
     }
 
-    /// What is wanted, in the device's layout. Masks, and the tokens of sequences without a slot, are sent.
+    /// The requests, in the device's layout. Masks, and the tokens of sequences without a slot, are sent.
     pub(crate) fn rows(
         &mut self,
         tools: &mut Tools<'_>,
-        uses: &[LogitsUse<'_>],
+        requests: &[SampleRequest<'_>],
         vocab: usize,
     ) -> Result<Vec<SampleRow>, BackendError> {
-        let scratch_slots = uses.iter().filter_map(scratch_tokens).map(<[u32]>::len).max();
+        let scratch_slots = requests.iter().filter_map(scratch_tokens).map(<[u32]>::len).max();
         if let Some(longest) = scratch_slots {
-            tools.token_buffer.reserve(tools.arena, 0, longest, uses.len())?;
+            tools.token_buffer.reserve(tools.arena, 0, longest, requests.len())?;
         }
-        let mut rows = Vec::with_capacity(uses.len());
-        for (index, wanted) in uses.iter().enumerate() {
+        let mut rows = Vec::with_capacity(requests.len());
+        for (index, request) in requests.iter().enumerate() {
             let mut slot = tools.token_buffer.scratch_slot(index);
-            if let Some(tokens) = scratch_tokens(wanted) {
+            if let Some(tokens) = scratch_tokens(request) {
                 assert!(tokens.iter().all(|&token| (token as usize) < vocab), "tokens of a row of logits");
                 tools.token_buffer.set(tools.staging, slot, 0, tokens)?;
             }
-            if let LogitsUse::Sample { row, slot: own, .. } = wanted {
+            if let SampleRequest::Sample { row, slot: own, .. } = request {
                 slot = own.unwrap_or(slot);
                 if let Some(mask) = row.mask {
                     self.send_mask(tools.staging, index, mask, vocab)?;
                 }
             }
-            rows.push(row(slot, wanted));
+            rows.push(row(slot, request));
         }
         Ok(rows)
     }
@@ -208,21 +208,22 @@ impl Sampling {
         &mut self,
         token_buffer: &TokenBuffer,
         logits: &View<f32>,
-        uses: &[LogitsUse<'_>],
+        requests: &[SampleRequest<'_>],
         step: Option<u64>,
-    ) -> Result<Pending, BackendError> {
+    ) -> Result<PendingSamples, BackendError> {
         let used = if step.is_some() && self.next.0 == step { self.next.1 } else { 0 };
-        assert!(used + uses.len() <= self.results_max, "room for the results of a step");
-        self.next = (step, used + uses.len());
+        assert!(used + requests.len() <= self.results_max, "room for the results of a step");
+        self.next = (step, used + requests.len());
         let first = step.map_or(0, |step| step as usize % IN_FLIGHT_MAX) * self.results_max + used;
-        let results = first..first + uses.len();
+        let results = first..first + requests.len();
         let pinned = self.pinned.as_ref().expect("room was made");
         let bytes = bytes_of(&results);
         // SAFETY: the results are on the device, as many. Nobody reads these until the step has ended, and the next step
         // to which they belong is begun after that.
         unsafe { self.device.download_later("sampling", pinned.at(&bytes), bytes.len(), self.results.at()) }?;
-        let rows = uses.iter().enumerate().map(|(index, wanted)| self.on_host(token_buffer, logits, index, wanted));
-        Ok(Pending { step, results, rows: rows.collect::<Result<_, _>>()? })
+        let rows =
+            requests.iter().enumerate().map(|(index, request)| self.on_host(token_buffer, logits, index, request));
+        Ok(PendingSamples { step, results, rows: rows.collect::<Result<_, _>>()? })
     }
 
     /// What of a row is made on the host. Where that is much, it is waited for.
@@ -231,9 +232,9 @@ impl Sampling {
         token_buffer: &TokenBuffer,
         logits: &View<f32>,
         index: usize,
-        wanted: &LogitsUse<'_>,
+        request: &SampleRequest<'_>,
     ) -> Result<Row, BackendError> {
-        let LogitsUse::Sample { row, slot, return_logits } = wanted else { return Ok(Row::Score) };
+        let SampleRequest::Sample { row, slot, return_logits } = request else { return Ok(Row::Score) };
         // The device reports so many; a request for more is answered here, from the same logits to the same choice.
         let many = row.top_n > TOP_N_MAX;
         if !many && !return_logits {
@@ -253,12 +254,12 @@ impl Sampling {
             unsafe { self.device.download("reading tokens", to, from) }?;
         }
         let row = ::sampling::SampleRow { tokens: &tokens, ..*row };
-        let wanted = LogitsUse::Sample { row, slot: *slot, return_logits: *return_logits };
-        Ok(Row::Known(use_row(&mut self.sampler, &self.row, &wanted)))
+        let request = SampleRequest::Sample { row, slot: *slot, return_logits: *return_logits };
+        Ok(Row::Known(sample_or_score_row(&mut self.sampler, &self.row, &request)))
     }
 
     /// The outputs, once the device has left the results.
-    pub(crate) fn take(&self, pending: Pending) -> Vec<LogitsOutput> {
+    pub(crate) fn take(&self, pending: PendingSamples) -> Vec<SampleOutput> {
         let pinned = self.pinned.as_ref().expect("room was made");
         // SAFETY: the copy to these has ended with their step; the device may be writing those of the other step.
         let bytes = unsafe { pinned.range(bytes_of(&pending.results)) };
@@ -273,11 +274,11 @@ fn bytes_of(results: &Range<usize>) -> Range<usize> {
     results.start * size_of::<SampleResult>()..results.end * size_of::<SampleResult>()
 }
 
-fn output(row: Row, result: &SampleResult) -> LogitsOutput {
+fn output(row: Row, result: &SampleResult) -> SampleOutput {
     match row {
-        Row::Score => LogitsOutput::Score(result.token.model_logprob),
+        Row::Score => SampleOutput::Score(result.token.model_logprob),
         Row::Known(output) => output,
-        Row::Sample(logits) => LogitsOutput::Sample(Sample {
+        Row::Sample(logits) => SampleOutput::Sample(Sample {
             token: scored(&result.token),
             top: result.tops.iter().take(result.top as usize).map(scored).collect(),
             logits,
@@ -300,18 +301,18 @@ fn mask_words(vocab: usize) -> usize {
 }
 
 /// The tokens of which the device must be told: of a sequence without a slot, where something counts them.
-fn scratch_tokens<'a>(wanted: &LogitsUse<'a>) -> Option<&'a [u32]> {
-    let LogitsUse::Sample { row, slot: None, .. } = wanted else { return None };
+fn scratch_tokens<'a>(request: &SampleRequest<'a>) -> Option<&'a [u32]> {
+    let SampleRequest::Sample { row, slot: None, .. } = request else { return None };
     let settings = row.params.settings();
     let counted = settings.repetition_penalty != 1.0 || settings.frequency_penalty != 0.0;
     (counted || settings.watermark).then_some(row.tokens)
 }
 
-fn row(slot: usize, wanted: &LogitsUse<'_>) -> SampleRow {
+fn row(slot: usize, request: &SampleRequest<'_>) -> SampleRow {
     let empty = SampleRow { slot: slot as u32, ..SampleRow::default() };
-    let (of, keeps) = match wanted {
-        LogitsUse::Score { token } => return SampleRow { flags: SCORE, token: *token, ..empty },
-        LogitsUse::Sample { row, slot, .. } => (row, slot.is_some()),
+    let (of, keeps) = match request {
+        SampleRequest::Score { token } => return SampleRow { flags: SCORE, token: *token, ..empty },
+        SampleRequest::Sample { row, slot, .. } => (row, slot.is_some()),
     };
     let settings = of.params.settings();
     let (draw, key) = match settings.choice {

@@ -56,9 +56,9 @@ const PREFILL_ROWS_MIN: usize = 8;
 /// Every part begins at a multiple of this.
 const ALIGN: usize = 64;
 
-/// How much of everything a step's inputs have room for; from that follows where each part lies.
+/// How many of each part a step's inputs can hold; the layout follows from that alone.
 #[derive(Clone, Copy, Debug, Default)]
-struct Room {
+struct Capacity {
     /// Rows of the batch.
     rows: usize,
     sequences: usize,
@@ -67,7 +67,7 @@ struct Room {
     items: usize,
     /// Rows whose logits are used.
     samples: usize,
-    /// They are used so many at a time.
+    /// They are sampled or scored so many at a time.
     chunks: usize,
     table_stride: usize,
 }
@@ -75,7 +75,7 @@ struct Room {
 /// The parts, in the order in which they lie.
 const PARTS: usize = 9;
 
-impl Room {
+impl Capacity {
     /// Of each part, and of all.
     fn offsets(&self) -> ([usize; PARTS], usize) {
         offsets([
@@ -153,10 +153,10 @@ pub(crate) struct Step {
     deterministic: bool,
 }
 
-/// Room for a step in which each sequence has one row, at places that depend on the room alone.
+/// The place of a step in which each sequence has one row. Its layout depends on the capacity alone.
 pub(crate) struct Bucket {
     pub(crate) at: StepAt,
-    room: Room,
+    capacity: Capacity,
     /// Of the chunks of rows whose logits are used.
     chunk_rows: usize,
 }
@@ -177,7 +177,7 @@ impl Step {
     pub(crate) fn bytes(rows: usize, positions: usize) -> usize {
         let table_stride = positions.div_ceil(BLOCK_TOKENS);
         let (sequences, tokens, items, samples, chunks) = (rows, rows, rows, rows, rows);
-        Room { rows, sequences, tokens, items, samples, chunks, table_stride }.offsets().1
+        Capacity { rows, sequences, tokens, items, samples, chunks, table_stride }.offsets().1
     }
 
     /// Where a step's inputs lie that has room for `rows` rows, each of a sequence of up to `positions` positions, and whose
@@ -191,20 +191,20 @@ impl Step {
     ) -> Bucket {
         let table_stride = positions.div_ceil(BLOCK_TOKENS);
         let (sequences, samples, chunks) = (rows, rows, rows.div_ceil(chunk_rows));
-        let room = Room { rows, sequences, samples, chunks, table_stride, ..Room::default() };
+        let capacity = Capacity { rows, sequences, samples, chunks, table_stride, ..Capacity::default() };
         let at = StepAt {
             rows,
             positions,
             single_rows: true,
             decode_rows: [0, rows],
-            ..self.place(&room, token_buffer, true)
+            ..self.place(&capacity, token_buffer, true)
         };
-        Bucket { at, room, chunk_rows }
+        Bucket { at, capacity, chunk_rows }
     }
 
     /// The parts in memory, without what is in them.
-    fn place(&self, room: &Room, token_buffer: &TokenBuffer, slots: bool) -> StepAt {
-        let (offsets, bytes) = room.offsets();
+    fn place(&self, capacity: &Capacity, token_buffer: &TokenBuffer, slots: bool) -> StepAt {
+        let (offsets, bytes) = capacity.offsets();
         assert!(bytes <= self.memory.bytes(), "{bytes} bytes of a step's inputs");
         let [inputs, step_rows, sequences, items, token_rows, tokens, gather, samples, tables] =
             offsets.map(|offset| self.memory.at() + offset as u64);
@@ -213,7 +213,7 @@ impl Step {
             true => TokensAt { rows: step_rows, history: token_buffer.at(), stride: token_buffer.stride() },
             false => TokensAt { rows: token_rows, history: tokens, stride: 0 },
         };
-        let table_stride = room.table_stride;
+        let table_stride = capacity.table_stride;
         StepAt {
             inputs,
             step_rows,
@@ -260,13 +260,13 @@ impl Step {
         let rows = batch.rows();
         let slots = !batch.seqs.is_empty() && batch.seqs.iter().all(|seq| seq.slot.is_some());
         let items = self.items(batch);
-        let room = Room {
+        let capacity = Capacity {
             rows,
             sequences: batch.seqs.len(),
             tokens: if slots { 0 } else { rows },
             items: items.len(),
             table_stride: batch.seqs.iter().map(|seq| seq.table.len()).max().unwrap_or(0).max(1),
-            ..Room::default()
+            ..Capacity::default()
         };
         let inputs = StepInputs {
             rows: rows as u32,
@@ -276,19 +276,19 @@ impl Step {
         };
         let step_rows = self.rows(batch);
         let token_row = |row| StepRow { slot: 0, position: row as u32, sequence: 0, prefill: 0 };
-        let token_rows: Vec<StepRow> = (0..room.tokens).map(token_row).collect();
+        let token_rows: Vec<StepRow> = (0..capacity.tokens).map(token_row).collect();
         let parts = Parts {
             inputs: &[inputs],
             step_rows: &step_rows,
             batch,
             items: &items,
             token_rows: &token_rows,
-            tokens: &batch.tokens[..room.tokens],
+            tokens: &batch.tokens[..capacity.tokens],
             gather: &[],
             samples: &[],
         };
-        self.memory.at_least(arena, room.offsets().1)?;
-        parts.send(&room, staging, self.memory.at())?;
+        self.memory.at_least(arena, capacity.offsets().1)?;
+        parts.send(&capacity, staging, self.memory.at())?;
         Ok(StepAt {
             rows,
             prefill_items: items.len(),
@@ -296,7 +296,7 @@ impl Step {
             single_rows: batch.seqs.iter().all(|seq| seq.rows.len() == 1),
             decode_rows: decode_rows(&step_rows),
             block_max: batch.blocks.iter().copied().max().unwrap_or(0),
-            ..self.place(&room, token_buffer, slots)
+            ..self.place(&capacity, token_buffer, slots)
         })
     }
 
@@ -310,8 +310,11 @@ impl Step {
         samples: &[SampleRow],
     ) -> Result<(), BackendError> {
         self.at = None;
-        assert!(batch.rows() <= bucket.room.rows && samples.len() <= bucket.room.samples, "a step beyond its bucket");
-        let mut inputs = vec![StepInputs::default(); 1 + bucket.room.chunks];
+        assert!(
+            batch.rows() <= bucket.capacity.rows && samples.len() <= bucket.capacity.samples,
+            "a step beyond its bucket"
+        );
+        let mut inputs = vec![StepInputs::default(); 1 + bucket.capacity.chunks];
         (inputs[0].rows, inputs[0].sequences) = (batch.rows() as u32, batch.seqs.len() as u32);
         for (inputs, chunk) in inputs[1..].iter_mut().zip(samples.chunks(bucket.chunk_rows)) {
             inputs.samples = chunk.len() as u32;
@@ -327,7 +330,7 @@ impl Step {
             gather: &gather,
             samples,
         };
-        parts.send(&bucket.room, staging, self.memory.at())
+        parts.send(&bucket.capacity, staging, self.memory.at())
     }
 
     fn rows(&self, batch: &Batch) -> Vec<StepRow> {
@@ -371,11 +374,11 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Sends them to `to`, each to its place in `room`.
-    fn send(&self, room: &Room, staging: &mut Staging, to: u64) -> Result<(), BackendError> {
-        let (offsets, _) = room.offsets();
+    /// Sends them to `to`, each to its place in `capacity`.
+    fn send(&self, capacity: &Capacity, staging: &mut Staging, to: u64) -> Result<(), BackendError> {
+        let (offsets, _) = capacity.offsets();
         let sequences: Vec<StepSequence> = self.batch.seqs.iter().map(sequence).collect();
-        let tables = padded_tables(self.batch, room.table_stride);
+        let tables = padded_tables(self.batch, capacity.table_stride);
         let parts: [&[u8]; PARTS] = [
             bytemuck::cast_slice(self.inputs),
             bytemuck::cast_slice(self.step_rows),
@@ -391,7 +394,7 @@ impl Parts<'_> {
         let fill = |to: &mut [u8]| {
             offsets.iter().zip(parts).for_each(|(&offset, part)| to[offset..][..part.len()].copy_from_slice(part));
         };
-        // SAFETY: the memory has room for `room`, as whoever placed its parts there has asserted, and lives as long as the
+        // SAFETY: the memory has room for `capacity`, as whoever placed its parts there has asserted, and lives as long as the
         // backend.
         unsafe { staging.send(to, end, fill) }
     }

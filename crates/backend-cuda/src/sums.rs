@@ -88,11 +88,11 @@ impl Cuda {
         let AllReducePath::Peers(peers) = &mut self.all_reduce_path else { unreachable!("only on this path") };
         let layer = partial.is_some();
         let own = |peers: &PeerMemory| if layer { peers.layer_partial(rank) } else { peers.other_partial(rank) };
-        let (from, lent) = partial.map_or((x.f32().at, None), |partial| (partial.f32().at, partial.lent()));
-        if lent.is_none() {
+        let (from, alias) = partial.map_or((x.f32().at, None), |partial| (partial.f32().at, partial.alias()));
+        if alias.is_none() {
             peers.reserve(&mut *self.host, x.rows_max() * row_bytes, 0)?;
         }
-        if lent != Some(own(peers)) {
+        if alias != Some(own(peers)) {
             // SAFETY: both have room for the rows.
             unsafe { self.device.copy(own(peers), from, rows * row_bytes) }?;
         }
@@ -112,12 +112,12 @@ impl Cuda {
         Ok(())
     }
 
-    /// `y` is about to be a layer's partial sum: where peers read it, it is written to where they do.
-    pub(crate) fn lend_partial(&self, y: &mut CudaTensor) {
+    /// `y` is about to be a layer's partial sum: where peers read it, it becomes an alias of the buffer that they read.
+    pub(crate) fn alias_to_peers(&self, y: &mut CudaTensor) {
         let bytes = y.rows_max() * y.stride() * size_of::<f32>();
         match &self.all_reduce_path {
             AllReducePath::Peers(peers) if bytes <= peers.partial_bytes() => {
-                y.becomes_lent(peers.layer_partial(self.host.rank()));
+                y.becomes_alias(peers.layer_partial(self.host.rank()));
             }
             _ => y.becomes(Form::F32),
         }

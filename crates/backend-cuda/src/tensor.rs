@@ -16,8 +16,8 @@ pub(crate) const PAD: usize = 8;
 /// columns, and what stands there is zeros.
 pub struct CudaTensor {
     memory: Buffer,
-    /// Where the f32 are, if not in `memory`: in memory that the peers read.
-    lent: Option<u64>,
+    /// Where the f32 are, if not in `memory`: in a buffer that the peers read.
+    alias: Option<u64>,
     rows: usize,
     rows_max: usize,
     columns: usize,
@@ -41,7 +41,7 @@ impl CudaTensor {
         let stride = columns.next_multiple_of(PAD);
         Ok(Self {
             memory: arena.buffer("activations", Self::bytes(rows_max, columns))?,
-            lent: None,
+            alias: None,
             rows: 0,
             rows_max,
             columns,
@@ -75,25 +75,25 @@ impl CudaTensor {
     /// The tensor is about to be written, as `form`.
     pub(crate) fn becomes(&mut self, form: Form) {
         self.form = form;
-        self.lent = None;
+        self.alias = None;
         self.rounded.set(false);
         self.has_moments.set(false);
     }
 
-    /// The tensor is about to be written as f32, to memory that is not its own.
-    pub(crate) fn becomes_lent(&mut self, at: u64) {
+    /// The tensor is about to be written as f32, to memory at `at` that is not its own.
+    pub(crate) fn becomes_alias(&mut self, at: u64) {
         self.becomes(Form::F32);
-        self.lent = Some(at);
+        self.alias = Some(at);
     }
 
-    /// Where its f32 are, if in memory that is not its own.
-    pub(crate) fn lent(&self) -> Option<u64> {
-        self.lent
+    /// The address of its f32, if in memory that is not its own.
+    pub(crate) fn alias(&self) -> Option<u64> {
+        self.alias
     }
 
     /// As f32.
     pub(crate) fn f32(&self) -> View<f32> {
-        View::new(self.lent.unwrap_or(self.memory.at()), self.rows_max, self.columns, self.stride)
+        View::new(self.alias.unwrap_or(self.memory.at()), self.rows_max, self.columns, self.stride)
     }
 
     /// As bf16, the padding counted as columns: as products read it.

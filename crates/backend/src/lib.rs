@@ -29,12 +29,12 @@ mod traits;
 pub use batch::{Batch, BatchSeq};
 pub use collective::{Collective, CollectiveError, SingleRank};
 pub use footprint::{Footprint, RankBytes, RankShapes, ReferenceFootprint, WeightFormat};
-pub use logits::{LogitsOutput, LogitsUse, use_logits, use_row};
+pub use logits::{SampleOutput, SampleRequest, sample_or_score, sample_or_score_row};
 pub use mapped::{MappedTensor, MappedWeight};
 pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
 pub use sampling::SampleRow;
 pub use threads::Threads;
 pub use traits::{
-    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepInput,
-    StepLimits, Tensor, Work, dense_then_down, norm_then_linear,
+    AttentionShape, Backend, BackendError, EagerStep, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights,
+    StepInput, StepLimits, Tensor, dense_then_down, norm_then_linear,
 };

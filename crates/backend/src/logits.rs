@@ -1,12 +1,12 @@
-//! What becomes of a row of logits.
+//! Rows of logits, sampled from or scored.
 
 use crate::{Collective, CollectiveError};
 use sampling::{SampleRow, Sampler};
 use step::Sample;
 
-/// What one row of logits is for.
+/// What to do with one row of logits.
 #[derive(Clone, Debug)]
-pub enum LogitsUse<'a> {
+pub enum SampleRequest<'a> {
     /// Choose the next token.
     Sample {
         /// From what, and how.
@@ -25,50 +25,50 @@ pub enum LogitsUse<'a> {
     },
 }
 
-/// The answer to a [`LogitsUse`].
+/// The answer to a [`SampleRequest`].
 #[derive(Clone, Debug, PartialEq)]
-pub enum LogitsOutput {
-    /// To [`LogitsUse::Sample`].
+pub enum SampleOutput {
+    /// To [`SampleRequest::Sample`].
     Sample(Sample),
-    /// To [`LogitsUse::Score`]: the natural logarithm of the token's probability.
+    /// To [`SampleRequest::Score`]: the natural logarithm of the token's probability.
     Score(f32),
 }
 
-/// [`crate::Backend::use_logits`] on host memory: gathers each row of `logits` (this rank's part, row-major) and uses
+/// [`crate::Backend::sample_or_score`] on host memory: gathers each row of `logits` (this rank's part, row-major) and uses
 /// it. `whole` is scratch for one row.
 ///
 /// # Errors
 ///
 /// [`CollectiveError`], from gathering.
-pub fn use_logits(
+pub fn sample_or_score(
     collective: &mut dyn Collective,
     logits: &[f32],
     vocab: &[usize],
-    uses: &[LogitsUse<'_>],
+    requests: &[SampleRequest<'_>],
     whole: &mut Vec<f32>,
     sampler: &mut Sampler,
-) -> Result<Vec<LogitsOutput>, CollectiveError> {
+) -> Result<Vec<SampleOutput>, CollectiveError> {
     let columns = vocab[collective.rank()];
-    assert_eq!(logits.len(), uses.len() * columns, "one use for each row of logits");
+    assert_eq!(logits.len(), requests.len() * columns, "one request for each row of logits");
     whole.resize(vocab.iter().sum(), 0.0);
-    let mut outputs = Vec::with_capacity(uses.len());
-    for (row, wanted) in uses.iter().enumerate() {
+    let mut outputs = Vec::with_capacity(requests.len());
+    for (row, request) in requests.iter().enumerate() {
         collective.all_gather(&logits[row * columns..][..columns], vocab, whole)?;
-        outputs.push(use_row(sampler, whole, wanted));
+        outputs.push(sample_or_score_row(sampler, whole, request));
     }
     Ok(outputs)
 }
 
 /// Samples from, or scores, one whole row of logits.
-pub fn use_row(sampler: &mut Sampler, logits: &[f32], wanted: &LogitsUse<'_>) -> LogitsOutput {
-    match wanted {
-        LogitsUse::Sample { row, return_logits, .. } => {
+pub fn sample_or_score_row(sampler: &mut Sampler, logits: &[f32], request: &SampleRequest<'_>) -> SampleOutput {
+    match request {
+        SampleRequest::Sample { row, return_logits, .. } => {
             let mut sample = sampler.sample(logits, row);
             if *return_logits {
                 sample.logits = logits.to_vec();
             }
-            LogitsOutput::Sample(sample)
+            SampleOutput::Sample(sample)
         }
-        LogitsUse::Score { token } => LogitsOutput::Score(sampling::model_logprob(logits, *token)),
+        SampleRequest::Score { token } => SampleOutput::Score(sampling::model_logprob(logits, *token)),
     }
 }

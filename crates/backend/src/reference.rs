@@ -1,8 +1,8 @@
 //! Every operation as its formula says it: the measure for the other backends.
 
 use crate::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, KvGroup, Linear, LogitsOutput, LogitsUse,
-    Norm, Positions, ReadWeights, ReferenceFootprint, Tensor, positions, use_logits,
+    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, KvGroup, Linear, Norm, Positions, ReadWeights,
+    ReferenceFootprint, SampleOutput, SampleRequest, Tensor, positions, sample_or_score,
 };
 use half::bf16;
 use sampling::Sampler;
@@ -135,7 +135,7 @@ impl<C: Collective> Backend for Reference<C> {
     type Matrix = HostMatrix;
     type Vector = Vec<f32>;
     type KvCache = HostKvCache;
-    type Outputs = Vec<LogitsOutput>;
+    type Pending = Vec<SampleOutput>;
 
     fn footprint(&self) -> &dyn Footprint {
         &ReferenceFootprint
@@ -283,18 +283,18 @@ impl<C: Collective> Backend for Reference<C> {
         Ok(())
     }
 
-    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
+    fn wait(&mut self, outputs: Vec<SampleOutput>) -> Result<Vec<SampleOutput>, BackendError> {
         Ok(outputs)
     }
 
-    fn use_logits(
+    fn sample_or_score(
         &mut self,
         logits: &HostTensor,
         vocab: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
+        requests: &[SampleRequest<'_>],
+    ) -> Result<Vec<SampleOutput>, BackendError> {
         let mine = &logits.values[..logits.rows * logits.columns];
-        Ok(use_logits(&mut self.collective, mine, vocab, uses, &mut self.whole_row, &mut self.sampler)?)
+        Ok(sample_or_score(&mut self.collective, mine, vocab, requests, &mut self.whole_row, &mut self.sampler)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operations that a device offers to the forward pass.
 
-use crate::{Batch, CollectiveError, Footprint, LogitsOutput, LogitsUse, MappedWeight};
+use crate::{Batch, CollectiveError, Footprint, MappedWeight, SampleOutput, SampleRequest};
 use half::bf16;
 use std::ops::Range;
 
@@ -135,12 +135,13 @@ pub struct StepInput<'a> {
     pub batch: &'a Batch,
     /// The rows whose logits are used; none twice.
     pub rows: &'a [usize],
-    /// How, for each of them.
-    pub uses: &'a [LogitsUse<'a>],
+    /// What to do with the logits of each of them.
+    pub requests: &'a [SampleRequest<'a>],
 }
 
-/// Does the operations of a step, and gives what [`Backend::use_logits`] gave.
-pub type Work<'a, B> = dyn FnMut(&mut B, &StepInput<'_>) -> Result<Vec<<B as Backend>::Outputs>, BackendError> + 'a;
+/// Issues the operations of a step one by one, and returns what [`Backend::sample_or_score`] returned.
+pub type EagerStep<'a, B> =
+    dyn FnMut(&mut B, &StepInput<'_>) -> Result<Vec<<B as Backend>::Pending>, BackendError> + 'a;
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -172,8 +173,8 @@ pub trait Backend: Sized {
     type Vector;
     /// Keys and values of all layers, in blocks of [`step::BLOCK_TOKENS`] tokens.
     type KvCache;
-    /// What becomes of logits; it may still be on its way from the device.
-    type Outputs;
+    /// Outputs of [`Backend::sample_or_score`], which the device may not have made yet.
+    type Pending;
 
     /// Rows of logits that a step computes at a time: enough to keep a product busy, few enough to stay small beside
     /// weights.
@@ -218,17 +219,17 @@ pub trait Backend: Sized {
     fn kv_cache(&mut self, shape: &AttentionShape, layers: usize, blocks: usize)
     -> Result<Self::KvCache, BackendError>;
 
-    /// All that steps need has been made, and this is the most that they will ask for: from here on, no operation
-    /// allocates memory of the device. All ranks call it, or none.
-    fn ready(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
+    /// Ends loading: all that steps need has been made, and no step exceeds `limits`. From here on, no operation allocates
+    /// memory of the device. All ranks call it, or none.
+    fn seal(&mut self, limits: &StepLimits) -> Result<(), BackendError> {
         let _ = limits;
         Ok(())
     }
 
-    /// Calls `work`, after [`Backend::ready`], for some steps in which every sequence has one row, to record their operations
-    /// instead of doing them. All ranks call it, or none.
-    fn record(&mut self, work: &mut Work<'_, Self>) -> Result<(), BackendError> {
-        let _ = work;
+    /// Calls `eager`, after [`Backend::seal`], for some steps in which every sequence has one row, to capture their operations
+    /// instead of running them, as a CUDA graph does. All ranks call it, or none.
+    fn capture(&mut self, eager: &mut EagerStep<'_, Self>) -> Result<(), BackendError> {
+        let _ = eager;
         Ok(())
     }
 
@@ -245,25 +246,25 @@ pub trait Backend: Sized {
         Ok(())
     }
 
-    /// Begins a step: `work` does its operations and gives what [`Backend::use_logits`] gave. Where the same operations have
-    /// been recorded, they may be begun without `work`.
+    /// Begins a step: replays it where the same operations have been captured, else calls `eager`. Returns what
+    /// [`Backend::sample_or_score`] returned.
     fn step(
         &mut self,
         step: &StepInput<'_>,
-        work: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<Self::Outputs>, BackendError>,
-    ) -> Result<Vec<Self::Outputs>, BackendError> {
-        work(self, step)
+        eager: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<Self::Pending>, BackendError>,
+    ) -> Result<Vec<Self::Pending>, BackendError> {
+        eager(self, step)
     }
 
-    /// Whether [`Backend::outputs`] would not have to wait. An error, if there will be none: the device has failed, or is
-    /// later than it may be.
-    fn is_done(&mut self, outputs: &Self::Outputs) -> Result<bool, BackendError> {
-        let _ = outputs;
+    /// Whether the outputs are there, so that [`Backend::wait`] returns at once. An error, if they never will be: the device
+    /// has failed, or is later than it may be.
+    fn poll(&mut self, pending: &Self::Pending) -> Result<bool, BackendError> {
+        let _ = pending;
         Ok(true)
     }
 
-    /// Waits for outputs. They are taken in the order in which they came.
-    fn outputs(&mut self, outputs: Self::Outputs) -> Result<Vec<LogitsOutput>, BackendError>;
+    /// Waits for outputs, and returns them. They are taken in the order in which they were asked for.
+    fn wait(&mut self, pending: Self::Pending) -> Result<Vec<SampleOutput>, BackendError>;
 
     /// Sets the rows in use to `values.len() / columns` and fills them: for tests and inspection.
     fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) -> Result<(), BackendError>;
@@ -317,14 +318,14 @@ pub trait Backend: Sized {
     /// `x += Σ partial` over all ranks, in rank order: the same bits on every rank. `partial` may be overwritten.
     fn all_reduce_add(&mut self, partial: &mut Self::Tensor, x: &mut Self::Tensor) -> Result<(), BackendError>;
 
-    /// Samples from, or scores, each row of the vocabulary-parallel `logits`, as `uses` says for each. The whole row is the
+    /// Samples from, or scores, each row of the vocabulary-parallel `logits`, as `requests` says for each. The whole row is the
     /// ranks' parts one behind the other; `vocab[r]` columns are rank `r`'s. Every rank makes the same choice.
-    fn use_logits(
+    fn sample_or_score(
         &mut self,
         logits: &Self::Tensor,
         vocab: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<Self::Outputs, BackendError>;
+        requests: &[SampleRequest<'_>],
+    ) -> Result<Self::Pending, BackendError>;
 
     // Fused operations: launches ① and ③ of a layer at decode (② is `attend`, ④ is `all_reduce_add`).
 

@@ -1,7 +1,7 @@
 //! The model on one rank.
 
 use crate::shapes::Capacity;
-use backend::{Backend, BackendError, Batch, Linear, LogitsOutput, Norm, NormLinear, StepInput, Tensor};
+use backend::{Backend, BackendError, Batch, Linear, Norm, NormLinear, SampleOutput, StepInput, Tensor};
 
 /// Falcon on one rank: weights, KV cache, and room for the activations of one step.
 pub struct Falcon<B: Backend> {
@@ -71,24 +71,24 @@ impl<B: Backend> Workspace<B> {
 }
 
 impl<B: Backend> Falcon<B> {
-    /// Lets the backend record the steps that it wants to.
+    /// Lets the backend capture the steps that it wants to.
     ///
     /// # Errors
     ///
     /// [`BackendError`].
-    pub(crate) fn record(&mut self) -> Result<(), BackendError> {
+    pub(crate) fn capture(&mut self) -> Result<(), BackendError> {
         let Self { backend, body } = self;
-        backend.record(&mut |backend, step| body.run(backend, step))
+        backend.capture(&mut |backend, step| body.run(backend, step))
     }
 
     /// Begins a step: its batch runs through all layers, which leaves the keys and values of all rows in the KV cache, and
-    /// the logits of some rows are used. All rows may be asked for; only a few at a time are held. The outputs are in the
-    /// order of the uses, in one or more parts.
+    /// some rows of logits are sampled or scored. All rows may be asked for; only a few at a time are held. The outputs are
+    /// in the order of the requests, in one or more parts.
     ///
     /// # Errors
     ///
     /// [`BackendError`]; the KV blocks of the batch are undefined then.
-    pub fn begin(&mut self, step: &StepInput<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+    pub fn begin(&mut self, step: &StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
         let Self { backend, body } = self;
         backend.step(step, |backend, step| body.run(backend, step))
     }
@@ -98,9 +98,9 @@ impl<B: Backend> Falcon<B> {
     /// # Errors
     ///
     /// [`BackendError`], if they never will be.
-    pub fn is_done(&mut self, outputs: &[B::Outputs]) -> Result<bool, BackendError> {
+    pub fn poll(&mut self, pending: &[B::Pending]) -> Result<bool, BackendError> {
         // They come in this order.
-        outputs.last().map_or(Ok(true), |last| self.backend.is_done(last))
+        pending.last().map_or(Ok(true), |last| self.backend.poll(last))
     }
 
     /// Waits for the outputs of a step.
@@ -108,8 +108,8 @@ impl<B: Backend> Falcon<B> {
     /// # Errors
     ///
     /// [`BackendError`].
-    pub fn outputs(&mut self, outputs: Vec<B::Outputs>) -> Result<Vec<LogitsOutput>, BackendError> {
-        let parts = outputs.into_iter().map(|part| self.backend.outputs(part));
+    pub fn wait(&mut self, pending: Vec<B::Pending>) -> Result<Vec<SampleOutput>, BackendError> {
+        let parts = pending.into_iter().map(|part| self.backend.wait(part));
         Ok(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
@@ -152,9 +152,9 @@ impl<B: Backend> Falcon<B> {
 }
 
 impl<B: Backend> Body<B> {
-    fn run(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+    fn run(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
         self.run_layers(backend, step.batch, &mut |_, _, _| Ok(()))?;
-        self.use_logits(backend, step)
+        self.sample_or_score(backend, step)
     }
 
     fn run_layers(&mut self, backend: &mut B, batch: &Batch, observe: &mut Observe<'_, B>) -> Result<(), BackendError> {
@@ -174,15 +174,15 @@ impl<B: Backend> Body<B> {
         Ok(())
     }
 
-    fn use_logits(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Outputs>, BackendError> {
+    fn sample_or_score(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
         let head = self.lm_head.as_ref().unwrap_or(&self.embeddings);
         let few = self.capacity.logits_rows_max;
         let mut outputs = Vec::with_capacity(step.rows.len().div_ceil(few));
-        for (rows, uses) in step.rows.chunks(few).zip(step.uses.chunks(few)) {
+        for (rows, requests) in step.rows.chunks(few).zip(step.requests.chunks(few)) {
             let Workspace { x, last, last_normed, logits, .. } = &mut self.workspace;
             let product = NormLinear { norm: &self.final_norm, linear: head, gelu: false, y: &mut *logits };
             backend.select_norm_linear(x, rows, product, last, last_normed)?;
-            outputs.push(backend.use_logits(logits, &self.vocab, uses)?);
+            outputs.push(backend.sample_or_score(logits, &self.vocab, requests)?);
         }
         Ok(outputs)
     }

@@ -58,7 +58,7 @@ impl<B: Backend> Falcon<B> {
         let layers = (0..config.layers).map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
         let final_norm = loader.norm(None, Role::FinalNorm)?;
         let lm_head = if config.tied { None } else { Some(loader.linear(None, Role::LmHead)?) };
-        backend.ready(&shapes.limits)?;
+        backend.seal(&shapes.limits)?;
         let body = Body {
             sequential: config.norms == LayerNorms::Sequential,
             first_token: partition.vocab.start,
@@ -72,7 +72,7 @@ impl<B: Backend> Falcon<B> {
             workspace,
         };
         let mut falcon = Self { backend, body };
-        falcon.record()?;
+        falcon.capture()?;
         Ok(falcon)
     }
 }

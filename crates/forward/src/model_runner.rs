@@ -1,7 +1,7 @@
 //! Steps: a plan becomes a batch, its logits become samples.
 
 use crate::falcon::Falcon;
-use backend::{Backend, BackendError, Batch, BatchSeq, LogitsOutput, LogitsUse, SampleRow, StepInput};
+use backend::{Backend, BackendError, Batch, BatchSeq, SampleOutput, SampleRequest, SampleRow, StepInput};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Instant;
@@ -61,7 +61,7 @@ struct RunRows {
 struct InFlight<B: Backend> {
     step: StepId,
     runs: Vec<RunRows>,
-    outputs: Vec<B::Outputs>,
+    pending: Vec<B::Pending>,
     begun: Instant,
 }
 
@@ -109,16 +109,16 @@ impl<B: Backend> ModelRunner<B> {
         }
         let runs = self.lay_out(plan.runs, rows).map_err(bad_plan)?;
         self.set_drafts(&runs).map_err(device_error)?;
-        let (rows, uses) = uses(&self.sequences, &runs, step, masks);
-        let work = StepInput { batch: &self.batch, rows: &rows, uses: &uses };
-        let outputs = self.falcon.begin(&work).map_err(device_error)?;
+        let (rows, requests) = requests(&self.sequences, &runs, step, masks);
+        let input = StepInput { batch: &self.batch, rows: &rows, requests: &requests };
+        let pending = self.falcon.begin(&input).map_err(device_error)?;
         for RunRows { run, samples, .. } in &runs {
             let sequence = self.sequences.get_mut(&run.seq).expect("laid out above");
             sequence.in_flight += 1;
             sequence.drafting = !run.draft_tokens.is_empty();
             sequence.unseen += if sequence.drafting { 0 } else { samples.len() };
         }
-        self.in_flight.push_back(InFlight { step, runs, outputs, begun });
+        self.in_flight.push_back(InFlight { step, runs, pending, begun });
         Ok(())
     }
 
@@ -128,9 +128,9 @@ impl<B: Backend> ModelRunner<B> {
     ///
     /// [`StepError`]; nothing can be run after one.
     pub fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
-        let Some(InFlight { step, outputs, .. }) = self.in_flight.front() else { return Ok(None) };
+        let Some(InFlight { step, pending, .. }) = self.in_flight.front() else { return Ok(None) };
         let step = step.0;
-        match self.falcon.is_done(outputs).map_err(|error| StepError::Backend { step, error })? {
+        match self.falcon.poll(pending).map_err(|error| StepError::Backend { step, error })? {
             true => self.end().map(Some),
             false => Ok(None),
         }
@@ -153,9 +153,9 @@ impl<B: Backend> ModelRunner<B> {
 
     /// Waits for the oldest step in flight.
     fn end(&mut self) -> Result<StepResult, StepError> {
-        let InFlight { step, runs, outputs, begun } = self.in_flight.pop_front().expect("a step is in flight");
+        let InFlight { step, runs, pending, begun } = self.in_flight.pop_front().expect("a step is in flight");
         let device_error = |error| StepError::Backend { step: step.0, error };
-        let answers = self.falcon.outputs(outputs).map_err(device_error)?;
+        let answers = self.falcon.wait(pending).map_err(device_error)?;
         let outputs = self.settle(runs, answers).map_err(device_error)?;
         // The device began it when it had ended the one before.
         let device_time = begun.max(self.ended).elapsed();
@@ -209,7 +209,7 @@ impl<B: Backend> ModelRunner<B> {
     }
 
     /// Hands the answers to their runs, and appends sampled tokens to their sequences.
-    fn settle(&mut self, runs: Vec<RunRows>, answers: Vec<LogitsOutput>) -> Result<Vec<SeqOutput>, BackendError> {
+    fn settle(&mut self, runs: Vec<RunRows>, answers: Vec<SampleOutput>) -> Result<Vec<SeqOutput>, BackendError> {
         let mut answers = answers.into_iter();
         let mut outputs = Vec::new();
         for RunRows { run, scores, samples } in runs {
@@ -240,43 +240,43 @@ impl<B: Backend> ModelRunner<B> {
     }
 }
 
-/// The rows whose logits are used, and how, in the order of the runs; within a run, scores come first.
-fn uses<'a>(
+/// The rows whose logits are used, and what to do with each, in the order of the runs; within a run, scores come first.
+fn requests<'a>(
     sequences: &'a HashMap<SeqId, Sequence>,
     runs: &[RunRows],
     step: StepId,
     masks: &'a [SampleMask],
-) -> (Vec<usize>, Vec<LogitsUse<'a>>) {
-    let (mut rows, mut uses) = (Vec::new(), Vec::new());
+) -> (Vec<usize>, Vec<SampleRequest<'a>>) {
+    let (mut rows, mut requests) = (Vec::new(), Vec::new());
     for RunRows { run, scores, samples } in runs {
         let sequence = &sequences[&run.seq];
         let first_row = samples.end - run.len;
         let position = |row: usize| run.start + (row - first_row);
         for row in scores.clone() {
             rows.push(row);
-            uses.push(LogitsUse::Score { token: sequence.spec.tokens[position(row) + 1] });
+            requests.push(SampleRequest::Score { token: sequence.spec.tokens[position(row) + 1] });
         }
         let mask = masks.iter().find(|mask| (mask.step, mask.seq) == (step, run.seq)).map(|mask| &mask.words[..]);
         for row in samples.clone() {
             rows.push(row);
-            uses.push(sequence.sample(position(row) + 1, run.draft_tokens.is_empty(), mask));
+            requests.push(sequence.sample(position(row) + 1, run.draft_tokens.is_empty(), mask));
         }
     }
-    (rows, uses)
+    (rows, requests)
 }
 
-/// Answers come in the order of the uses, so each is of the kind that was asked for.
-fn expect_score(output: LogitsOutput) -> f32 {
+/// Answers come in the order of the requests, so each is of the kind that was asked for.
+fn expect_score(output: SampleOutput) -> f32 {
     match output {
-        LogitsOutput::Score(logprob) => logprob,
-        LogitsOutput::Sample(sample) => unreachable!("a sample where a score was asked for: {sample:?}"),
+        SampleOutput::Score(logprob) => logprob,
+        SampleOutput::Sample(sample) => unreachable!("a sample where a score was asked for: {sample:?}"),
     }
 }
 
-fn expect_sample(output: LogitsOutput) -> Sample {
+fn expect_sample(output: SampleOutput) -> Sample {
     match output {
-        LogitsOutput::Sample(sample) => sample,
-        LogitsOutput::Score(logprob) => unreachable!("a score where a sample was asked for: {logprob}"),
+        SampleOutput::Sample(sample) => sample,
+        SampleOutput::Score(logprob) => unreachable!("a score where a sample was asked for: {logprob}"),
     }
 }
 
@@ -327,9 +327,9 @@ impl Sequence {
     }
 
     /// How the token at `position` is chosen. With drafts, it is settled later which tokens there are.
-    fn sample<'a>(&'a self, position: usize, keep: bool, mask: Option<&'a [u32]>) -> LogitsUse<'a> {
+    fn sample<'a>(&'a self, position: usize, keep: bool, mask: Option<&'a [u32]>) -> SampleRequest<'a> {
         let tokens = &self.spec.tokens;
-        LogitsUse::Sample {
+        SampleRequest::Sample {
             row: SampleRow {
                 params: &self.spec.sampling,
                 position: u32::try_from(position).expect("positions fit 32 bits"),

@@ -26,14 +26,14 @@ pub const OPERATIONS: [Operation; 11] = [
     ("attend", conformance::attend),
     ("select", conformance::select),
     ("all_reduce", conformance::all_reduce),
-    ("use_logits", conformance::use_logits),
+    ("sample_or_score", conformance::sample_or_score),
     ("fused_operations", conformance::fused_operations),
     ("select_norm_linear", conformance::select_norm_linear),
     ("bits_depend_on_nothing_else", conformance::bits_depend_on_nothing_else),
 ];
 
 /// Those of a tiny run.
-pub const QUICK: [&str; 4] = ["embed", "layer_norm", "select", "use_logits"];
+pub const QUICK: [&str; 4] = ["embed", "layer_norm", "select", "sample_or_score"];
 
 /// Inputs of products are rounded to bf16, by up to 2^-9 of each; so are keys, queries, weights of attention and results.
 const TOLERANCE: f32 = 4e-3;

@@ -70,7 +70,7 @@ impl EngineOptions {
     /// Seconds of [`Self::pause_limit`], where nobody says how many.
     pub const PAUSE_LIMIT_S: u32 = 600;
     /// Seconds of [`Self::load_limit`], where nobody says how many. Slow disks bring a byte now and then; opening a GPU,
-    /// connecting NCCL and recording graphs, which read none, take a minute at most.
+    /// connecting NCCL and capturing graphs, which read none, take a minute at most.
     pub const LOAD_LIMIT_S: u32 = 300;
 
     /// [`Self::tokenizer_threads`], where nobody says how many.

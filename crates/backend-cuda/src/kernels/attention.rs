@@ -12,7 +12,7 @@ pub(crate) const WIDTHS: [usize; 3] = [16, 32, 64];
 pub(crate) const TILE_HEADS: usize = 32;
 /// Positions of a block.
 pub(crate) const SPLIT: usize = 128;
-/// Rows of a launch, for which there is scratch. No step that is recorded has more.
+/// Rows of a launch, for which there is scratch. No step that is captured has more.
 const ROWS_MAX: usize = 256;
 
 /// Up to 32 query heads of one KV head.

@@ -76,8 +76,8 @@ mod host {
     }
 
     #[test]
-    fn use_logits() {
-        conformance::use_logits(&cuda(|options| options.all_reduce = AllReduceChoice::Host));
+    fn sample_or_score() {
+        conformance::sample_or_score(&cuda(|options| options.all_reduce = AllReduceChoice::Host));
     }
 }
 
@@ -86,7 +86,7 @@ mod nccl {
     use super::*;
 
     #[test]
-    fn use_logits() {
-        conformance::use_logits(&cuda(|options| options.all_reduce = AllReduceChoice::Nccl));
+    fn sample_or_score() {
+        conformance::sample_or_score(&cuda(|options| options.all_reduce = AllReduceChoice::Nccl));
     }
 }

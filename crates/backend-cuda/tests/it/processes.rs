@@ -1,7 +1,7 @@
 //! Ranks in processes of their own, which map each other's memory.
 
 use crate::standin::{finish, install, is_child, tests_in_a_process};
-use backend::{Backend, LogitsOutput, LogitsUse, SampleRow};
+use backend::{Backend, SampleOutput, SampleRequest, SampleRow};
 use backend_cpu::SharedMemory;
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
 use std::time::Duration;
@@ -46,10 +46,10 @@ fn one_rank() {
     let mine: Vec<f32> = (0..5 + rank).map(|i| (rank * 10 + i) as f32).collect();
     backend.write(&mut logits, &mine).expect("write");
     let row = SampleRow { params: &SamplingParams::GREEDY, position: 1, tokens: &[0], mask: None, top_n: 0 };
-    let uses = [LogitsUse::Sample { row, slot: None, return_logits: false }];
-    let chosen = backend.use_logits(&logits, &[5, 6, 7], &uses).expect("use_logits");
-    let chosen = backend.outputs(chosen).expect("outputs");
-    let LogitsOutput::Sample(sample) = &chosen[0] else { panic!("{chosen:?}") };
+    let requests = [SampleRequest::Sample { row, slot: None, return_logits: false }];
+    let chosen = backend.sample_or_score(&logits, &[5, 6, 7], &requests).expect("sample_or_score");
+    let chosen = backend.wait(chosen).expect("outputs");
+    let SampleOutput::Sample(sample) = &chosen[0] else { panic!("{chosen:?}") };
     assert_eq!(sample.token.id, 17, "the last of 18 is the largest");
     println!("rank {rank} is done");
 }

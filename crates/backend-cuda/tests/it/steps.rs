@@ -1,9 +1,9 @@
-//! Steps as a scheduler plans them: the same bits come of steps that were recorded and of those that were not, and whether
+//! Steps as a scheduler plans them: the same bits come of steps that were captured and of those that were not, and whether
 //! one is begun while another is on its way or not.
 
 use crate::standin::install;
 use backend::{
-    Backend, Batch, BatchSeq, Collective, LogitsOutput, LogitsUse, SampleRow, SingleRank, StepInput, StepLimits,
+    Backend, Batch, BatchSeq, Collective, SampleOutput, SampleRequest, SampleRow, SingleRank, StepInput, StepLimits,
     Tensor, Threads,
 };
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
@@ -190,9 +190,9 @@ fn through_the_host() {
     check(2, AllReduceChoice::Host, &[BOTH]);
 }
 
-/// An embedding whose rows are the logits, recorded: a step that fits does not call its work again, and what is not so is.
+/// An embedding whose rows are the logits, captured: a step that fits is replayed, and does not run its operations again.
 #[test]
-fn a_recorded_step_is_launched_without_its_work() {
+fn a_captured_step_is_replayed() {
     install();
     let mut backend = Cuda::new(&CudaOptions::new(0), Box::new(SingleRank)).expect("a device");
     let read = |elements: std::ops::Range<usize>, to: &mut [half::bf16]| {
@@ -203,16 +203,16 @@ fn a_recorded_step_is_launched_without_its_work() {
     let table = backend.matrix(8, 8, &read).expect("room");
     let mut x = backend.tensor(6, 8).expect("room");
     backend
-        .ready(&StepLimits { rows: 6, logits_rows: 6, hidden: 8, vocab: vec![8], positions: 32, sequences: 4 })
+        .seal(&StepLimits { rows: 6, logits_rows: 6, hidden: 8, vocab: vec![8], positions: 32, sequences: 4 })
         .expect("ready");
     let mut worked = 0;
-    let mut work = |backend: &mut Cuda, step: &StepInput<'_>| {
+    let mut eager = |backend: &mut Cuda, step: &StepInput<'_>| {
         worked += 1;
         x.set_rows(step.batch.rows());
         backend.embed(&table, 0, step.batch, &mut x)?;
-        Ok(vec![backend.use_logits(&x, &[8], step.uses)?])
+        Ok(vec![backend.sample_or_score(&x, &[8], step.requests)?])
     };
-    backend.record(&mut work).expect("record");
+    backend.capture(&mut eager).expect("capture");
     let mut chosen = vec![Vec::new(); 3];
     for (slot, chosen) in chosen.iter_mut().enumerate() {
         backend.set_tokens(slot, 0, &[slot as u32]).expect("tokens");
@@ -223,13 +223,13 @@ fn a_recorded_step_is_launched_without_its_work() {
         let batch = Batch { tokens: vec![0; 3], seqs: (0..3).map(seq).collect(), blocks: vec![0, 1] };
         let position = start as u32 + 1;
         let row = SampleRow { params: &SamplingParams::GREEDY, position, tokens: &[], mask: None, top_n: 0 };
-        let sample = |slot| LogitsUse::Sample { row, slot: Some(slot), return_logits: false };
-        let uses: Vec<_> = (0..3).map(sample).collect();
-        let step = StepInput { batch: &batch, rows: &[0, 1, 2], uses: &uses };
-        let outputs = backend.step(&step, &mut work).expect("step");
-        let outputs = outputs.into_iter().flat_map(|part| backend.outputs(part).expect("outputs"));
+        let sample = |slot| SampleRequest::Sample { row, slot: Some(slot), return_logits: false };
+        let requests: Vec<_> = (0..3).map(sample).collect();
+        let step = StepInput { batch: &batch, rows: &[0, 1, 2], requests: &requests };
+        let outputs = backend.step(&step, &mut eager).expect("step");
+        let outputs = outputs.into_iter().flat_map(|part| backend.wait(part).expect("outputs"));
         for (output, chosen) in outputs.collect::<Vec<_>>().into_iter().zip(&mut chosen) {
-            let LogitsOutput::Sample(sample) = output else { panic!("{output:?}") };
+            let SampleOutput::Sample(sample) = output else { panic!("{output:?}") };
             assert_eq!(sample.token.id, (3 * chosen[start] + 1) % 8, "behind {chosen:?}");
             chosen.push(sample.token.id);
         }

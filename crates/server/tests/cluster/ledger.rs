@@ -2,8 +2,8 @@
 //! way of the KV cache. So a block that was shared, reused or written wrongly shows in the very next token.
 
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Footprint, Linear, LogitsOutput, LogitsUse, Norm, ReadWeights,
-    ReferenceFootprint, Tensor,
+    AttentionShape, Backend, BackendError, Batch, Footprint, Linear, Norm, ReadWeights, ReferenceFootprint,
+    SampleOutput, SampleRequest, Tensor,
 };
 use forward::{Capacity, Falcon, ModelRunner, WeightSource};
 use half::bf16;
@@ -89,7 +89,7 @@ impl Backend for Ledger {
     type Matrix = ();
     type Vector = ();
     type KvCache = Vec<[u64; BLOCK_TOKENS]>;
-    type Outputs = Vec<LogitsOutput>;
+    type Pending = Vec<SampleOutput>;
 
     fn footprint(&self) -> &dyn Footprint {
         &ReferenceFootprint
@@ -119,7 +119,7 @@ impl Backend for Ledger {
         unreachable!("only tests of operations read")
     }
 
-    fn outputs(&mut self, outputs: Vec<LogitsOutput>) -> Result<Vec<LogitsOutput>, BackendError> {
+    fn wait(&mut self, outputs: Vec<SampleOutput>) -> Result<Vec<SampleOutput>, BackendError> {
         Ok(outputs)
     }
 
@@ -178,21 +178,21 @@ impl Backend for Ledger {
         copy(partial, x)
     }
 
-    fn use_logits(
+    fn sample_or_score(
         &mut self,
         logits: &Numbers,
         _: &[usize],
-        uses: &[LogitsUse<'_>],
-    ) -> Result<Vec<LogitsOutput>, BackendError> {
+        requests: &[SampleRequest<'_>],
+    ) -> Result<Vec<SampleOutput>, BackendError> {
         let score = TokenScore { logprob: -1.0, model_logprob: -1.0 };
-        let output = |(&sum, used): (&u64, &LogitsUse<'_>)| match used {
-            LogitsUse::Score { .. } => LogitsOutput::Score(-1.0),
-            LogitsUse::Sample { .. } => {
+        let output = |(&sum, used): (&u64, &SampleRequest<'_>)| match used {
+            SampleRequest::Score { .. } => SampleOutput::Score(-1.0),
+            SampleRequest::Sample { .. } => {
                 let token = ScoredToken { id: choice(sum), score };
-                LogitsOutput::Sample(Sample { token, top: Vec::new(), logits: Vec::new() })
+                SampleOutput::Sample(Sample { token, top: Vec::new(), logits: Vec::new() })
             }
         };
-        Ok(logits.0.iter().zip(uses).map(output).collect())
+        Ok(logits.0.iter().zip(requests).map(output).collect())
     }
 }
 

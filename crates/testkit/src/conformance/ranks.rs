@@ -3,7 +3,7 @@
 use super::random::{Random, tensor};
 use super::{Subject, assert_bits, reference};
 use crate::on_threads;
-use backend::{Backend, LogitsOutput, LogitsUse};
+use backend::{Backend, SampleOutput, SampleRequest};
 use sampling::SampleRow;
 use step::{Choice, SamplingParams, SamplingSettings};
 
@@ -28,8 +28,8 @@ pub fn all_reduce<B: Backend>(subject: &Subject<B>) {
     }
 }
 
-/// [`Backend::use_logits`]: every rank gives what the reference gives that has the whole rows.
-pub fn use_logits<B: Backend>(subject: &Subject<B>) {
+/// [`Backend::sample_or_score`]: every rank gives what the reference gives that has the whole rows.
+pub fn sample_or_score<B: Backend>(subject: &Subject<B>) {
     let mut random = Random::new();
     let draw = SamplingSettings {
         choice: Choice::Draw { seed: random.0.u64(..), index: 1 },
@@ -40,29 +40,29 @@ pub fn use_logits<B: Backend>(subject: &Subject<B>) {
     };
     let params = [SamplingParams::GREEDY, SamplingParams::try_new(draw).expect("valid settings")];
     let tokens: Vec<u32> = (0..9).map(|_| random.0.u32(..100)).collect();
-    let sample = |params, position, top_n, return_logits| LogitsUse::Sample {
+    let sample = |params, position, top_n, return_logits| SampleRequest::Sample {
         row: SampleRow { params, position, tokens: &tokens, mask: None, top_n },
         slot: None,
         return_logits,
     };
-    let uses = [
+    let requests = [
         sample(&params[0], 9, 0, true),
         sample(&params[1], 10, 5, false),
-        LogitsUse::Score { token: 42 },
+        SampleRequest::Score { token: 42 },
         sample(&params[1], 11, 1, false),
-        LogitsUse::Score { token: 99 },
+        SampleRequest::Score { token: 99 },
     ];
     for vocab in [&[100][..], &[60, 40], &[33, 0, 67]] {
-        let logits = random.values(uses.len() * 100, 5.0);
+        let logits = random.values(requests.len() * 100, 5.0);
         let mut whole = reference();
-        let rows = tensor(&mut whole, uses.len(), &logits);
-        let expected: Vec<LogitsOutput> = whole.use_logits(&rows, &[100], &uses).expect("use_logits");
+        let rows = tensor(&mut whole, requests.len(), &logits);
+        let expected: Vec<SampleOutput> = whole.sample_or_score(&rows, &[100], &requests).expect("sample_or_score");
         in_ranks(subject, vocab.len(), |rank, backend| {
             let first: usize = vocab[..rank].iter().sum();
             let mine: Vec<f32> = logits.chunks(100).flat_map(|row| row[first..][..vocab[rank]].to_vec()).collect();
-            let mine = tensor(backend, uses.len(), &mine);
-            let got = backend.use_logits(&mine, vocab, &uses).expect("use_logits");
-            let got = backend.outputs(got).expect("outputs");
+            let mine = tensor(backend, requests.len(), &mine);
+            let got = backend.sample_or_score(&mine, vocab, &requests).expect("sample_or_score");
+            let got = backend.wait(got).expect("outputs");
             assert_eq!(got, expected, "rank {rank} of the vocabulary parts {vocab:?}");
         });
     }

@@ -20,7 +20,7 @@ const FUSED: &str = "conformance::deterministic::fused_operations";
 const NORM: &str = "conformance::deterministic::layer_norm";
 const ATTEND: &str = "conformance::deterministic::attend";
 const PREFILL: &str = "conformance::fast::attend";
-const SAMPLE: &str = "conformance::deterministic::use_logits";
+const SAMPLE: &str = "conformance::deterministic::sample_or_score";
 const REDUCE: &str = "conformance::deterministic::all_reduce";
 
 /// A row: class, what, file, kernels, from, to, test.

@@ -8,7 +8,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("all_reduce", &["all_reduce", "all_reduce_add"]),
     ("attention", &["attend"]),
     ("embed", &["embed"]),
-    ("gather", &["use_logits"]),
+    ("gather", &["sample_or_score"]),
     ("gelu", &["gelu"]),
     ("norm", &["layer_norm"]),
     ("norm_product", &["norm_linear", "select_norm_linear"]),
@@ -17,7 +17,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("prefill_attention", &["attend"]),
     ("product", &["linear", "linear_add", "dense_and_down"]),
     ("rotate_store", &["attend"]),
-    ("sample", &["use_logits"]),
+    ("sample", &["sample_or_score"]),
 ];
 
 const WRAPPERS: &str = "crates/backend-cuda/src/kernels/";
