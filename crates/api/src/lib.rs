@@ -1,26 +1,25 @@
-//! The public request, parameter and response types with their validation, shared by gRPC, HTTP and the command line.
+//! What a request asks for and what it is answered with, in no protocol's words, and what makes a request valid.
 //!
-//! * [`GenerateRequest`] with its [`Parameters`] is what a client sends.
+//! * [`Request`] is what a dialect makes of what its client sent.
 //! * [`check`] holds all but the prompt's tokens against the [`Limits`], and [`CheckedRequest::encode`] makes a [`ValidRequest`] of
 //!   what it returns: the only way to have one, so nothing behind it checks again.
-//! * [`GenerateResponse`] is what a client gets; [`ErrorBody`] where that fails.
-//!
-//! Names, defaults, limits, messages and JSON shapes are those of Text Generation Inference ("TGI"), 0.9.3 and up.
+//! * [`Violation`] is the rule that a request breaks: a code with the field and the numbers.
+//! * [`TokenEvent`]s and the [`Answer`] are what comes of it.
 //!
 //! **Invariant:** no socket, clock, entropy or tokenizer: what validation needs of them is passed in.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-mod error;
+mod answer;
+mod limits;
 mod request;
-mod response;
 mod validation;
-mod validation_error;
+mod violation;
 
-pub use error::{ErrorBody, ErrorKind};
-pub use request::{GenerateRequest, Inputs, Parameters};
-pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, Token};
+pub use answer::{Answer, Completion, PromptToken, Token, TokenEvent};
+pub use limits::Limits;
+pub use request::{Grammar, Prompt, Request, Sampling, Stop};
 pub use step::{FinishReason, Priority};
-pub use validation::{CheckedRequest, Limits, ValidRequest, check};
-pub use validation_error::ValidationError;
+pub use validation::{CheckedRequest, ValidRequest, check};
+pub use violation::{Field, Range, Violation};

@@ -1,7 +1,7 @@
 //! The parameters of a request, each as a flag.
 
-use api::Parameters;
 use clap::Args;
+use server::dialects::tgi::Parameters;
 
 /// The parameters of a request. Ranges are checked where all requests are.
 #[derive(Args, Clone, Debug)]

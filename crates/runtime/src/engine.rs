@@ -8,6 +8,7 @@ use api::Limits;
 use backend_cpu::Isa;
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
+use server::dialects::tgi;
 use server::{Info, Service, TokenizerPool};
 use sizing::{Asked, CONCURRENT_REQUESTS_MAX, Fit};
 use std::path::{Path, PathBuf};
@@ -177,6 +178,7 @@ impl Prepared {
             backend: backend.to_owned(),
             tensor_parallel: world,
             limits: options.limits(&config, &tokenizer, kv_tokens as usize, max_concurrent_requests)?,
+            tgi: EngineOptions::tgi_limits(max_concurrent_requests),
             max_concurrent_requests: max_concurrent_requests as usize,
         };
         let launch = Launch::new(backend, world, &options.cuda)?;
@@ -255,8 +257,13 @@ impl EngineOptions {
         }
         let limits = Limits::of_model(positions, config.vocab, tokenizer.token_bytes_max());
         // Each sequence of a request counts as one of those that may run or wait.
-        let max_best_of = limits.max_best_of.min(requests as usize);
-        Ok(Limits { max_input_length: input, max_total_tokens: total, max_best_of, ..limits })
+        let max_continuations = limits.max_continuations.min(requests as usize);
+        Ok(Limits { max_input_length: input, max_total_tokens: total, max_continuations, ..limits })
+    }
+
+    fn tgi_limits(requests: u32) -> tgi::Limits {
+        let limits = tgi::Limits::default();
+        tgi::Limits { max_best_of: limits.max_best_of.min(requests as usize), ..limits }
     }
 }
 

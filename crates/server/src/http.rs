@@ -1,85 +1,59 @@
-//! The HTTP API.
+//! HTTP: the routes of all dialects, within limits of what a request may bring.
 
+mod json;
+mod sse;
+
+pub(crate) use json::Rejection;
+pub(crate) use sse::{EventBuffer, Events, event_stream};
+
+use crate::Service;
+use crate::dialects::tgi;
 use crate::incoming::{IncomingError, LargeBodies, check_headers};
 use crate::limits::HTTP_BODY_BYTES_MAX;
-use crate::{Error, Service};
-use api::{ErrorBody, GenerateRequest, GenerateResponse};
+use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use coordinator::Status as ModelStatus;
+use axum::routing::get;
+use std::time::Duration;
 use tonic::Status;
 
-/// All HTTP routes over one service.
-pub(crate) fn router(service: Service) -> Router {
-    let routes = Router::new().route("/health", get(health)).route("/generate", post(generate));
-    let routes = routes.route("/metrics", get(metrics));
-    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(service)
+/// What every route has at hand.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) service: Service,
+    /// How long the reader of a stream may stand still.
+    pub(crate) stall_limit: Duration,
+}
+
+/// All routes over one service.
+pub(crate) fn router(shared: Shared) -> Router {
+    let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router());
+    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(shared)
 }
 
 /// What there is.
-const ROUTES: &str = "there are GET /health, GET /metrics and POST /generate";
+const ROUTES: &str = "there are GET /health, GET /metrics, POST /generate and POST /generate_stream";
 
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc {
         return Status::unimplemented("this is the address of HTTP; gRPC has its own").into_http::<Body>();
     }
-    let body = ErrorBody::rejection(format!("there is no {}; {ROUTES}", uri.path()));
-    (StatusCode::NOT_FOUND, Json(body)).into_response()
+    refused(Rejection { status: StatusCode::NOT_FOUND, message: format!("there is no {}; {ROUTES}", uri.path()) })
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let body = ErrorBody::rejection(format!("there is no {method} {}; {ROUTES}", uri.path()));
-    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
+    let message = format!("there is no {method} {}; {ROUTES}", uri.path());
+    refused(Rejection { status: StatusCode::METHOD_NOT_ALLOWED, message })
 }
 
-/// 200 with an empty body when every rank is ready, else 503 and why.
-async fn health(State(service): State<Service>) -> Response {
-    let why = match &*service.status().borrow() {
-        ModelStatus::Ready { .. } => return StatusCode::OK.into_response(),
-        ModelStatus::Loading { done, total } => format!("loading, {done} of {total} bytes"),
-        ModelStatus::Draining | ModelStatus::Stopped => "shutting down".to_owned(),
-        ModelStatus::Failed { reason } => reason.clone(),
-    };
-    let unhealthy = ErrorBody::unhealthy();
-    failure(ErrorBody { error: format!("{}: {why}", unhealthy.error), ..unhealthy })
-}
-
-/// TGI's route for a whole answer.
-async fn generate(
-    State(service): State<Service>,
-    request: Result<Json<GenerateRequest>, JsonRejection>,
-) -> Result<Json<GenerateResponse>, Response> {
-    let Json(request) = request.map_err(|rejection| {
-        service.count_rejection();
-        match incoming_error(&rejection) {
-            Some(error) => refused(error),
-            None => (rejection.status(), Json(ErrorBody::rejection(rejection.body_text()))).into_response(),
-        }
-    })?;
-    if request.stream {
-        service.count_rejection();
-        let message = "`stream` cannot be true for /generate, which answers as a whole; leave it out, or use gRPC's GenerateStream";
-        return Err(failure(ErrorBody::rejection(message)));
-    }
-    let answer = service.generate(request).await;
-    answer.map(Json).map_err(|error: Error| {
-        let mut response = failure(ErrorBody::from(&error));
-        if let Error::Overloaded { retry_after } = error {
-            // Whole seconds, and not too few.
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from(retry_after.as_millis().div_ceil(1000) as u64));
-        }
-        response
-    })
+/// For Prometheus.
+async fn metrics(State(shared): State<Shared>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], shared.service.metrics()).into_response()
 }
 
 /// `routes` within limits of what a request may bring.
@@ -88,7 +62,7 @@ pub(crate) fn limited(routes: Router, bodies: LargeBodies) -> Router {
         let bodies = bodies.clone();
         async move {
             if let Err(error) = check_headers(request.headers()) {
-                return refused(&error);
+                return refused(Rejection::from(&error));
             }
             next.run(request.map(|body| bodies.limit(body, HTTP_BODY_BYTES_MAX, |error| error))).await
         }
@@ -97,30 +71,25 @@ pub(crate) fn limited(routes: Router, bodies: LargeBodies) -> Router {
     routes.layer(DefaultBodyLimit::disable()).layer(from_fn(limits))
 }
 
-/// The cause of a rejection, if it is that the body broke a limit.
-fn incoming_error(rejection: &JsonRejection) -> Option<&IncomingError> {
-    let mut causes =
-        std::iter::successors(Some(rejection as &(dyn std::error::Error + 'static)), |error| error.source());
-    causes.find_map(|error| error.downcast_ref())
+/// A request that no dialect has taken.
+fn refused(rejection: Rejection) -> Response {
+    tgi::routes::rejected(rejection)
 }
 
-fn refused(error: &IncomingError) -> Response {
-    let status = match error {
-        IncomingError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        IncomingError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        IncomingError::TooSlow => StatusCode::REQUEST_TIMEOUT,
-        IncomingError::Busy => StatusCode::TOO_MANY_REQUESTS,
-        IncomingError::Broken(_) => StatusCode::BAD_REQUEST,
-    };
-    (status, Json(ErrorBody::rejection(error.to_string()))).into_response()
+/// `Retry-After`, in whole seconds, and not too few.
+pub(crate) fn whole_seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_millis().div_ceil(1000) as u64)
 }
 
-/// For Prometheus.
-async fn metrics(State(service): State<Service>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], service.metrics()).into_response()
-}
-
-fn failure(body: ErrorBody) -> Response {
-    let status = StatusCode::from_u16(body.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, Json(body)).into_response()
+impl From<&IncomingError> for Rejection {
+    fn from(error: &IncomingError) -> Self {
+        let status = match error {
+            IncomingError::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            IncomingError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            IncomingError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            IncomingError::Busy => StatusCode::TOO_MANY_REQUESTS,
+            IncomingError::Broken(_) => StatusCode::BAD_REQUEST,
+        };
+        Self { status, message: error.to_string() }
+    }
 }

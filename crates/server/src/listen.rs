@@ -1,10 +1,11 @@
 //! The APIs on their listeners.
 
 use crate::accept::Acceptor;
-use crate::http::router;
+use crate::dialects::grpc;
+use crate::http::{self, Shared, router};
 use crate::incoming::LargeBodies;
 use crate::limits::GRPC_MESSAGE_BYTES_MAX;
-use crate::{GrpcApi, Service, grpc, http};
+use crate::{GrpcApi, Service};
 use coordinator::Status;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -75,7 +76,7 @@ pub async fn serve(service: Service, listeners: Listeners, stall_limit: Duration
         http2_only: true,
         stall_limit,
     };
-    let routes = http::limited(router(service), bodies);
+    let routes = http::limited(router(Shared { service, stall_limit }), bodies);
     let http = Acceptor { name: "HTTP", listener: listeners.http, routes, http2_only: false, stall_limit };
     let both = async { tokio::join!(grpc.run(until_closing(closed.clone())), http.run(until_closing(closed))) };
     let limit = async {

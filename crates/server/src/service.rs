@@ -1,16 +1,17 @@
 //! What every API calls.
 
 use crate::admission::Admission;
+use crate::dialects::tgi;
 use crate::metrics::{Metrics, Outcome, OutcomeGuard};
+use crate::token_stream::Submitted;
 use crate::tokenizing::{encode_prompt, invalid};
-use crate::{Completion, Error, TokenStream, TokenizerPool};
-use api::{CheckedRequest, GenerateRequest, GenerateResponse, Inputs, Limits, ValidRequest};
+use crate::{Error, TokenStream, TokenizerPool};
+use api::{Answer, CheckedRequest, Limits, Prompt, Request, ValidRequest, Violation};
 use coordinator::{Coordinator, Status, Submission};
 use std::sync::Arc;
 use step::BLOCK_TOKENS;
 use text::{Token, Tokenizer};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 /// What runs, and within which limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Info {
     pub tensor_parallel: usize,
     /// The most that a request may ask for.
     pub limits: Limits,
+    /// The most that it may ask for in TGI's dialect, which gRPC has, too.
+    pub tgi: tgi::Limits,
     /// The most requests that are under way at once.
     pub max_concurrent_requests: usize,
 }
@@ -87,50 +90,30 @@ impl Service {
         self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text).map_err(|error| invalid(&error))).await
     }
 
-    /// Starts a request whose answer is wanted token by token.
+    /// The tokenizer, for what takes no time.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.0.tokenizing.tokenizer()
+    }
+
+    /// Starts a request, whose tokens come as they are made.
     ///
     /// # Errors
     ///
     /// [`Error`], before anything runs.
-    pub async fn stream(&self, request: GenerateRequest) -> Result<TokenStream, Error> {
-        let mut streams = self.start(request, true).await?;
-        Ok(streams.pop().expect("a stream has one sequence"))
+    pub async fn start(&self, request: Request) -> Result<TokenStream, Error> {
+        self.start_all(vec![request]).await
     }
 
-    /// Answers a request as a whole. Dropping the future ends the request.
+    /// Starts requests that came as one: all or none.
     ///
     /// # Errors
     ///
-    /// [`Error`].
-    pub async fn generate(&self, request: GenerateRequest) -> Result<GenerateResponse, Error> {
-        // Each on a task of its own, so that a stop string ends its sequence at once. Dropping the set ends all.
-        let mut tasks = JoinSet::new();
-        for (index, stream) in self.start(request, false).await?.into_iter().enumerate() {
-            tasks.spawn(async move { Ok::<_, Error>((index, stream.finish().await?)) });
-        }
-        let mut completions = Vec::new();
-        while let Some(joined) = tasks.join_next().await {
-            completions.push(joined.map_err(|_| Error::Incomplete)??);
-        }
-        completions.sort_by_key(|(index, _)| *index);
-        Ok(Completion::best(completions.into_iter().map(|(_, completion)| completion).collect()))
-    }
-
-    /// Counts a request that could not be read.
-    pub(crate) fn count_rejection(&self) {
-        OutcomeGuard::new(&self.0.metrics).outcome = Outcome::Validation;
-    }
-
-    /// Validates a request and queues its sequences, which run side by side.
-    async fn start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<TokenStream>, Error> {
+    /// [`Error`], before anything runs.
+    pub async fn start_all(&self, requests: Vec<Request>) -> Result<TokenStream, Error> {
         let mut guard = OutcomeGuard::new(&self.0.metrics);
-        let streams = self.try_start(request, stream).await;
-        match streams {
-            Ok(mut streams) => {
-                // The first speaks for all.
-                streams[0].count(guard);
-                Ok(streams)
-            }
+        match self.submit(requests).await {
+            Ok(submitted) => Ok(TokenStream::new(submitted, self.tokenizer(), guard)),
             Err(error) => {
                 guard.outcome = Outcome::from(&error);
                 Err(error)
@@ -138,41 +121,76 @@ impl Service {
         }
     }
 
-    async fn try_start(&self, request: GenerateRequest, stream: bool) -> Result<Vec<TokenStream>, Error> {
-        let Shared { info, coordinator, tokenizing, eos, admission, .. } = &*self.0;
-        // Before the work of tokenizing, which is what a request beyond the limit must not cost.
-        let mut first_permit = Some(admission.take()?);
-        let request = api::check(request, stream, &info.limits, fastrand::u64(..))?;
-        let request = Arc::new(self.encode(request).await?);
-        let start = |index| {
-            let permit = first_permit.take().map_or_else(|| admission.take(), Ok)?;
-            let generation = coordinator.submit(Submission {
-                prompt: request.prompt.clone(),
-                max_new_tokens: request.max_new_tokens as usize,
-                eos: if request.ignore_eos { Vec::new() } else { eos.clone() },
-                sampling: request.sampling(index),
-                priority: request.priority,
-                // They are the same for all sequences; the others need not compute the prompt again.
-                prompt_logprobs: request.decoder_input_details && index == 0,
-                top_n: request.top_n_tokens as usize,
-                return_logits: false,
-            })?;
-            Ok(TokenStream::new(generation, request.clone(), index, tokenizing.tokenizer().clone(), permit))
-        };
-        (0..request.best_of).map(start).collect()
+    /// Answers a request as a whole. Dropping the future ends the request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub async fn generate(&self, request: Request) -> Result<Answer, Error> {
+        let mut answers = self.start(request).await?.finish().await?;
+        answers.pop().ok_or(Error::Incomplete)
+    }
+
+    /// Counts a request that its dialect refuses.
+    pub(crate) fn translated<T>(&self, request: Result<T, Violation>) -> Result<T, Error> {
+        request.map_err(|violation| {
+            self.count_rejection();
+            Error::from(violation)
+        })
+    }
+
+    /// Counts a request that could not be read.
+    pub(crate) fn count_rejection(&self) {
+        OutcomeGuard::new(&self.0.metrics).outcome = Outcome::Validation;
+    }
+
+    /// Validates requests and queues their sequences, which run side by side. Those of one prompt share its prefill.
+    async fn submit(&self, requests: Vec<Request>) -> Result<Vec<Submitted>, Error> {
+        let Shared { info, admission, .. } = &*self.0;
+        let (mut permits, mut valid) = (Vec::new(), Vec::new());
+        for request in requests {
+            // Before the work of tokenizing, which is what a request beyond the limit must not cost.
+            permits.push(admission.take()?);
+            let request = api::check(request, &info.limits, fastrand::u64(..))?;
+            valid.push(Arc::new(self.encode(request).await?));
+        }
+        let mut submitted = Vec::new();
+        for request in valid {
+            for choice in 0..request.best_of {
+                let permit = permits.pop().map_or_else(|| admission.take(), Ok)?;
+                let generation = self.0.coordinator.submit(self.submission(&request, choice))?;
+                submitted.push(Submitted { generation, permit, request: request.clone(), choice });
+            }
+        }
+        Ok(submitted)
+    }
+
+    /// Continuation `choice` of a request.
+    fn submission(&self, request: &ValidRequest, choice: usize) -> Submission {
+        Submission {
+            prompt: request.prompt.clone(),
+            max_new_tokens: request.max_tokens as usize,
+            eos: if request.ignore_eos { Vec::new() } else { self.0.eos.clone() },
+            sampling: request.sampling(choice),
+            priority: request.priority,
+            // They are the same for all sequences; the others need not compute the prompt again.
+            prompt_logprobs: request.prompt_logprobs && choice == 0,
+            top_n: request.top_tokens as usize,
+            return_logits: false,
+        }
     }
 
     /// Tokenizes the prompt of a request.
     async fn encode(&self, mut request: CheckedRequest) -> Result<ValidRequest, Error> {
         let Shared { info, tokenizing, .. } = &*self.0;
         let limits = info.limits;
-        if let (Inputs::Text(text), true) = (&mut request.prompt, request.truncate.is_some()) {
+        if let (Prompt::Text(text), true) = (&mut request.prompt, request.truncate.is_some()) {
             // What is before cannot be in the prompt, and must not wait for a thread either.
             let tail = tokenizing.tokenizer().tail(text, limits.max_input_bytes()).len();
             text.drain(..text.len() - tail);
             text.shrink_to_fit();
         }
-        if matches!(request.prompt, Inputs::Ids(_)) {
+        if matches!(request.prompt, Prompt::Ids(_)) {
             return Ok(request.encode(&limits, |_, _| unreachable!("ids are not encoded"))?);
         }
         let job = move |tokenizer: &Tokenizer, goes_on: &dyn Fn() -> bool| {

@@ -1,106 +1,128 @@
-//! One sequence of a request that is under way, from its tokens to its text.
+//! A request that is under way: its tokens as they come, and the answer that they make.
 
+use crate::Error;
 use crate::admission::Permit;
-use crate::completion::count;
 use crate::metrics::{Outcome, OutcomeGuard};
-use crate::{Completion, Error};
-use api::{FinishReason, PrefillToken, Token, ValidRequest};
+use crate::reader::{Hold, Reader};
+use crate::sequence::Sequence;
+use api::{Answer, Completion, FinishReason, PromptToken, TokenEvent, ValidRequest};
 use coordinator::{Generation, Update};
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use step::{Sample, ScoredToken};
-use text::{OutputText, Tokenizer};
-use tokio::task::AbortHandle;
+use text::Tokenizer;
 use tokio::time::Instant;
 
-/// How often a reader is looked at within the limit for standing still.
-const LOOKS: u32 = 4;
-
-/// One sequence of a request that is under way. Dropping it ends the sequence.
+/// A request that is under way, or several that came as one. Its continuations run side by side, and their tokens come as they are
+/// made. Dropping it ends them all.
 pub struct TokenStream {
-    request: Arc<ValidRequest>,
-    index: u32,
-    tokenizer: Tokenizer,
-    text: OutputText,
-    prompt_logprobs: Vec<f32>,
-    tokens: Vec<TokenEvent>,
-    finish: Option<FinishReason>,
-    cached_tokens: usize,
-    hold: Arc<Mutex<Hold>>,
-    /// Ends the sequence if its reader does not.
-    watch: Option<AbortHandle>,
-    /// Counts how the request ended; only the first sequence of a request has one.
-    outcome_guard: Option<OutcomeGuard>,
+    sequences: Vec<Sequence>,
+    reader: Reader,
+    /// Which sequence is asked first.
+    turn: usize,
+    /// How many have not ended.
+    open: usize,
+    /// Counts how the request ends.
+    outcome: OutcomeGuard,
 }
 
-/// One generated token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenEvent {
-    /// The token, with its text and log-probability.
-    pub token: Token,
-    /// The most probable tokens beside it, if they were asked for.
-    pub top: Vec<Token>,
-    /// Why the sequence ends with it, if it does.
-    pub finish: Option<FinishReason>,
+/// One sequence that has been submitted.
+pub(crate) struct Submitted {
+    pub(crate) generation: Generation,
+    pub(crate) permit: Permit,
+    pub(crate) request: Arc<ValidRequest>,
+    /// Which continuation of the request it is.
+    pub(crate) choice: usize,
 }
 
 impl TokenStream {
-    pub(crate) fn new(
-        generation: Generation,
-        request: Arc<ValidRequest>,
-        index: u32,
-        tokenizer: Tokenizer,
-        permit: Permit,
-    ) -> Self {
-        Self {
-            text: OutputText::new(tokenizer.clone(), &request.stop),
-            request,
-            index,
-            tokenizer,
-            prompt_logprobs: Vec::new(),
-            tokens: Vec::new(),
-            finish: None,
-            cached_tokens: 0,
-            hold: Arc::new(Mutex::new(Hold { generation, permit: Some(permit), polls: 0, stalled: None })),
-            watch: None,
-            outcome_guard: None,
+    pub(crate) fn new(submitted: Vec<Submitted>, tokenizer: &Tokenizer, outcome: OutcomeGuard) -> Self {
+        let (mut sequences, mut hold) = (Vec::new(), Hold::default());
+        for Submitted { generation, permit, request, choice } in submitted {
+            sequences.push(Sequence::new(request, choice, tokenizer.clone()));
+            hold.add(generation, permit);
         }
+        Self { open: sequences.len(), sequences, reader: Reader::new(hold), turn: 0, outcome }
     }
 
-    /// Lets this sequence say how the whole request ended.
-    pub(crate) fn count(&mut self, guard: OutcomeGuard) {
-        self.outcome_guard = Some(guard);
-    }
-
-    /// Ends the sequence and returns its permit at the deadline, and when tokens lie untouched for `stall_limit`: a reader who has
+    /// Ends the request and returns its permits at the deadline, and when tokens lie untouched for `stall_limit`: a reader who has
     /// stopped reading holds nothing beyond that but the tokens that it was sent.
     pub(crate) fn end_without_reader(&mut self, deadline: Option<Instant>, stall_limit: Option<Duration>) {
-        if deadline.is_some() || stall_limit.is_some() {
-            let task = tokio::spawn(watch(self.hold.clone(), deadline, stall_limit));
-            self.watch = Some(task.abort_handle());
-        }
+        self.reader.watch(deadline, stall_limit);
     }
 
-    /// The next token; `None` after the last one.
+    /// How many continuations there are.
+    #[must_use]
+    pub fn continuations(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// What was asked for, by continuation `index`.
+    #[must_use]
+    pub fn request(&self, index: usize) -> &ValidRequest {
+        self.sequences[index].request()
+    }
+
+    /// The visible text of continuation `index` so far; all of it once its last token has come.
+    #[must_use]
+    pub fn text(&self, index: usize) -> &str {
+        self.sequences[index].text()
+    }
+
+    /// What nobody has taken yet of the visible text of continuation `index`, as far as no stop string can take it back.
+    #[must_use]
+    pub fn take_text(&mut self, index: usize) -> &str {
+        self.sequences[index].take_text()
+    }
+
+    /// How many tokens continuation `index` has so far.
+    #[must_use]
+    pub fn generated_tokens(&self, index: usize) -> u32 {
+        self.sequences[index].generated_tokens()
+    }
+
+    /// The seed of continuation `index`; `None` if its choices are greedy.
+    #[must_use]
+    pub fn seed(&self, index: usize) -> Option<u64> {
+        self.sequences[index].seed()
+    }
+
+    /// How many tokens of the prompt of continuation `index` the prefix cache had. Known with the first token.
+    #[must_use]
+    pub fn cached_tokens(&self, index: usize) -> u32 {
+        self.sequences[index].cached_tokens()
+    }
+
+    /// The prompt of continuation `index`. Log-probabilities, if they were asked for, are there with the first token of its request's
+    /// first continuation.
+    #[must_use]
+    pub fn prompt(&self, index: usize) -> Vec<PromptToken> {
+        let first = index - self.sequences[index].choice();
+        self.sequences[first].prompt()
+    }
+
+    /// The next token of any continuation; `None` after the last one of all.
     ///
     /// # Errors
     ///
     /// [`Error::Generation`] if the model fails, [`Error::Incomplete`] if the server ends, [`Error::Stalled`] if the reader had
-    /// stood still.
+    /// stood still. All continuations have ended then.
     pub async fn next(&mut self) -> Result<Option<TokenEvent>, Error> {
-        while self.finish.is_none() {
-            let update = poll_fn(|cx| {
-                let mut hold = lock(&self.hold);
-                hold.polls += 1;
-                hold.generation.poll_next(cx)
-            })
-            .await;
-            if let Some(event) = self.take(update)? {
-                return Ok(Some(event));
+        poll_fn(|cx| {
+            loop {
+                match self.poll_update(cx) {
+                    Poll::Pending if self.open > 0 => return Poll::Pending,
+                    Poll::Pending => return Poll::Ready(Ok(None)),
+                    Poll::Ready((index, update)) => match self.take(index, update) {
+                        Ok(None) => {}
+                        Ok(event) => return Poll::Ready(Ok(event)),
+                        Err(error) => return Poll::Ready(Err(error)),
+                    },
+                }
             }
-        }
-        Ok(None)
+        })
+        .await
     }
 
     /// The next token, if it is there already.
@@ -109,162 +131,115 @@ impl TokenStream {
     ///
     /// As [`TokenStream::next`].
     pub fn try_next(&mut self) -> Result<Option<TokenEvent>, Error> {
-        while self.finish.is_none() {
-            let Some(update) = lock(&self.hold).generation.try_next() else { break };
-            if let Some(event) = self.take(Some(update))? {
-                return Ok(Some(event));
+        for step in 0..self.sequences.len() {
+            let index = (self.turn + step) % self.sequences.len();
+            while self.sequences[index].is_open() {
+                let Some(update) = self.reader.hold().try_next(index) else { break };
+                if let Some(event) = self.take(index, Some(update))? {
+                    return Ok(Some(event));
+                }
             }
         }
         Ok(None)
     }
 
-    /// Runs to the end.
+    /// Whether every continuation has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Runs to the end. There is one answer for each of the requests, in their order.
     ///
     /// # Errors
     ///
     /// As [`TokenStream::next`].
-    pub async fn finish(mut self) -> Result<Completion, Error> {
-        while self.next().await?.is_some() {}
-        self.into_completion().ok_or(Error::Incomplete)
+    pub async fn finish(mut self) -> Result<Vec<Answer>, Error> {
+        let mut tokens: Vec<Vec<TokenEvent>> = self.sequences.iter().map(|_| Vec::new()).collect();
+        while let Some(event) = self.next().await? {
+            tokens[event.index].push(event);
+        }
+        let firsts = (0..self.sequences.len()).filter(|&index| self.sequences[index].choice() == 0);
+        Ok(firsts.map(|first| self.answer(first, &mut tokens)).collect())
     }
 
-    /// The whole sequence, once it has ended.
-    #[must_use]
-    pub fn into_completion(mut self) -> Option<Completion> {
-        let finish = self.finish?;
-        let prompt = if self.request.return_full_text { self.prompt_text() } else { String::new() };
-        Some(Completion {
-            generated_text: prompt + &self.text.finish(),
-            prefill: if self.asks_for_prefill() { self.prefill() } else { Vec::new() },
-            request: self.request.clone(),
-            index: self.index,
-            finish,
-            cached_tokens: count(self.cached_tokens),
-            tokens: std::mem::take(&mut self.tokens),
-        })
+    /// The answer to the request whose first continuation is `first`.
+    fn answer(&self, first: usize, tokens: &mut [Vec<TokenEvent>]) -> Answer {
+        let request = self.sequences[first].request();
+        let completions = (first..first + request.best_of).map(|index| Completion {
+            text: self.text(index).to_owned(),
+            finish: tokens[index].last().and_then(|event| event.finish).unwrap_or(FinishReason::Length),
+            seed: self.seed(index),
+            tokens: std::mem::take(&mut tokens[index]),
+        });
+        Answer {
+            completions: best_first(completions.collect(), request.n),
+            prompt: self.prompt(first),
+            cached_tokens: self.cached_tokens(first),
+        }
+    }
+
+    /// The next update of any sequence; pending, too, when all have ended.
+    fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Option<Update>)> {
+        let mut hold = self.reader.hold();
+        for step in 0..self.sequences.len() {
+            let index = (self.turn + step) % self.sequences.len();
+            if self.sequences[index].is_open()
+                && let Poll::Ready(update) = hold.poll_next(index, cx)
+            {
+                return Poll::Ready((index, update));
+            }
+        }
+        Poll::Pending
     }
 
     /// Takes an update; there is none if the coordinator has ended.
-    fn take(&mut self, update: Option<Update>) -> Result<Option<TokenEvent>, Error> {
+    fn take(&mut self, index: usize, update: Option<Update>) -> Result<Option<TokenEvent>, Error> {
+        self.turn = (index + 1) % self.sequences.len();
         let result = match update {
-            Some(Update::Started { cached_tokens }) => {
-                self.cached_tokens = cached_tokens;
-                Ok(None)
-            }
-            Some(Update::PromptLogprobs(mut logprobs)) => {
-                self.prompt_logprobs.append(&mut logprobs);
-                Ok(None)
-            }
-            Some(Update::Token { sample, .. }) if sample.token.score.model_logprob.is_nan() => {
-                let reason = "the model's logits are not numbers: its weights may be damaged".to_owned();
-                Err(Error::Generation { reason })
-            }
-            Some(Update::Token { sample, finish }) => {
-                let event = self.event(&sample, finish);
-                self.finish = event.finish;
-                self.tokens.push(event.clone());
-                Ok(Some(event))
-            }
-            Some(Update::Failed { reason }) => Err(Error::Generation { reason }),
-            None => Err(lock(&self.hold).stalled.map_or(Error::Incomplete, |limit| Error::Stalled { limit })),
+            Some(update) => self.sequences[index].take(index, update),
+            None => Err(self.reader.hold().why_ended()),
         };
-        if let Some(outcome_guard) = &mut self.outcome_guard {
-            match &result {
-                Ok(_) if self.finish.is_some() => outcome_guard.outcome = Outcome::Success,
-                Ok(_) => {}
-                Err(error) => outcome_guard.outcome = Outcome::from(error),
+        match &result {
+            Ok(Some(TokenEvent { finish: Some(_), .. })) => {
+                self.open -= 1;
+                // What it held is free for others, although its siblings go on.
+                self.reader.hold().release(index);
+                if self.open == 0 {
+                    self.outcome.outcome = Outcome::Success;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.outcome.outcome = Outcome::from(error);
+                self.end_all();
             }
         }
         result
     }
 
-    fn event(&mut self, sample: &Sample, finish: Option<FinishReason>) -> TokenEvent {
-        let shown = self.text.push(sample.token.id);
-        let top = sample.top.iter().map(|&token| {
-            let text = self.tokenizer.decode(&[token.id], false);
-            scored(token, text, self.tokenizer.is_special(token.id))
-        });
-        TokenEvent {
-            top: top.collect(),
-            token: scored(sample.token, shown.text, shown.special),
-            // A stop string that is complete with the last token that was asked for changes nothing.
-            finish: finish.or(shown.stopped.then_some(FinishReason::StopSequence)),
-        }
-    }
-
-    /// The prompt as it was given, or what its token ids say.
-    fn prompt_text(&self) -> String {
-        let request = &self.request;
-        request.text.clone().unwrap_or_else(|| self.tokenizer.decode(&request.prompt, false))
-    }
-
-    /// Of a request with several sequences, the first brings the prompt's probabilities for all.
-    fn asks_for_prefill(&self) -> bool {
-        self.request.decoder_input_details && self.index == 0
-    }
-
-    fn prefill(&self) -> Vec<PrefillToken> {
-        // Nothing precedes the first token, so it has no probability.
-        let logprobs = std::iter::once(None).chain(self.prompt_logprobs.iter().copied().map(Some));
-        let tokens = self.request.prompt.iter().zip(logprobs);
-        let token = |(&id, logprob)| PrefillToken { id, text: self.tokenizer.decode(&[id], false), logprob };
-        tokens.map(token).collect()
-    }
-}
-
-impl Drop for TokenStream {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
-        }
-        lock(&self.hold).release();
-    }
-}
-
-/// What a stream shares with the task that watches its reader.
-struct Hold {
-    generation: Generation,
-    permit: Option<Permit>,
-    /// How often the reader has asked for a token.
-    polls: u64,
-    /// The limit that the reader broke.
-    stalled: Option<Duration>,
-}
-
-impl Hold {
-    /// Ends the sequence and returns its permit. What it has brought can still be read.
-    fn release(&mut self) {
-        self.permit = None;
-        drop(self.generation.end());
-    }
-}
-
-fn lock(hold: &Mutex<Hold>) -> MutexGuard<'_, Hold> {
-    hold.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Releases what a stream holds once the deadline has passed, or its reader has left tokens untouched for the limit. That is
-/// counted in looks, not by the clock: a process that was stopped for longer than the limit has not looked meanwhile.
-async fn watch(hold: Arc<Mutex<Hold>>, deadline: Option<Instant>, stall_limit: Option<Duration>) {
-    let (mut untouched, mut looks) = (None, 0);
-    loop {
-        let look = stall_limit.map(|limit| Instant::now() + limit / LOOKS);
-        let Some(at) = deadline.into_iter().chain(look).min() else { return };
-        tokio::time::sleep_until(at).await;
-        let mut hold = lock(&hold);
-        let found = hold.generation.has_next().then_some(hold.polls);
-        looks = if found.is_some() && found == untouched { looks + 1 } else { 0 };
-        untouched = found;
-        if looks == LOOKS {
-            hold.stalled = stall_limit;
-        }
-        if hold.stalled.is_some() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return hold.release();
+    fn end_all(&mut self) {
+        self.open = 0;
+        for (index, sequence) in self.sequences.iter_mut().enumerate() {
+            sequence.close();
+            self.reader.hold().release(index);
         }
     }
 }
 
-fn scored(token: ScoredToken, text: String, special: bool) -> Token {
-    let ScoredToken { id, score } = token;
-    Token { id, text, logprob: score.logprob, special, model_logprob: score.model_logprob }
+/// The best `n`, if there are more, before the others.
+fn best_first(mut completions: Vec<Completion>, n: usize) -> Vec<Completion> {
+    if completions.len() > n {
+        let mean = |completion: &Completion| {
+            let logprobs = completion.tokens.iter().map(|event| event.token.logprob);
+            logprobs.sum::<f32>() / completion.tokens.len() as f32
+        };
+        let mut order: Vec<usize> = (0..completions.len()).collect();
+        // Stable: of equals the first is better.
+        order.sort_by(|&a, &b| mean(&completions[b]).total_cmp(&mean(&completions[a])));
+        order[n..].sort_unstable();
+        let mut left: Vec<Option<Completion>> = completions.drain(..).map(Some).collect();
+        completions.extend(order.into_iter().filter_map(|index| left[index].take()));
+    }
+    completions
 }

@@ -1,7 +1,7 @@
 //! The threads that tokenize.
 
 use crate::Error;
-use api::ValidationError;
+use api::Violation;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,7 @@ impl TokenizerPool {
     /// it goes on.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Tokenizer, &dyn Fn() -> bool) -> Result<T, ValidationError> + Send + 'static,
+        job: impl FnOnce(&Tokenizer, &dyn Fn() -> bool) -> Result<T, Violation> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         let job = move |tokenizer: &Tokenizer| {
@@ -92,17 +92,17 @@ pub(crate) fn encode_prompt(
     truncate: Option<usize>,
     vocab_size: usize,
     goes_on: &dyn Fn() -> bool,
-) -> Result<Vec<u32>, ValidationError> {
+) -> Result<Vec<u32>, Violation> {
     let ids = tokenizer.encode_last(text, truncate.unwrap_or(usize::MAX), goes_on).map_err(|error| invalid(&error))?;
     match ids.iter().find(|&&id| id as usize >= vocab_size) {
-        Some(&id) => Err(ValidationError::UnknownToken { token: tokenizer.decode(&[id], false), id, vocab_size }),
+        Some(&id) => Err(Violation::UnknownToken { token: tokenizer.decode(&[id], false), id, vocab_size }),
         None => Ok(ids),
     }
 }
 
 /// A text that the tokenizer cannot encode.
-pub(crate) fn invalid(error: &TokenizerError) -> ValidationError {
-    ValidationError::Tokenizer(error.to_string())
+pub(crate) fn invalid(error: &TokenizerError) -> Violation {
+    Violation::Tokenizer(error.to_string())
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
         }
         let beyond = pool.run(|tokenizer, goes_on| encode_prompt(tokenizer, "Once", None, 500, goes_on)).await;
         let beyond = beyond.expect_err("572 is beyond").to_string();
-        assert_eq!(beyond, "`inputs` has the token `Once` (572), but the model's vocabulary has 500 tokens");
+        assert_eq!(beyond, "`prompt` has the token `Once` (572), but the model's vocabulary has 500 tokens");
     }
 
     /// One job holds the only thread, another waits, a third is refused. The job of a caller who is gone never runs if it

@@ -25,6 +25,6 @@ mod tokenizer;
 pub use detokenizer::Detokenizer;
 pub use eos::{EndOfText, EosError, EosToken};
 pub use error::TokenizerError;
-pub use output::{OutputText, TokenText};
-pub use stop::StopMatcher;
+pub use output::{OutputText, StopText, TokenText};
+pub use stop::{StopMatch, StopMatcher};
 pub use tokenizer::{Token, Tokenizer};

@@ -16,17 +16,34 @@ impl StopMatcher {
         Self { stops: stops.map(Pattern::new).collect() }
     }
 
-    /// Takes the text that follows. If a stop string is complete in it, returns the offset in `text` behind the first one,
-    /// in bytes; what comes after that offset is not looked at.
+    /// Takes the text that follows. If a stop string is complete in it, returns where the first one ends; what comes after that
+    /// is not looked at.
     #[must_use]
-    pub fn push(&mut self, text: &str) -> Option<usize> {
-        text.bytes()
-            .position(|byte| {
-                // All of them must advance.
-                self.stops.iter_mut().filter_map(|stop| stop.advance(byte).then_some(())).count() > 0
-            })
-            .map(|at| at + 1)
+    pub fn push(&mut self, text: &str) -> Option<StopMatch> {
+        for (at, byte) in text.bytes().enumerate() {
+            // All of them must advance. Of several that end here the longest begins first.
+            let complete = self.stops.iter_mut().filter_map(|stop| stop.advance(byte).then_some(stop.text.len())).max();
+            if let Some(len) = complete {
+                return Some(StopMatch { end: at + 1, len });
+            }
+        }
+        None
     }
+
+    /// Bytes at the end of the text that may be the beginning of a stop string.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.stops.iter().map(|stop| stop.matched).max().unwrap_or(0)
+    }
+}
+
+/// A stop string that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopMatch {
+    /// Offset behind it, in bytes of the text that was pushed last.
+    pub end: usize,
+    /// Its bytes, some of which may have been pushed before.
+    pub len: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -89,7 +106,7 @@ mod tests {
             let (mut found, mut rest) = (None, &*text);
             while found.is_none() && !rest.is_empty() {
                 let cut = rest.char_indices().map(|(at, _)| at).nth(rng.usize(..6)).unwrap_or(rest.len());
-                found = matcher.push(&rest[..cut]).map(|end| text.len() - rest.len() + end);
+                found = matcher.push(&rest[..cut]).map(|found| text.len() - rest.len() + found.end);
                 rest = &rest[cut..];
             }
             assert_eq!(found, oracle(&text, &stops), "seed {seed}: {text:?}, {stops:?}");
@@ -98,17 +115,18 @@ mod tests {
 
     #[test]
     fn the_first_to_end_wins() {
-        let found = |stops: &[&str]| StopMatcher::new(stops).push("xabcd");
-        assert_eq!(found(&["abcd", "bc"]), Some(4));
-        assert_eq!(found(&["bc", "abc", "c"]), Some(4));
+        let found = |stops: &[&str]| StopMatcher::new(stops).push("xabcd").map(|found| (found.end, found.len));
+        assert_eq!(found(&["abcd", "bc"]), Some((4, 2)));
+        assert_eq!(found(&["bc", "abc", "c"]), Some((4, 3)));
         assert_eq!(found(&["", "de"]), None);
         assert_eq!(found(&[]), None);
         // It may go on behind a match.
         let mut matcher = StopMatcher::new(&["aa"]);
-        assert_eq!(
-            (matcher.push("xaa"), matcher.push("a"), matcher.push("ba"), matcher.push("a")),
-            (Some(3), Some(1), None, Some(1))
-        );
+        let mut end = |text| matcher.push(text).map(|found| found.end);
+        assert_eq!((end("xaa"), end("a"), end("ba"), end("a")), (Some(3), Some(1), None, Some(1)));
+        let mut matcher = StopMatcher::new(&["abc", "bd"]);
+        assert_eq!((matcher.push("xab"), matcher.pending()), (None, 2));
+        assert_eq!((matcher.push("x"), matcher.pending()), (None, 0));
     }
 
     #[test]
@@ -118,6 +136,7 @@ mod tests {
         for _ in 0..200 {
             assert_eq!(matcher.push(&"a".repeat(500)), None);
         }
-        assert_eq!(matcher.push("abc"), Some(2));
+        assert_eq!(matcher.pending(), 100_000);
+        assert_eq!(matcher.push("abc"), Some(StopMatch { end: 2, len: 100_001 }));
     }
 }

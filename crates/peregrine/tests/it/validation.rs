@@ -1,9 +1,10 @@
 //! Every rule of validation, as HTTP and gRPC tell of it.
 
 use crate::support::Server;
-use api::GenerateRequest;
+use api::Priority;
 use serde_json::{Value, json};
-use server::convert::request_to_pb;
+use server::dialects::grpc::convert::request_to_pb;
+use server::dialects::tgi::{GenerateRequest, Inputs, Parameters};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -69,10 +70,10 @@ async fn only_over_grpc(server: &Server) {
     let client = server.client().await;
     let by_ids = |ids: &[u32]| {
         let typed = GenerateRequest {
-            inputs: api::Inputs::Ids(ids.to_vec()),
-            parameters: api::Parameters::default(),
+            inputs: Inputs::Ids(ids.to_vec()),
+            parameters: Parameters::default(),
             stream: false,
-            priority: api::Priority::Normal,
+            priority: Priority::Normal,
         };
         request_to_pb(typed)
     };

@@ -223,6 +223,7 @@ async fn serve(plan: Plan) -> Tally {
         backend: "ledger".to_owned(),
         tensor_parallel: plan.config.world,
         limits: api::Limits::of_model(POSITIONS, VOCAB as usize, 1),
+        tgi: server::dialects::tgi::Limits::default(),
         max_concurrent_requests: plan.permits,
     };
     let service = Service::new(coordinator.clone(), TOKENIZER.clone(), EOS.to_vec(), info);

@@ -32,7 +32,11 @@ pub(super) const CRATES: &[Crate] = &[
         uses: Only(&[]),
     },
     Crate { name: "step", what: "the contract between scheduler and workers, plain data", uses: Only(&[]) },
-    Crate { name: "api", what: "requests, parameters and answers, with their validation", uses: Only(&["step"]) },
+    Crate {
+        name: "api",
+        what: "what a request asks for and is answered with, in no protocol's words, and its validation",
+        uses: Only(&["step"]),
+    },
     Crate {
         name: "scheduler",
         what: "continuous batching as a pure state machine, and the pool of KV blocks",
@@ -93,7 +97,7 @@ pub(super) const CRATES: &[Crate] = &[
     },
     Crate {
         name: "server",
-        what: "the public APIs over one `Service`",
+        what: "one `Service`, and the dialects in which it is spoken to: gRPC, TGI, OpenAI, SageMaker",
         uses: Only(&["api", "coordinator", "step", "text", "wire"]),
     },
     Crate {

@@ -1,9 +1,9 @@
-//! Between the messages of the gRPC API and the types of `api`: for the server, and for clients that want the latter.
+//! Between the messages of the gRPC API and TGI's types: for the server, and for clients that want the latter.
 
-use api::{
-    BestOfSequence, Details, FinishReason, GenerateRequest, GenerateResponse, Inputs, Parameters, PrefillToken,
-    Priority, Token, ValidationError,
+use crate::dialects::tgi::{
+    BestOfSequence, Details, GenerateRequest, GenerateResponse, Inputs, Parameters, PrefillToken, StreamDetails, Token,
 };
+use api::{FinishReason, Priority, Violation};
 use serde_json::json;
 use wire::generation as pb;
 
@@ -19,8 +19,8 @@ pub struct UnexpectedMessage {
 ///
 /// # Errors
 ///
-/// [`ValidationError::BothInputs`].
-pub fn request_from_pb(request: pb::GenerateRequest) -> Result<GenerateRequest, ValidationError> {
+/// [`Violation::Conflict`], if there are two prompts.
+pub fn request_from_pb(request: pb::GenerateRequest) -> Result<GenerateRequest, Violation> {
     let priority = match request.priority() {
         pb::Priority::Low => Priority::Low,
         pb::Priority::Unspecified | pb::Priority::Normal => Priority::Normal,
@@ -141,6 +141,19 @@ fn details_to_pb(details: Details) -> pb::Details {
         best_of_sequences: details.best_of_sequences.into_iter().flatten().map(best_of_to_pb).collect(),
         prompt_tokens: details.prompt_tokens,
         cached_tokens: details.cached_tokens,
+    }
+}
+
+/// The details that end a stream, to be sent over gRPC.
+#[must_use]
+pub fn stream_details_to_pb(details: &StreamDetails) -> pb::Details {
+    pb::Details {
+        finish_reason: details.finish_reason.as_str().to_owned(),
+        generated_tokens: details.generated_tokens,
+        seed: details.seed,
+        prompt_tokens: details.input_length,
+        cached_tokens: details.cached_tokens,
+        ..pb::Details::default()
     }
 }
 

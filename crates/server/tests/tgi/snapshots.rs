@@ -1,10 +1,11 @@
 //! What Text Generation Inference answered for Falcon-7B, as far as it can be held against us without the weights: the
 //! tokens of the prompt, its truncation, and the texts of the tokens that it generated.
 
-use api::{GenerateRequest, GenerateResponse, Limits, check};
+use api::{Limits, check};
 use serde_json::Value;
+use server::dialects::tgi::{self, GenerateRequest, GenerateResponse, Inputs};
 use std::path::{Path, PathBuf};
-use text::{OutputText, Tokenizer};
+use text::{OutputText, StopText, Tokenizer};
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
@@ -37,7 +38,8 @@ fn prompts_have_the_same_tokens_after_truncation() {
         let encode = |text: &str, truncate: Option<usize>| {
             Ok(tokenizer.encode_last(text, truncate.unwrap_or(usize::MAX), &|| true).expect("a text"))
         };
-        let checked = check(request, false, &limits, 0).expect("TGI took it");
+        let checked = check(request.translate(false, &tgi::Limits::default()).expect("TGI took it"), &limits, 0)
+            .expect("TGI took it");
         let valid = checked.encode(&limits, encode).expect("TGI took it");
         for answer in answers {
             let prefill = answer.details.expect("details were asked for").prefill;
@@ -56,12 +58,12 @@ fn the_same_tokens_give_the_same_texts() {
     for (request, answers) in cases() {
         for answer in answers {
             let details = answer.details.expect("details were asked for");
-            let mut text = OutputText::new(tokenizer.clone(), &request.parameters.stop);
+            let mut text = OutputText::new(tokenizer.clone(), &request.parameters.stop, StopText::Keep);
             for token in &details.tokens {
                 let shown = text.push(token.id);
                 assert_eq!((shown.text, shown.special), (token.text.clone(), token.special));
             }
-            let api::Inputs::Text(prompt) = &request.inputs else { panic!("the prompts are texts") };
+            let Inputs::Text(prompt) = &request.inputs else { panic!("the prompts are texts") };
             let prompt = if request.parameters.return_full_text == Some(true) { &**prompt } else { "" };
             assert_eq!(format!("{prompt}{}", text.finish()), answer.generated_text);
         }

@@ -1,7 +1,8 @@
 //! Every rule of validation with its message, the order of the rules, and what a valid request comes to.
 
-use api::{ErrorBody, GenerateRequest, Inputs, Limits, Priority, ValidRequest, ValidationError};
+use api::{Limits, Priority, ValidRequest, Violation};
 use serde_json::{Value, json};
+use server::dialects::tgi::{self, ErrorBody, GenerateRequest, Inputs, field_name, message};
 use step::{Choice, SamplingSettings};
 
 const FRESH_SEED: u64 = 77;
@@ -11,16 +12,20 @@ fn limits() -> Limits {
 }
 
 /// One token for each word: its length.
-fn encode(text: &str, truncate: Option<usize>) -> Result<Vec<u32>, ValidationError> {
+fn encode(text: &str, truncate: Option<usize>) -> Result<Vec<u32>, Violation> {
     if text.contains("poison") {
-        return Err(ValidationError::Tokenizer("cannot read it".into()));
+        return Err(Violation::Tokenizer("cannot read it".into()));
     }
     let ids: Vec<u32> = text.split_whitespace().map(|word| word.len() as u32).collect();
     Ok(ids[ids.len() - truncate.unwrap_or(ids.len()).min(ids.len())..].to_vec())
 }
 
-fn validate(request: GenerateRequest, stream: bool, limits: &Limits) -> Result<ValidRequest, ValidationError> {
-    api::check(request, stream, limits, FRESH_SEED)?.encode(limits, encode)
+fn validate(request: GenerateRequest, stream: bool, limits: &Limits) -> Result<ValidRequest, Violation> {
+    api::check(request.translate(stream, &tgi::Limits::default())?, limits, FRESH_SEED)?.encode(limits, encode)
+}
+
+fn field(violation: &Violation) -> &'static str {
+    field_name(violation.field())
 }
 
 fn request(inputs: &str, parameters: Value) -> GenerateRequest {
@@ -28,7 +33,7 @@ fn request(inputs: &str, parameters: Value) -> GenerateRequest {
     GenerateRequest { inputs: Inputs::Text(inputs.into()), parameters, stream: false, priority: Priority::Normal }
 }
 
-fn check(inputs: &str, parameters: Value, stream: bool) -> Result<ValidRequest, ValidationError> {
+fn check(inputs: &str, parameters: Value, stream: bool) -> Result<ValidRequest, Violation> {
     validate(request(inputs, parameters), stream, &limits())
 }
 
@@ -57,10 +62,10 @@ fn each_rule_has_its_message_and_its_field() {
         (json!({"truncate": 0}), "truncate", "`truncate` must be strictly positive and less than 10. Given: 0"),
         (json!({"truncate": 11}), "truncate", "`truncate` must be strictly positive and less than 10. Given: 11"),
     ];
-    for (parameters, field, message) in rows {
+    for (parameters, name, text) in rows {
         let error = check("some words", parameters.clone(), false).unwrap_err();
-        assert_eq!((error.field(), error.to_string().as_str()), (field, message), "{parameters}");
-        assert_eq!(ErrorBody::from(&error).error, format!("Input validation error: {message}"));
+        assert_eq!((field(&error), &*message(&error)), (name, text), "{parameters}");
+        assert_eq!(ErrorBody::from(&error).error, format!("Input validation error: {text}"));
     }
 
     // Ten tokens have at most eighty bytes.
@@ -82,9 +87,9 @@ fn each_rule_has_its_message_and_its_field() {
             "`inputs` tokens + `max_new_tokens` must be <= 30. Given: 1 `inputs` tokens and 4294967295 `max_new_tokens`",
         ),
     ];
-    for (inputs, parameters, message) in rows {
+    for (inputs, parameters, text) in rows {
         let error = check(inputs, parameters, false).unwrap_err();
-        assert_eq!((error.field(), error.to_string().as_str()), ("inputs", message));
+        assert_eq!((field(&error), &*message(&error)), ("inputs", text));
     }
 }
 
@@ -97,15 +102,15 @@ fn streams_have_rules_of_their_own() {
         (json!({"best_of": 0, "decoder_input_details": true, "temperature": 0.0}), best_of),
         (json!({"decoder_input_details": true, "temperature": 0.0}), prefill),
     ];
-    for (parameters, message) in rows {
-        assert_eq!(check("a", parameters, true).unwrap_err().to_string(), message);
+    for (parameters, text) in rows {
+        assert_eq!(message(&check("a", parameters, true).unwrap_err()), text);
     }
     assert_eq!(check("a", json!({"best_of": 0}), false).unwrap().best_of, 1);
     assert!(check("a", json!({"best_of": 1}), true).is_ok());
 
-    let one = Limits { max_best_of: 1, ..limits() };
-    let disabled = validate(request("a", json!({"best_of": 2})), false, &one).unwrap_err();
-    assert_eq!(disabled.to_string(), "`best_of` != 1 is not allowed for this endpoint");
+    let one = tgi::Limits { max_best_of: 1, ..tgi::Limits::default() };
+    let disabled = request("a", json!({"best_of": 2})).translate(false, &one).unwrap_err();
+    assert_eq!(message(&disabled), "`best_of` != 1 is not allowed for this endpoint");
 }
 
 /// A request that breaks all rules at once, mended rule by rule, meets them in TGI's order.
@@ -129,29 +134,30 @@ fn the_first_error_is_the_same() {
         ("seed", json!(null)),
         ("top_n_tokens", json!(5)),
     ];
-    for (field, mended) in mends {
-        assert_eq!(check("", parameters.clone(), false).unwrap_err().field(), field);
-        parameters[field] = mended;
+    for (name, mended) in mends {
+        assert_eq!(field(&check("", parameters.clone(), false).unwrap_err()), name);
+        parameters[name] = mended;
     }
-    assert_eq!(check("", parameters.clone(), false), Err(ValidationError::EmptyInput));
+    assert_eq!(check("", parameters.clone(), false), Err(Violation::EmptyPrompt));
     let long = "word ".repeat(12);
     assert!(long.len() <= limits().max_input_bytes());
-    assert_eq!(check(&long, parameters.clone(), false).unwrap_err().field(), "truncate");
+    assert_eq!(field(&check(&long, parameters.clone(), false).unwrap_err()), "truncate");
     parameters["truncate"] = json!(null);
-    assert!(matches!(check(&long, parameters.clone(), false), Err(ValidationError::MaxTotalTokens { .. })));
+    assert!(matches!(check(&long, parameters.clone(), false), Err(Violation::TotalTokens { .. })));
     parameters["max_new_tokens"] = json!(1);
-    assert!(matches!(check(&long, parameters.clone(), false), Err(ValidationError::InputLength { .. })));
+    assert!(matches!(check(&long, parameters.clone(), false), Err(Violation::PromptTokens { .. })));
     assert!(check("word", parameters, false).is_ok());
 }
 
 /// A text that is too long for its bytes alone is never tokenized, unless only its end counts.
 #[test]
 fn texts_beyond_any_prompt_are_not_tokenized() {
-    let with =
-        |bytes: usize, parameters: Value| api::check(request(&"w".repeat(bytes), parameters), false, &limits(), 0);
+    let with = |bytes: usize, parameters: Value| {
+        api::check(request(&"w".repeat(bytes), parameters).translate(false, &tgi::Limits::default())?, &limits(), 0)
+    };
     assert!(with(80, json!({})).is_ok());
-    assert_eq!(with(81, json!({})), Err(ValidationError::InputBytes { max: 80, tokens: 10, given: 81 }));
-    assert_eq!(with(81, json!({"temperature": 0.0})).unwrap_err().field(), "temperature");
+    assert_eq!(with(81, json!({})), Err(Violation::PromptBytes { max: 80, tokens: 10, given: 81 }));
+    assert_eq!(field(&with(81, json!({"temperature": 0.0})).unwrap_err()), "temperature");
     assert_eq!(with(4_000_000, json!({"truncate": 10})).unwrap().truncate, Some(10));
     assert!(Limits { token_bytes_max: usize::MAX, ..limits() }.check_bytes("w").is_ok());
 }
@@ -168,21 +174,19 @@ fn limits_are_inclusive_although_the_messages_say_less() {
 fn defaults() {
     let bare: GenerateRequest = serde_json::from_value(json!({"inputs": "a bc"})).unwrap();
     let valid = validate(bare, false, &limits()).unwrap();
-    assert_eq!((valid.prompt.as_slice(), valid.text.as_deref()), (&[1, 2][..], None));
-    assert_eq!((valid.max_new_tokens, valid.best_of, valid.top_n_tokens), (20, 1, 0));
+    assert_eq!(valid.prompt, [1, 2]);
+    assert_eq!((valid.max_tokens, valid.n, valid.best_of, valid.top_tokens), (20, 1, 1, 0));
     assert_eq!(valid.sampling(0), step::SamplingParams::GREEDY);
     assert_eq!(valid.seed(0), None);
-    assert!(!(valid.return_full_text || valid.details || valid.decoder_input_details || valid.ignore_eos));
+    assert!(valid.keep_stop && !valid.prompt_logprobs && !valid.ignore_eos);
     assert!(valid.stop.is_empty());
-    assert!(check("a", json!({"decoder_input_details": true}), false).unwrap().details);
+    assert!(check("a", json!({"decoder_input_details": true}), false).unwrap().prompt_logprobs);
 }
 
 #[test]
-fn truncation_keeps_the_last_tokens_and_the_whole_text() {
+fn truncation_keeps_the_last_tokens() {
     let long = "a bb ccc dddd ".repeat(10);
-    let valid = check(&long, json!({"truncate": 3, "return_full_text": true}), false).unwrap();
-    assert_eq!((valid.prompt.as_slice(), valid.text.as_deref()), (&[2, 3, 4][..], Some(&*long)));
-    assert_eq!(check(&long, json!({"truncate": 3}), false).unwrap().text, None, "nobody needs it");
+    assert_eq!(check(&long, json!({"truncate": 3}), false).unwrap().prompt, [2, 3, 4]);
     assert_eq!(check("a bb", json!({"truncate": 3}), false).unwrap().prompt, [1, 2]);
 }
 
@@ -190,19 +194,19 @@ fn truncation_keeps_the_last_tokens_and_the_whole_text() {
 fn prompts_of_token_ids() {
     let with = |inputs| {
         let request = GenerateRequest { inputs, ..request("", json!({"truncate": 2})) };
-        api::check(request, false, &limits(), FRESH_SEED)?.encode(&limits(), |_, _| unreachable!("there is no text"))
+        let request = request.translate(false, &tgi::Limits::default())?;
+        api::check(request, &limits(), FRESH_SEED)?.encode(&limits(), |_, _| unreachable!("there is no text"))
     };
-    let valid = with(Inputs::Ids(vec![5, 6, 7])).unwrap();
-    assert_eq!((valid.prompt.as_slice(), valid.text), (&[6, 7][..], None));
+    assert_eq!(with(Inputs::Ids(vec![5, 6, 7])).unwrap().prompt, [6, 7]);
     let error = with(Inputs::Ids(vec![1_000, 1, 1])).unwrap_err();
-    assert_eq!(error.to_string(), "`input_ids` must be < 1000. Given: 1000 at index 0");
-    assert_eq!(with(Inputs::Ids(vec![])), Err(ValidationError::EmptyInput));
+    assert_eq!(message(&error), "`input_ids` must be < 1000. Given: 1000 at index 0");
+    assert_eq!(with(Inputs::Ids(vec![])), Err(Violation::EmptyPrompt));
 
     assert_eq!(Inputs::either("a".into(), vec![]), Ok(Inputs::Text("a".into())));
     assert_eq!(Inputs::either(String::new(), vec![1]), Ok(Inputs::Ids(vec![1])));
     assert_eq!(Inputs::either(String::new(), vec![]), Ok(Inputs::Text(String::new())));
     let both = Inputs::either("a".into(), vec![1]).unwrap_err();
-    assert_eq!((both.field(), &*both.to_string()), ("input_ids", "`inputs` and `input_ids` must not both be set"));
+    assert_eq!((field(&both), &*message(&both)), ("input_ids", "`inputs` and `input_ids` must not both be set"));
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn the_payload_of_the_notebook() {
     assert!(request.stream);
     let valid = validate(request, true, &limits()).unwrap();
     assert_eq!(valid.stop, ["<|endoftext|>", "</s>"]);
-    assert_eq!((valid.details, valid.seed(0)), (true, Some(9)));
+    assert_eq!(valid.seed(0), Some(9));
     let settings = *valid.sampling(0).settings();
     assert_eq!((settings.temperature, settings.top_k, settings.top_p), (0.8, Some(10), Some(0.9)));
     assert_eq!((settings.typical_p, settings.repetition_penalty), (Some(0.95), 1.03));

@@ -1,12 +1,18 @@
-//! `peregrine.v1.Generation`.
+//! `peregrine.v1.Generation`, with TGI's parameters.
 
-use crate::convert::{request_from_pb, response_to_pb, token_to_pb, top_to_pb};
+pub mod convert;
+mod status;
+
+use super::tgi;
+use super::tgi::Shape;
 use crate::incoming::{LargeBodies, check_headers};
 use crate::limits::GRPC_MESSAGE_BYTES_MAX;
 use crate::{Error, Service, TokenStream};
+use api::Request as ApiRequest;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn};
+use convert::{request_from_pb, response_to_pb, stream_details_to_pb, token_to_pb, top_to_pb};
 use futures_util::stream::{Stream, try_unfold};
 use std::pin::Pin;
 use std::time::Duration;
@@ -37,9 +43,9 @@ impl Generation for GrpcApi {
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let response = until(deadline, self.service.generate(request)).await??;
-        Ok(Response::new(response_to_pb(response)))
+        let (shape, request) = self.translate(request.into_inner(), false)?;
+        let answer = until(deadline, self.service.generate(request)).await??;
+        Ok(Response::new(response_to_pb(shape.response(answer))))
     }
 
     async fn generate_stream(
@@ -47,12 +53,12 @@ impl Generation for GrpcApi {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         let deadline = deadline(request.metadata());
-        let request = request_from_pb(request.into_inner()).map_err(Error::from)?;
-        let mut tokens = until(deadline, self.service.stream(request)).await??;
+        let (shape, request) = self.translate(request.into_inner(), true)?;
+        let mut tokens = until(deadline, self.service.start(request)).await??;
         tokens.end_without_reader(deadline, self.stall_limit);
-        let messages = try_unfold(Some(tokens), move |mut tokens| async move {
-            let message = next_message(&mut tokens, deadline).await?;
-            Ok(message.map(|message| (message, tokens)))
+        let messages = try_unfold((tokens, shape), move |(mut tokens, shape)| async move {
+            let message = next_message(&mut tokens, &shape, deadline).await?;
+            Ok(message.map(|message| (message, (tokens, shape))))
         });
         Ok(Response::new(Box::pin(messages)))
     }
@@ -87,37 +93,40 @@ impl Generation for GrpcApi {
     }
 }
 
-/// Waits for the next token and takes all that are there by then, so that a slow reader gets fewer, larger messages.
-/// `tokens` is empty once the last message has been made.
+impl GrpcApi {
+    /// What is asked for, and what the answer is to hold.
+    fn translate(&self, request: pb::GenerateRequest, stream: bool) -> Result<(Shape, ApiRequest), Error> {
+        let service = &self.service;
+        let request = service.translated(request_from_pb(request))?;
+        let shape = Shape::new(&request.inputs, &request.parameters, service.tokenizer());
+        Ok((shape, service.translated(request.translate(stream, &service.info().tgi))?))
+    }
+}
+
+/// Waits for the next token and takes all that are there by then, so that a slow reader gets fewer, larger messages. There is
+/// none after the last token.
 async fn next_message(
-    tokens: &mut Option<TokenStream>,
+    tokens: &mut TokenStream,
+    shape: &Shape,
     deadline: Option<Instant>,
 ) -> Result<Option<pb::GenerateStreamResponse>, Status> {
-    let Some(running) = tokens else { return Ok(None) };
     let mut message = pb::GenerateStreamResponse::default();
-    let mut next = until(deadline, running.next()).await??;
-    let mut ended = false;
-    while let Some(event) = next {
-        ended = event.finish.is_some();
-        message.tokens.push(token_to_pb(event.token));
+    let Some(mut event) = until(deadline, tokens.next()).await?? else { return Ok(None) };
+    loop {
+        message.tokens.push(token_to_pb(tgi::Token::from(event.token)));
         if !event.top.is_empty() {
-            message.top_tokens.push(top_to_pb(event.top));
+            message.top_tokens.push(top_to_pb(event.top.into_iter().map(tgi::Token::from).collect()));
         }
-        next = until(deadline, async { running.try_next() }).await??;
+        if let Some(finish) = event.finish {
+            let (text, details) = shape.ending(tokens, finish);
+            message.generated_text = Some(text);
+            message.details = details.as_ref().map(stream_details_to_pb);
+        }
+        match until(deadline, async { tokens.try_next() }).await?? {
+            Some(next) => event = next,
+            None => return Ok(Some(message)),
+        }
     }
-    if ended {
-        let completion = tokens.take().and_then(TokenStream::into_completion).ok_or(Error::Incomplete)?;
-        message.details = completion.stream_details().map(|details| pb::Details {
-            finish_reason: details.finish_reason.as_str().to_owned(),
-            generated_tokens: details.generated_tokens,
-            seed: details.seed,
-            prompt_tokens: details.input_length,
-            cached_tokens: details.cached_tokens,
-            ..pb::Details::default()
-        });
-        message.generated_text = Some(completion.generated_text().to_owned());
-    }
-    Ok(Some(message))
 }
 
 /// `routes` within limits of what a call may bring. Codes are those that gRPC has for the case, where tonic has others.

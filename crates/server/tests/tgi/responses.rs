@@ -1,9 +1,12 @@
 //! The JSON of answers: order and presence of keys, and the answers that a real server gave.
 
 use std::path::Path;
+use std::time::Duration;
 
-use api::{BestOfSequence, Details, ErrorBody, FinishReason, GenerateResponse, PrefillToken, StreamDetails, Token};
+use api::FinishReason;
 use serde_json::{Value, json};
+use server::Error;
+use server::dialects::tgi::{BestOfSequence, Details, ErrorBody, GenerateResponse, PrefillToken, StreamDetails, Token};
 
 fn token(id: u32, logprob: f32) -> Token {
     Token { id, text: " it".into(), logprob, special: false, model_logprob: -9.0 }
@@ -82,13 +85,17 @@ fn errors() {
     let rows = [
         (ErrorBody::rejection("m"), 422, r#"{"error":"m","error_type":"validation"}"#),
         (
-            ErrorBody::generation("worker 3 died"),
+            ErrorBody::from(&Error::Generation { reason: "worker 3 died".to_owned() }),
             424,
             r#"{"error":"Request failed during generation: Server error: worker 3 died","error_type":"generation"}"#,
         ),
-        (ErrorBody::overloaded(), 429, r#"{"error":"Model is overloaded","error_type":"overloaded"}"#),
         (
-            ErrorBody::incomplete_generation(),
+            ErrorBody::from(&Error::Overloaded { retry_after: Duration::ZERO }),
+            429,
+            r#"{"error":"Model is overloaded","error_type":"overloaded"}"#,
+        ),
+        (
+            ErrorBody::from(&Error::Incomplete),
             500,
             r#"{"error":"Incomplete generation","error_type":"incomplete_generation"}"#,
         ),

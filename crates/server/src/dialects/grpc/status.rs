@@ -1,0 +1,39 @@
+//! How gRPC says that a request gets no answer.
+
+use crate::Error;
+use crate::dialects::tgi::{ErrorBody, field_name, message};
+use crate::incoming::IncomingError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Validation(violation) => {
+                let details =
+                    ErrorDetails::with_bad_request_violation(field_name(violation.field()), message(violation));
+                Self::with_error_details(Code::InvalidArgument, ErrorBody::from(violation).error, details)
+            }
+            Error::Overloaded { retry_after } => {
+                let details = ErrorDetails::with_retry_info(Some(*retry_after));
+                Self::with_error_details(Code::ResourceExhausted, error.to_string(), details)
+            }
+            Error::Stalled { .. } => Self::deadline_exceeded(error.to_string()),
+            Error::Unavailable(_) | Error::Generation { .. } | Error::Incomplete => {
+                Self::unavailable(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<IncomingError> for Status {
+    fn from(error: IncomingError) -> Self {
+        match error {
+            IncomingError::HeadersTooLarge { .. } | IncomingError::BodyTooLarge { .. } | IncomingError::Busy => {
+                Self::resource_exhausted(error.to_string())
+            }
+            IncomingError::TooSlow => Self::deadline_exceeded(error.to_string()),
+            IncomingError::Broken(cause) => Self::from_error(cause.into()),
+        }
+    }
+}
