@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -46,11 +47,16 @@ impl GrpcApi {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // The details of errors.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
                 .with_service_name("peregrine.v1.Generation")
                 .with_service_name("grpc.health.v1.Health")
         };
         const SOUND: &str = "the descriptors were made with the services";
-        let generation = GenerationServer::new(self).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let generation = GenerationServer::new(self)
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip);
         let routes = Routes::new(generation).add_service(health);
         // Older clients know the second only.
         let routes = routes.add_service(reflection().build_v1().expect(SOUND));

@@ -90,6 +90,19 @@ impl Service {
         self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text).map_err(|error| invalid(&error))).await
     }
 
+    /// The text of tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::TokenId`].
+    pub fn detokenize(&self, ids: &[u32], skip_special: bool) -> Result<String, Error> {
+        let vocab_size = self.0.info.limits.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocab_size) {
+            Some(index) => Err(Violation::TokenId { vocab_size, id: ids[index], index }.into()),
+            None => Ok(self.tokenizer().decode(ids, skip_special)),
+        }
+    }
+
     /// The tokenizer, for what takes no time.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {

@@ -49,6 +49,10 @@ impl Generation for StandIn {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn detokenize(&self, _: Request<pb::DetokenizeRequest>) -> Result<Response<pb::DetokenizeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn get_info(&self, _: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }

@@ -5,11 +5,12 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use tonic::Code;
+use tonic::codec::CompressionEncoding;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt;
 use wire::generation as pb;
 
@@ -281,17 +282,77 @@ async fn the_server_describes_itself() {
 
 /// The services that reflection lists.
 async fn services(client: &Client) -> Vec<String> {
-    let mut stub = ServerReflectionClient::new(client.channel.clone());
-    let message_request = Some(MessageRequest::ListServices(String::new()));
-    let request = ServerReflectionRequest { host: String::new(), message_request };
-    let mut stream = stub.server_reflection_info(tokio_stream::once(request)).await.expect("a stream").into_inner();
-    let message = within("the list", stream.message()).await.expect("no error");
-    match message {
-        Some(ServerReflectionResponse {
-            message_response: Some(MessageResponse::ListServicesResponse(list)), ..
-        }) => list.service.into_iter().map(|service| service.name).collect(),
+    match reflect(client, MessageRequest::ListServices(String::new())).await {
+        MessageResponse::ListServicesResponse(list) => list.service.into_iter().map(|service| service.name).collect(),
         other => panic!("{other:?}"),
     }
+}
+
+async fn reflect(client: &Client, request: MessageRequest) -> MessageResponse {
+    let mut stub = ServerReflectionClient::new(client.channel.clone());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+    let mut stream = stub.server_reflection_info(tokio_stream::once(request)).await.expect("a stream").into_inner();
+    let message = within("an answer", stream.message()).await.expect("no error").expect("a message");
+    message.message_response.expect("it says something")
+}
+
+/// Whoever has no file of the protocol gets its comments and the types of errors by reflection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn reflection_has_comments_and_the_types_of_errors() {
+    let server = Server::ready::<&str>([]).await;
+    let client = server.client().await;
+    let mut described = Vec::new();
+    for symbol in ["peregrine.v1.Generation", "google.rpc.BadRequest", "google.rpc.RetryInfo"] {
+        match reflect(&client, MessageRequest::FileContainingSymbol(symbol.to_owned())).await {
+            MessageResponse::FileDescriptorResponse(files) => described.push(files.file_descriptor_proto.concat()),
+            other => panic!("{symbol}: {other:?}"),
+        }
+    }
+    let text = String::from_utf8_lossy(&described[0]);
+    assert!(text.contains("Continues one prompt and answers when the text is complete."), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tokens_go_back_to_their_text() {
+    let server = Server::ready::<&str>([]).await;
+    let client = server.client().await;
+    let ids: Vec<u32> = client.tokenize("Once upon a time").await.iter().map(|token| token.id).collect();
+    let detokenize = |ids: Vec<u32>, skip_special_tokens| {
+        let mut stub = client.generation();
+        async move {
+            let answer = stub.detokenize(pb::DetokenizeRequest { ids, skip_special_tokens });
+            within("a text", answer).await.map(|answer| answer.into_inner().text)
+        }
+    };
+    assert_eq!(detokenize(ids.clone(), false).await.expect("a text"), "Once upon a time");
+    let special = [ids, vec![11]].concat();
+    assert_eq!(detokenize(special.clone(), true).await.expect("a text"), "Once upon a time");
+    assert_eq!(detokenize(special, false).await.expect("a text"), "Once upon a time<|endoftext|>");
+    let beyond = detokenize(vec![5, 3072], false).await.expect_err("beyond the vocabulary");
+    let field = &beyond.get_details_bad_request().expect("details").field_violations[0].field;
+    assert_eq!((beyond.code(), &**field), (Code::InvalidArgument, "input_ids"));
+    server.stop().await;
+}
+
+/// Answers are compressed where the request was, and a message may not be larger than others because it was compressed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn compression_is_the_callers_choice() {
+    let server = Server::ready::<&str>([]).await;
+    let client = server.client().await;
+    let plain = client.generation().accept_compressed(CompressionEncoding::Gzip);
+    let gzip = plain.clone().send_compressed(CompressionEncoding::Gzip);
+    let mut answers = Vec::new();
+    for (mut stub, encoding) in [(plain.clone(), None), (gzip.clone(), Some("gzip"))] {
+        let answer = within("an answer", stub.generate(greedy(PROMPT, 5))).await.expect("an answer");
+        assert_eq!(answer.metadata().get("grpc-encoding").map(|value| value.as_bytes()), encoding.map(str::as_bytes));
+        answers.push(answer.into_inner());
+    }
+    assert_eq!(answers[0], answers[1]);
+    // It is small on its way, and too large behind it.
+    let status = within("an answer", gzip.clone().generate(greedy(&"a".repeat(5 << 20), 5))).await;
+    assert_eq!(status.expect_err("too large").code(), Code::ResourceExhausted);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

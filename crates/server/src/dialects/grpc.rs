@@ -76,6 +76,15 @@ impl Generation for GrpcApi {
         Ok(Response::new(pb::TokenizeResponse { tokens: tokens.collect() }))
     }
 
+    async fn detokenize(
+        &self,
+        request: Request<pb::DetokenizeRequest>,
+    ) -> Result<Response<pb::DetokenizeResponse>, Status> {
+        let pb::DetokenizeRequest { ids, skip_special_tokens } = request.into_inner();
+        let text = self.service.detokenize(&ids, skip_special_tokens)?;
+        Ok(Response::new(pb::DetokenizeResponse { text }))
+    }
+
     async fn get_info(&self, _: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
         let info = self.service.info();
         let narrow = |size| u32::try_from(size).unwrap_or(u32::MAX);
@@ -137,6 +146,7 @@ pub(crate) fn limited(routes: Routes, bodies: LargeBodies) -> Router {
             if let Err(error) = check_headers(request.headers()) {
                 return Status::from(error).into_http();
             }
+            let request = compressed_as_asked(request);
             // tonic looks at the message's own length first, which says more.
             let request = request.map(|body| bodies.limit(body, 2 * GRPC_MESSAGE_BYTES_MAX, Status::from));
             let mut response = next.run(request).await;
@@ -145,6 +155,15 @@ pub(crate) fn limited(routes: Routes, bodies: LargeBodies) -> Router {
         }
     };
     routes.into_axum_router().layer(from_fn(limits))
+}
+
+/// Answers are compressed where the request was: libraries say that they accept it whether or not their users want to wait for it.
+fn compressed_as_asked(mut request: axum::extract::Request) -> axum::extract::Request {
+    let headers = request.headers_mut();
+    if headers.get("grpc-encoding").is_none_or(|encoding| encoding == "identity") {
+        headers.remove("grpc-accept-encoding");
+    }
+    request
 }
 
 /// A message that is too large is OUT_OF_RANGE to tonic, and bytes that are no message are INTERNAL. The services here answer
