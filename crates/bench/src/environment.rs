@@ -28,13 +28,15 @@ pub struct Machine {
     pub os: String,
 }
 
+/// The flag whose value is a secret.
+const API_KEY: &str = "--api-key";
+
 impl Environment {
     /// This process and its machine.
     #[must_use]
     pub fn here() -> Self {
         let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-        let command: Vec<_> = arguments.map(|argument| quoted(&argument)).collect();
-        Self { command: command.join(" "), version: env!("CARGO_PKG_VERSION"), machine: Machine::here() }
+        Self { command: command_line(arguments), version: env!("CARGO_PKG_VERSION"), machine: Machine::here() }
     }
 }
 
@@ -58,6 +60,19 @@ fn after(text: &str, key: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
 }
 
+/// As a shell takes it, but for the key, which is no one else's business.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let mut is_key = false;
+    let shown = arguments.map(|argument| match (std::mem::replace(&mut is_key, argument == API_KEY), argument) {
+        (true, _) => "…".to_owned(),
+        (false, given) if given.strip_prefix(API_KEY).is_some_and(|rest| rest.starts_with('=')) => {
+            format!("{API_KEY}=…")
+        }
+        (false, argument) => quoted(&argument),
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
 /// As a shell takes it.
 fn quoted(argument: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:=,+@%".contains(letter);
@@ -76,6 +91,14 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_key_is_not_told() {
+        for key in [&["--api-key", "secret"][..], &["--api-key=secret"]] {
+            let line = command_line([&["serve"], key, &["--seed", "a b"]].concat().into_iter().map(str::to_owned));
+            assert!(!line.contains("secret") && line.ends_with("… --seed 'a b'"), "{line}");
+        }
+    }
 
     #[test]
     fn arguments_are_quoted_where_a_shell_needs_it() {

@@ -46,4 +46,4 @@ pub use failures::Failure;
 pub use metrics::{Distribution, Slo};
 pub use serve::Ended;
 pub use shape::Shape;
-pub use target::{Protocol, Target, TargetError};
+pub use target::{Dialect, Target, TargetError, TargetOptions};

@@ -2,7 +2,7 @@
 
 use crate::arrivals::Arrivals;
 use crate::dataset::Request;
-use crate::target::{Arrival, Target};
+use crate::target::{Arrival, Counts, Target};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,13 +29,11 @@ pub struct Outcome {
     pub latency: f64,
     /// Every message with tokens.
     pub arrivals: Vec<Arrival>,
-    /// The tokens of the answer, where the protocol tells their ids.
+    /// The tokens of the answer, where the dialect tells their ids.
     pub ids: Vec<u32>,
-    /// Tokens of the prompt, where the server counts them.
-    pub input_tokens: Option<u32>,
-    /// Tokens of the prompt that were not computed anew.
-    pub cached_tokens: u32,
-    /// Tokens of the answer.
+    /// What the server counted itself.
+    pub counts: Counts,
+    /// Tokens of the answer: as the server counted them, else as they came.
     pub output_tokens: u32,
     /// Why it failed, if it did.
     pub error: Option<String>,
@@ -101,8 +99,7 @@ async fn ask(target: &Target, index: usize, request: &Request, run_start: Instan
         start: seconds(sent - run_start),
         latency: seconds(sent.elapsed()),
         output_tokens: record.generated(),
-        input_tokens: record.input_tokens,
-        cached_tokens: record.cached_tokens,
+        counts: record.counts,
         arrivals: record.arrivals,
         ids: record.ids,
         error: result.err().map(|error| error.to_string()),

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub cached_tokens: u64,
     /// Tokens of the answers.
     pub output_tokens: u64,
+    /// Answered requests whose tokens the server counted itself. In others, each message with text counts as one token.
+    pub counted_by_server: usize,
     /// Answered requests that met the service levels; `None` without any.
     pub good: Option<usize>,
     /// The most tokens that came within one second.
@@ -51,9 +53,10 @@ impl Metrics {
             duration: ran.duration,
             completed: completed.len(),
             failed: ran.outcomes.len() - completed.len(),
-            input_tokens: sum(|outcome| outcome.input_tokens.unwrap_or(0)),
-            cached_tokens: sum(|outcome| outcome.cached_tokens),
+            input_tokens: sum(|outcome| outcome.counts.input_tokens.unwrap_or(0)),
+            cached_tokens: sum(|outcome| outcome.counts.cached_tokens.unwrap_or(0)),
             output_tokens: sum(|outcome| outcome.output_tokens),
+            counted_by_server: completed.iter().filter(|outcome| outcome.counts.output_tokens.is_some()).count(),
             good: (!slos.is_empty()).then(good),
             output_tokens_per_s_max: tokens_by_second(ran).into_iter().fold(0.0, f64::max),
             concurrency_max: concurrency(ran).into_iter().map(|(_, running)| running).max().unwrap_or(0),
@@ -236,7 +239,7 @@ impl fmt::Display for Slo {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::target::Arrival;
+    use crate::target::{Arrival, Counts};
 
     /// A request sent at `start` whose messages of one token came at the given seconds after it.
     pub(crate) fn outcome(start: f64, times: &[f32]) -> Outcome {
@@ -245,8 +248,7 @@ pub(crate) mod tests {
             latency: times.last().map_or(0.0, |&at| f64::from(at)),
             arrivals: times.iter().map(|&at| Arrival { at, tokens: 1 }).collect(),
             ids: Vec::new(),
-            input_tokens: Some(10),
-            cached_tokens: 0,
+            counts: Counts { input_tokens: Some(10), ..Counts::default() },
             output_tokens: u32::try_from(times.len()).expect("few"),
             error: None,
         }

@@ -24,8 +24,8 @@ pub(crate) struct Run {
     pub(crate) model_id: String,
     /// The server's software, as far as it tells.
     pub(crate) software: String,
-    /// The API by which the server was asked.
-    pub(crate) protocol: &'static str,
+    /// What the server was asked in.
+    pub(crate) dialect: &'static str,
     /// Which requests were sent.
     pub(crate) dataset: String,
     /// Requests per second; infinite in a closed loop.
@@ -93,6 +93,16 @@ fn row(run: &Run) -> [String; 10] {
     ]
 }
 
+/// Who counted the tokens of the answers.
+pub(crate) fn counted(runs: &[Run]) -> String {
+    let sum = |count: fn(&Metrics) -> usize| runs.iter().map(|run| count(&run.metrics)).sum::<usize>();
+    let (completed, by_server) = (sum(|metrics| metrics.completed), sum(|metrics| metrics.counted_by_server));
+    match completed - by_server {
+        0 => "counted by the server".to_owned(),
+        rest => format!("counted by the server in {by_server} answers, one for each message with text in {rest}"),
+    }
+}
+
 /// The columns of the table of failures.
 const FAILURES_HEADER: [&str; 2] = ["run", "failed requests"];
 
@@ -130,7 +140,7 @@ pub(crate) mod tests {
             date: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             model_id: "demo".to_owned(),
             software: "peregrine".to_owned(),
-            protocol: "grpc",
+            dialect: "grpc",
             dataset: "10/3".to_owned(),
             rate: f64::INFINITY,
             arrivals: "closed",

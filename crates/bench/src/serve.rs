@@ -98,8 +98,7 @@ async fn sweep(
     sources: &[(String, Source)],
     results: &mut Results<'_>,
 ) -> Result<(), ServeError> {
-    let ServeOptions { address, protocol, stream, request_timeout, .. } = options;
-    let target = Target::connect(address, *protocol, options.connections(), *stream, *request_timeout).await?;
+    let target = Target::connect(&options.target, options.connections()).await?;
     let (info, vocabulary) = (target.info().await?, target.vocabulary().await?);
     results.begin()?;
     let mut number = 0;
@@ -143,7 +142,7 @@ async fn measure(
         date,
         model_id: info.model_id.clone(),
         software: info.software.clone(),
-        protocol: options.protocol.name(),
+        dialect: options.target.dialect.name(),
         dataset: dataset.to_owned(),
         rate: load.arrivals.rate(),
         arrivals: load.arrivals.name(),

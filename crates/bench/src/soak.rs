@@ -4,7 +4,7 @@
 use crate::dataset::{Dataset, DatasetError, Request};
 use crate::memory;
 use crate::serve::Ended;
-use crate::target::{Protocol, Record, Target, TargetError};
+use crate::target::{Dialect, Record, Target, TargetError, TargetOptions};
 use fastrand::Rng;
 use serde_json::json;
 use std::io::{self, Write};
@@ -131,7 +131,15 @@ pub async fn run(
 /// Sends the requests, and returns the watched memory in MiB after a fifth of the time and at the end.
 async fn load(options: &SoakOptions, tally: &Arc<Tally>) -> Result<Option<(u64, u64)>, SoakError> {
     let connections = options.concurrency.div_ceil(64) as usize;
-    let target = Target::connect(&options.address, Protocol::Grpc, connections, true, REQUEST_TIMEOUT).await?;
+    let target = TargetOptions {
+        address: options.address.clone(),
+        dialect: Dialect::Grpc,
+        model: None,
+        api_key: None,
+        stream: true,
+        limit: REQUEST_TIMEOUT,
+    };
+    let target = Target::connect(&target, connections).await?;
     let known = Arc::new(ask_alone(&target, requests(options, &target).await?).await?);
     let end = Instant::now() + options.duration;
     let mut tasks = JoinSet::new();
@@ -188,7 +196,7 @@ async fn call_until(
         request.cancel_after = (random.f64() < cancel).then(|| random.u32(0..=tokens));
         let (record, result) = target.ask(caller, &request).await;
         tally.tokens.fetch_add(record.ids.len() as u64, Ordering::Relaxed);
-        tally.cached_tokens.fetch_add(record.cached_tokens.into(), Ordering::Relaxed);
+        tally.cached_tokens.fetch_add(record.counts.cached_tokens.unwrap_or(0).into(), Ordering::Relaxed);
         let wrong = judge(chosen, &request, &record, result);
         let kind = match (&wrong, request.cancel_after) {
             (Some(_), _) => &tally.wrong,

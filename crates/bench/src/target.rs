@@ -3,33 +3,66 @@
 mod error;
 mod grpc;
 mod http;
+mod record;
 
 use crate::dataset::{Request, Vocabulary};
-use std::time::{Duration, Instant};
+use serde_json::Value;
+use std::time::Duration;
 
 pub use error::TargetError;
+pub use record::{Arrival, Counts, Record};
 
-/// The API by which a server is asked.
+/// What a server is asked in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum Dialect {
     /// `peregrine.v1.Generation`.
     Grpc,
-    /// TGI's routes: /generate_stream, or /generate for whole answers.
-    Generate,
-    /// OpenAI's route /v1/completions.
-    Completions,
+    /// TGI: /generate_stream, or /generate for whole answers.
+    Tgi,
+    /// OpenAI: /v1/completions.
+    OpenAi,
+    /// OpenAI: /v1/chat/completions.
+    OpenAiChat,
+    /// A container on SageMaker: /invocations.
+    SageMaker,
+    /// SageMaker's runtime API: /endpoints/NAME/invocations-response-stream, or /endpoints/NAME/invocations.
+    SageMakerRuntime,
 }
 
-impl Protocol {
-    /// The name in reports.
+impl Dialect {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Grpc, Self::Tgi, Self::OpenAi, Self::OpenAiChat, Self::SageMaker, Self::SageMakerRuntime];
+
+    /// The name in arguments and reports; vLLM's, where it has one.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
-            Self::Generate => "generate",
-            Self::Completions => "completions",
+            Self::Tgi => "tgi",
+            Self::OpenAi => "openai",
+            Self::OpenAiChat => "openai-chat",
+            Self::SageMaker => "sagemaker",
+            Self::SageMakerRuntime => "sagemaker-runtime",
         }
     }
+}
+
+/// Which server, and how it is asked.
+#[derive(Clone, Debug)]
+pub struct TargetOptions {
+    /// The server, as `HOST:PORT` or URL.
+    pub address: String,
+    /// What it is asked in.
+    pub dialect: Dialect,
+    /// The model that requests name, or SageMaker's endpoint; if not given, what the server tells.
+    pub model: Option<String>,
+    /// Sent as a bearer token with each request.
+    pub api_key: Option<String>,
+    /// Ask for tokens as they are made, not for whole answers.
+    pub stream: bool,
+    /// A request that takes longer has failed.
+    pub limit: Duration,
 }
 
 /// What a server says of itself.
@@ -55,77 +88,26 @@ enum Kind {
     Http(Box<http::Http>),
 }
 
-/// One message with tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Arrival {
-    /// Seconds after the request was sent.
-    pub at: f32,
-    /// How many tokens it brought.
-    pub tokens: u32,
-}
-
-/// What came in answer to a request.
-#[derive(Debug)]
-pub struct Record {
-    start: Instant,
-    /// Every message with tokens.
-    pub arrivals: Vec<Arrival>,
-    /// The tokens, where the protocol tells their ids.
-    pub ids: Vec<u32>,
-    /// Tokens of the prompt, where the server counts them.
-    pub input_tokens: Option<u32>,
-    /// Tokens of the prompt that were not computed anew.
-    pub cached_tokens: u32,
-    /// Tokens of the answer, where the server counts them at its end.
-    pub output_tokens: Option<u32>,
-}
-
-impl Record {
-    pub(crate) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            arrivals: Vec::new(),
-            ids: Vec::new(),
-            input_tokens: None,
-            cached_tokens: 0,
-            output_tokens: None,
-        }
-    }
-
-    /// A message with this many tokens has come now.
-    fn arrived(&mut self, tokens: usize) {
-        let tokens = u32::try_from(tokens).expect("a message is smaller than that");
-        self.arrivals.push(Arrival { at: self.start.elapsed().as_secs_f32(), tokens });
-    }
-
-    /// Tokens of the answer.
-    #[must_use]
-    pub fn generated(&self) -> u32 {
-        self.output_tokens.unwrap_or_else(|| self.arrivals.iter().map(|arrival| arrival.tokens).sum())
+impl ServerInfo {
+    /// From JSON strings, each of which may lack.
+    fn told(model: &Value, software: &[&Value]) -> Self {
+        let software: Vec<&str> = software.iter().filter_map(|value| value.as_str()).collect();
+        Self { model_id: model.as_str().unwrap_or_default().to_owned(), software: software.join(", ") }
     }
 }
 
 impl Target {
-    /// Connects to the server at `address`, a `host:port` or URL, over `connections` connections. With `stream`, tokens are
-    /// asked for one by one, else the whole answer at once. A request that takes longer than `limit` fails.
+    /// Connects to a server. The calls of gRPC go over so many connections; over HTTP each request under way has one.
     ///
     /// # Errors
     ///
     /// [`TargetError`], if nobody answers there.
-    pub async fn connect(
-        address: &str,
-        protocol: Protocol,
-        connections: usize,
-        stream: bool,
-        limit: Duration,
-    ) -> Result<Self, TargetError> {
-        let kind = match protocol {
-            Protocol::Grpc => Kind::Grpc(grpc::Grpc::connect(address, connections).await?),
-            Protocol::Generate | Protocol::Completions => {
-                Kind::Http(Box::new(http::Http::new(address, protocol).await?))
-            }
+    pub async fn connect(options: &TargetOptions, connections: usize) -> Result<Self, TargetError> {
+        let kind = match http::Http::connect(options).await {
+            Some(http) => Kind::Http(Box::new(http?)),
+            None => Kind::Grpc(grpc::Grpc::connect(options, connections).await?),
         };
-        Ok(Self { kind, stream, limit })
+        Ok(Self { kind, stream: options.stream, limit: options.limit })
     }
 
     /// What the server says of itself.

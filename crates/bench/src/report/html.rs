@@ -2,7 +2,7 @@
 
 use super::style::style;
 use super::svg::{Curve, Mark, Plot, escape, swatch};
-use super::{FAILURES_HEADER, HEADER, Run, failure_rows, row};
+use super::{FAILURES_HEADER, HEADER, Run, counted, failure_rows, row};
 use crate::environment::{Environment, rfc3339};
 use crate::metrics::{Distribution, concurrency, tokens_by_second};
 use std::fmt::Write;
@@ -35,7 +35,7 @@ pub(crate) fn html(runs: &[Run], environment: &Environment) -> String {
          <title>Peregrine: load on a server</title><style>{STYLE}</style></head><body>\n<h1>Load on a server</h1>\n"
     );
     if let [first, .., last] | [first @ last] = runs {
-        facts(first, last, environment, &mut page);
+        facts(runs, [first, last], environment, &mut page);
     }
     table("runs", &HEADER, runs.iter().map(row), &mut page);
     if runs.iter().any(|run| !run.failures.is_empty()) {
@@ -55,13 +55,14 @@ pub(crate) fn html(runs: &[Run], environment: &Environment) -> String {
 }
 
 /// What was measured, when, and where.
-fn facts(first: &Run, last: &Run, environment: &Environment, page: &mut String) {
+fn facts(runs: &[Run], [first, last]: [&Run; 2], environment: &Environment, page: &mut String) {
     let machine = &environment.machine;
     let memory_gib = machine.memory_bytes as f64 / f64::from(1 << 30);
     let told = |text: &str| if text.is_empty() { "not told".to_owned() } else { text.to_owned() };
     let facts = [
         ("model", told(&first.model_id)),
-        ("server", format!("{}, over {}", told(&first.software), first.protocol)),
+        ("server", format!("{}, over {}", told(&first.software), first.dialect)),
+        ("output tokens", counted(runs)),
         ("runs started", format!("{} to {}", rfc3339(first.date), rfc3339(last.date))),
         ("measured from", format!("{}, {} cores, {memory_gib:.1} GiB, {}", machine.cpu, machine.cores, machine.os)),
         ("by", format!("Peregrine {}: {}", environment.version, environment.command)),

@@ -15,7 +15,7 @@ pub(crate) fn json(run: &Run, environment: &Environment, detailed: bool) -> Valu
     put("command", json!(environment.command));
     put("version", json!(environment.version));
     put("machine", json!(environment.machine));
-    put("endpoint_type", json!(run.protocol));
+    put("endpoint_type", json!(run.dialect));
     put("model_id", json!(run.model_id));
     put("server", json!(run.software));
     put("dataset", json!(run.dataset));
@@ -31,6 +31,7 @@ pub(crate) fn json(run: &Run, environment: &Environment, detailed: bool) -> Valu
     put("total_input_tokens", json!(metrics.input_tokens));
     put("total_cached_tokens", json!(metrics.cached_tokens));
     put("total_output_tokens", json!(metrics.output_tokens));
+    put("completed_counted_by_server", json!(metrics.counted_by_server));
     put("request_throughput", json!(metrics.rate(metrics.completed as f64)));
     put("goodput", json!(run.slos));
     put("request_goodput", json!(metrics.good.map(|good| metrics.rate(good as f64))));
@@ -73,7 +74,7 @@ fn put_details(run: &Run, put: &mut impl FnMut(&str, Value) -> Option<Value>) {
     let ttfts: Vec<_> = outcomes.iter().map(|outcome| outcome.arrivals.first().map_or(0.0, |first| first.at)).collect();
     let itls: Vec<Vec<f64>> = outcomes.iter().map(|outcome| itls_ms(outcome).map(|ms| ms / 1e3).collect()).collect();
     put("start_times", json!(outcomes.iter().map(|outcome| outcome.start).collect::<Vec<_>>()));
-    put("input_lens", json!(outcomes.iter().map(|outcome| outcome.input_tokens).collect::<Vec<_>>()));
+    put("input_lens", json!(outcomes.iter().map(|outcome| outcome.counts.input_tokens).collect::<Vec<_>>()));
     put("output_lens", json!(outcomes.iter().map(|outcome| outcome.output_tokens).collect::<Vec<_>>()));
     put("ttfts", json!(ttfts));
     put("itls", json!(itls));

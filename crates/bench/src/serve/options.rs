@@ -5,9 +5,8 @@ use crate::arrivals::Arrivals;
 use crate::dataset::Dataset;
 use crate::load::Load;
 use crate::metrics::Slo;
-use crate::target::Protocol;
+use crate::target::TargetOptions;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Requests at once in a closed loop, if no limit is given.
 const CONCURRENCY_DEFAULT: usize = 8;
@@ -19,12 +18,8 @@ const CONNECTIONS_MAX: usize = 16;
 /// Which load is put on which server. Every combination of dataset, rate and concurrency is a run.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// The server, as `HOST:PORT` or URL.
-    pub address: String,
-    /// The API by which it is asked.
-    pub protocol: Protocol,
-    /// Ask for tokens as they are made, not for whole answers.
-    pub stream: bool,
+    /// The server.
+    pub target: TargetOptions,
     /// What is asked.
     pub datasets: Vec<Dataset>,
     /// Requests of each run.
@@ -41,8 +36,6 @@ pub struct ServeOptions {
     pub goodput: Vec<Slo>,
     /// Seed of prompts, lengths and arrivals.
     pub seed: u64,
-    /// A request that takes longer has failed.
-    pub request_timeout: Duration,
     /// The figures go to this file, one JSON object a line for each run.
     pub json: Option<PathBuf>,
     /// With the times of each request.

@@ -64,6 +64,9 @@ impl<'a> Results<'a> {
         let of_examples = self.runs.iter().filter(|run| run.dataset == examples && run.metrics.completed > 0);
         let tables: String = of_examples.map(|run| format!("\n{}", report::jumpstart(run))).collect();
         self.print(&tables)?;
+        if self.runs.iter().any(|run| run.metrics.completed > 0) {
+            self.print(&format!("\nOutput tokens: {}.\n", report::counted(&self.runs)))?;
+        }
         if self.runs.iter().any(|run| !run.failures.is_empty()) {
             self.print(&format!("\n{}", report::markdown_failures(&self.runs)))?;
         }

@@ -17,6 +17,9 @@ pub enum TargetError {
         /// Why it cannot be used.
         reason: String,
     },
+    /// The key cannot stand in a header.
+    #[error("--api-key: expected visible ASCII characters")]
+    ApiKey,
     /// There is no connection.
     #[error("{address}: cannot connect: {reason}")]
     Connect { address: String, reason: String },
@@ -32,7 +35,7 @@ pub enum TargetError {
     Reported(String),
     /// The answer stopped before its protocol's end.
     #[error("incomplete answer: {missing} is missing")]
-    Incomplete { missing: &'static str },
+    Incomplete { missing: String },
     /// The connection broke in the middle of an answer.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -45,6 +48,14 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    pub(super) fn address(address: &str, error: &dyn std::error::Error) -> Self {
+        Self::Address { address: address.to_owned(), reason: root(error) }
+    }
+
+    pub(super) fn incomplete(missing: impl Into<String>) -> Self {
+        Self::Incomplete { missing: missing.into() }
+    }
+
     pub(super) fn connect(address: &str, error: &dyn std::error::Error) -> Self {
         Self::Connect { address: address.to_owned(), reason: root(error) }
     }

@@ -1,8 +1,10 @@
 //! `peregrine.v1.Generation`.
 
 use super::error::shortened;
-use super::{Record, ServerInfo, TargetError, base_url};
+use super::record::Counts;
+use super::{Record, ServerInfo, TargetError, TargetOptions, base_url};
 use crate::dataset::{Prompt, Request, Vocabulary};
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use wire::generation as pb;
@@ -11,12 +13,18 @@ use wire::generation::generation_client::GenerationClient;
 /// A whole answer with the details of all its tokens stays below this.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// One client for each connection.
 #[derive(Clone)]
-pub(super) struct Grpc(Vec<GenerationClient<Channel>>);
+pub(super) struct Grpc {
+    /// One for each connection.
+    clients: Vec<GenerationClient<Channel>>,
+    authorization: Option<MetadataValue<Ascii>>,
+}
 
 impl Grpc {
-    pub(super) async fn connect(address: &str, connections: usize) -> Result<Self, TargetError> {
+    pub(super) async fn connect(options: &TargetOptions, connections: usize) -> Result<Self, TargetError> {
+        let address = &*options.address;
+        let bearer = |key: &String| format!("Bearer {key}").try_into().map_err(|_| TargetError::ApiKey);
+        let authorization = options.api_key.as_ref().map(bearer).transpose()?;
         let endpoint = Endpoint::from_shared(base_url(address)?)
             .map_err(|error| TargetError::Address { address: address.to_owned(), reason: error.to_string() })?
             .tcp_nodelay(true);
@@ -26,11 +34,19 @@ impl Grpc {
             let channel = endpoint.connect().await.map_err(refused)?;
             clients.push(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX));
         }
-        Ok(Self(clients))
+        Ok(Self { clients, authorization })
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        request
     }
 
     pub(super) async fn info(&self) -> Result<ServerInfo, TargetError> {
-        let info = self.0[0].clone().get_info(pb::GetInfoRequest {}).await?.into_inner();
+        let info = self.clients[0].clone().get_info(self.request(pb::GetInfoRequest {})).await?.into_inner();
         let software = format!(
             "peregrine {}, {}, tensor parallel {}, {}",
             info.version, info.backend, info.tensor_parallel, info.model_dtype
@@ -39,8 +55,8 @@ impl Grpc {
     }
 
     pub(super) async fn vocabulary(&self) -> Result<Vocabulary, TargetError> {
-        let request = pb::TokenizeRequest { inputs: Vocabulary::text() };
-        let tokens = self.0[0].clone().tokenize(request).await?.into_inner().tokens;
+        let request = self.request(pb::TokenizeRequest { inputs: Vocabulary::text() });
+        let tokens = self.clients[0].clone().tokenize(request).await?.into_inner().tokens;
         let mut ids: Vec<u32> = tokens.into_iter().map(|token| token.id).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -57,11 +73,11 @@ impl Grpc {
         stream: bool,
         record: &mut Record,
     ) -> Result<(), TargetError> {
-        let mut client = self.0[index % self.0.len()].clone();
-        let message = to_pb(request);
+        let mut client = self.clients[index % self.clients.len()].clone();
+        let message = self.request(to_pb(request));
         if !stream {
             let response = client.generate(message).await?.into_inner();
-            let details = response.details.ok_or(TargetError::Incomplete { missing: "`details`" })?;
+            let details = response.details.ok_or_else(|| TargetError::incomplete("`details`"))?;
             record.ids = details.tokens.iter().map(|token| token.id).collect();
             note(&details, record);
             return Ok(());
@@ -73,7 +89,7 @@ impl Grpc {
         while !is_cancelled(record) {
             let Some(message) = answer.message().await? else {
                 let missing = "the last message, with `generated_text`,";
-                return if complete { Ok(()) } else { Err(TargetError::Incomplete { missing }) };
+                return if complete { Ok(()) } else { Err(TargetError::incomplete(missing)) };
             };
             if !message.tokens.is_empty() {
                 record.arrived(message.tokens.len());
@@ -89,9 +105,11 @@ impl Grpc {
 }
 
 fn note(details: &pb::Details, record: &mut Record) {
-    record.input_tokens = Some(details.prompt_tokens);
-    record.cached_tokens = details.cached_tokens;
-    record.output_tokens = Some(details.generated_tokens);
+    record.note(Counts {
+        input_tokens: Some(details.prompt_tokens),
+        cached_tokens: Some(details.cached_tokens),
+        output_tokens: Some(details.generated_tokens),
+    });
 }
 
 fn to_pb(request: &Request) -> pb::GenerateRequest {

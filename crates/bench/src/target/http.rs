@@ -1,50 +1,53 @@
-//! TGI's and OpenAI's routes.
+//! The dialects over HTTP.
 
-mod answers;
-mod bodies;
+mod answer;
+mod dialect;
+mod frames;
+mod parameters;
 
 use super::error::shortened;
-use super::{Protocol, Record, ServerInfo, TargetError, base_url};
+use super::{Record, ServerInfo, TargetError, TargetOptions, base_url};
 use crate::dataset::Request;
-use answers::{Answer, Dialect, error_in};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Response, StatusCode, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use answer::Answer;
+use bytes::Bytes;
+use dialect::{Framing, HttpDialect, error_in, over_http, parsed};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
-use sse_stream::SseStream;
-use tokio_stream::StreamExt;
-
-/// The type of a stream of server-sent events.
-const EVENT_STREAM: &str = "text/event-stream";
+use sse_stream::SseByteStream;
 
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client,
     base: String,
-    dialect: Dialect,
+    dialect: &'static dyn HttpDialect,
+    /// The model that requests name; empty if neither the caller nor the server named one.
+    model: String,
     info: ServerInfo,
 }
 
 impl Http {
-    pub(super) async fn new(address: &str, protocol: Protocol) -> Result<Self, TargetError> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        let dialect = if protocol == Protocol::Completions { Dialect::OpenAi } else { Dialect::Tgi };
-        let mut http = Self { client, base: base_url(address)?, dialect, info: ServerInfo::default() };
-        let route = match dialect {
-            Dialect::Tgi => "/info",
-            Dialect::OpenAi => "/v1/models",
-        };
+    /// `None` for a dialect that is not spoken over HTTP.
+    pub(super) async fn connect(options: &TargetOptions) -> Option<Result<Self, TargetError>> {
+        let dialect = over_http(options.dialect)?;
+        Some(Self::over(dialect, options).await)
+    }
+
+    async fn over(dialect: &'static dyn HttpDialect, options: &TargetOptions) -> Result<Self, TargetError> {
+        let base = base_url(&options.address)?;
+        // What is measured is this address, not where it or the environment points.
+        let client = Client::builder().no_proxy().redirect(Policy::none()).default_headers(headers(options)?).build();
+        let client = client.map_err(|error| TargetError::connect(&base, &error))?;
+        let mut http = Self { client, base, dialect, model: String::new(), info: ServerInfo::default() };
+        let answers = dialect.answers();
         // A server without this route can be measured all the same.
-        let response = http.send(Method::GET, route, None).await?;
+        let response = http.sent(http.client.get(http.url(answers.info_route()))).await?;
         if response.status().is_success() {
-            http.info = server_info(dialect, &parsed(&text(response).await?)?);
+            http.info = answers.info(&parsed(&text(response).await?)?);
         }
+        http.model = options.model.clone().unwrap_or_else(|| dialect.model(&http.info));
         Ok(http)
     }
 
@@ -53,73 +56,97 @@ impl Http {
     }
 
     pub(super) async fn ask(&self, request: &Request, stream: bool, record: &mut Record) -> Result<(), TargetError> {
-        let (route, body) = match self.dialect {
-            Dialect::OpenAi => ("/v1/completions", bodies::completions(request, &self.info.model_id, stream)?),
-            Dialect::Tgi if stream => ("/generate_stream", bodies::generate(request)?),
-            Dialect::Tgi => ("/generate", bodies::generate(request)?),
-        };
-        let response = self.send(Method::POST, route, Some(&body)).await?;
+        let route = self.dialect.route(&self.model, stream);
+        let body = self.dialect.body(request, &self.model, stream)?;
+        let response = self.sent(self.client.post(self.url(&route)).json(&body)).await?;
         if !response.status().is_success() {
-            return Err(refusal(response.status(), &text(response).await?, route));
+            return Err(refusal(response.status(), &text(response).await?, &route));
         }
-        let mut answer = Answer::new(self.dialect);
+        let mut answer = Answer::new(self.dialect.answers());
+        let expected = self.dialect.framing().content_type();
         if !stream {
-            answer.whole(&parsed(&text(response).await?)?, record)?;
-        } else if content_type(&response).starts_with(EVENT_STREAM) {
-            let mut events = SseStream::new(response.into_body());
-            while let Some(event) = events.next().await {
-                let event = event.map_err(|error| TargetError::broken(&error))?;
-                let Some(data) = event.data else { continue };
-                answer.event(event.event.as_deref(), &data, record)?;
-            }
+            answer.whole(&text(response).await?, record)?;
+        } else if content_type(&response).starts_with(expected) {
+            self.stream(response, &mut answer, record).await?;
         } else {
-            return Err(no_stream(&content_type(&response), &text(response).await?));
+            return Err(no_stream(expected, &content_type(&response), &text(response).await?));
         }
         answer.end()
     }
 
-    async fn send(&self, method: Method, route: &str, body: Option<&Value>) -> Result<Response<Incoming>, TargetError> {
-        let url = format!("{}{route}", self.base);
-        let invalid = |reason: String| TargetError::Address { address: self.base.clone(), reason };
-        let uri: Uri = url.parse().map_err(|error: hyper::http::uri::InvalidUri| invalid(error.to_string()))?;
-        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let request = hyper::Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json");
-        let request = request.body(Full::new(body)).map_err(|error| invalid(error.to_string()))?;
-        self.client.request(request).await.map_err(|error| match error.is_connect() {
-            true => TargetError::connect(&self.base, &error),
-            false => TargetError::broken(&error),
+    async fn stream(&self, response: Response, answer: &mut Answer, record: &mut Record) -> Result<(), TargetError> {
+        let bytes = match self.dialect.framing() {
+            Framing::Events => bytes_of(response),
+            Framing::AwsFrames => frames::payloads(bytes_of(response)).boxed(),
+        };
+        let mut events = SseByteStream::new(bytes);
+        while let Some(event) = events.next().await {
+            let event = event.map_err(broken_event)?;
+            match (event.event.as_deref(), event.data.as_deref()) {
+                (Some("error"), None) => answer.event(Some("error"), "an event without data", record)?,
+                (_, None) => {}
+                (kind, Some(data)) => answer.event(kind, data, record)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn url(&self, route: &str) -> String {
+        format!("{}{route}", self.base)
+    }
+
+    async fn sent(&self, request: RequestBuilder) -> Result<Response, TargetError> {
+        request.send().await.map_err(|error| match () {
+            () if error.is_builder() => TargetError::address(&self.base, &error),
+            () if error.is_connect() => TargetError::connect(&self.base, &error),
+            () => TargetError::broken(&error),
         })
     }
 }
 
-/// From TGI's /info or OpenAI's /v1/models, whose first model is the one that requests name.
-fn server_info(dialect: Dialect, said: &Value) -> ServerInfo {
-    let (model, software) = match dialect {
-        Dialect::Tgi => (&said["model_id"], [&said["version"], &said["model_dtype"]]),
-        Dialect::OpenAi => (&said["data"][0]["id"], [&said["data"][0]["owned_by"], &Value::Null]),
-    };
-    let software: Vec<&str> = software.into_iter().filter_map(Value::as_str).collect();
-    ServerInfo { model_id: model.as_str().unwrap_or_default().to_owned(), software: software.join(", ") }
+fn headers(options: &TargetOptions) -> Result<HeaderMap, TargetError> {
+    let mut headers = HeaderMap::new();
+    if let Some(key) = &options.api_key {
+        let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| TargetError::ApiKey)?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
 }
 
-fn content_type(response: &Response<Incoming>) -> String {
+/// The body as it comes.
+fn bytes_of(response: Response) -> BoxStream<'static, Result<Bytes, TargetError>> {
+    let next = async |mut response: Response| {
+        let bytes = response.chunk().await.map_err(|error| TargetError::broken(&error))?;
+        Ok(bytes.map(|bytes| (bytes, response)))
+    };
+    stream::try_unfold(response, next).boxed()
+}
+
+/// What broke a stream of events: mostly, the stream of bytes under it.
+fn broken_event(error: sse_stream::Error) -> TargetError {
+    match error {
+        sse_stream::Error::Body(error) => match error.downcast() {
+            Ok(error) => *error,
+            Err(error) => TargetError::Broken(error.to_string()),
+        },
+        error => TargetError::Unexpected(error.to_string()),
+    }
+}
+
+fn content_type(response: &Response) -> String {
     let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_ascii_lowercase()
 }
 
-async fn text(response: Response<Incoming>) -> Result<String, TargetError> {
-    let body = response.into_body().collect().await.map_err(|error| TargetError::broken(&error))?;
-    Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
-}
-
-fn parsed(text: &str) -> Result<Value, TargetError> {
-    let parsed = serde_json::from_str(text);
-    parsed.map_err(|error| TargetError::Unexpected(format!("{error} in {:?}", shortened(text))))
+async fn text(response: Response) -> Result<String, TargetError> {
+    let body = response.bytes().await.map_err(|error| TargetError::broken(&error))?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// What a status other than 2xx means, with the error's own text where the body has one.
 fn refusal(status: StatusCode, body: &str, route: &str) -> TargetError {
-    let said = serde_json::from_str(body).ok().and_then(|body| error_in(&body));
+    let said = serde_json::from_str(body).ok().and_then(|body: Value| error_in(&body));
     let message = match said {
         Some(said) => said,
         None if body.trim().is_empty() => route.to_owned(),
@@ -129,9 +156,9 @@ fn refusal(status: StatusCode, body: &str, route: &str) -> TargetError {
 }
 
 /// A body that is no stream, though one was asked for.
-fn no_stream(content_type: &str, body: &str) -> TargetError {
-    match serde_json::from_str(body).ok().and_then(|body| error_in(&body)) {
+fn no_stream(expected: &str, content_type: &str, body: &str) -> TargetError {
+    match serde_json::from_str(body).ok().and_then(|body: Value| error_in(&body)) {
         Some(said) => TargetError::Reported(shortened(&said)),
-        None => TargetError::Unexpected(format!("{content_type:?} instead of {EVENT_STREAM}: {:?}", shortened(body))),
+        None => TargetError::Unexpected(format!("{content_type:?} instead of {expected}: {:?}", shortened(body))),
     }
 }

@@ -1,9 +1,8 @@
 //! Answers of `peregrine.v1.Generation`.
 
-use crate::request;
-use bench::{Protocol, Target};
+use crate::{options, request};
+use bench::{Dialect, Target, TargetOptions};
 use std::pin::Pin;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{self as stream, Stream};
@@ -63,7 +62,8 @@ async fn target(stream: bool) -> Target {
     let address = listener.local_addr().expect("bound").to_string();
     let router = Server::builder().add_service(GenerationServer::new(StandIn));
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    Target::connect(&address, Protocol::Grpc, 1, stream, Duration::from_secs(30)).await.expect("it listens")
+    let options = TargetOptions { stream, ..options(address, Dialect::Grpc) };
+    Target::connect(&options, 1).await.expect("it listens")
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn a_stream_ends_with_its_last_message() {
     let (record, result) = target.ask(0, &request("a prompt")).await;
     result.expect("answered");
     assert_eq!((record.ids.clone(), record.arrivals.len()), (vec![5, 6, 7], 2));
-    assert_eq!((record.input_tokens, record.generated()), (Some(2), 3));
+    assert_eq!((record.counts.input_tokens, record.generated()), (Some(2), 3));
     let incomplete = "incomplete answer: the last message, with `generated_text`, is missing";
     for (prompt, tokens, expected) in
         [("cut", 2, incomplete), ("empty", 0, incomplete), ("bad", 2, "UNAVAILABLE: rank 0 has died")]

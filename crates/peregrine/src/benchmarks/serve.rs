@@ -3,7 +3,8 @@
 use super::{exit_code, interrupted};
 use anyhow::Result;
 use bench::serve::{ServeOptions, Spacing};
-use bench::{Dataset, Environment, Protocol, Slo};
+use bench::{Dataset, Dialect, Environment, Slo, TargetOptions};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum, value_parser};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,12 +17,18 @@ const HTTP_DEFAULT: &str = "127.0.0.1:8080";
 /// Arguments of `peregrine bench serve`.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
-    /// The server, as HOST:PORT or a URL. [default: 127.0.0.1:50051, with --http 127.0.0.1:8080]
+    /// The server, as HOST:PORT or a URL. [default: 127.0.0.1:50051 for grpc, else 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     server: Option<String>,
-    /// Ask over HTTP, by these routes, instead of gRPC.
-    #[arg(long, value_enum, value_name = "ROUTES")]
-    http: Option<Routes>,
+    /// The API by which it is asked.
+    #[arg(long, value_parser = dialects(), default_value = Dialect::Grpc.name())]
+    dialect: Dialect,
+    /// The model that requests name; for sagemaker-runtime, the endpoint. [default: the first of /v1/models; peregrine]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// A key that is sent as a bearer token with each request.
+    #[arg(long, value_name = "KEY", env = "PEREGRINE_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
     /// Ask for whole answers instead of streams; there is no time to first token then.
     #[arg(long)]
     no_stream: bool,
@@ -66,13 +73,21 @@ pub struct ServeArgs {
     save_detailed: bool,
 }
 
-/// What is sent over HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Routes {
-    /// TGI's: /generate_stream, or /generate for whole answers.
-    Generate,
-    /// OpenAI's /v1/completions.
-    Completions,
+fn dialects() -> impl TypedValueParser<Value = Dialect> {
+    let value = |dialect: Dialect| PossibleValue::new(dialect.name()).help(asked_by(dialect));
+    let of_name = |name: String| Dialect::ALL.into_iter().find(|dialect| dialect.name() == name);
+    PossibleValuesParser::new(Dialect::ALL.map(value)).map(move |name| of_name(name).expect("one of them"))
+}
+
+fn asked_by(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Grpc => "The gRPC service peregrine.v1.Generation",
+        Dialect::Tgi => "TGI: /generate_stream, or /generate for whole answers",
+        Dialect::OpenAi => "OpenAI: /v1/completions",
+        Dialect::OpenAiChat => "OpenAI: /v1/chat/completions; a prompt is a user's message",
+        Dialect::SageMaker => "A container on SageMaker: /invocations, with TGI's bodies",
+        Dialect::SageMakerRuntime => "SageMaker's runtime API: /endpoints/NAME/invocations-response-stream, unsigned",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -96,15 +111,17 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
 
 impl ServeArgs {
     fn options(self) -> ServeOptions {
-        let (protocol, address) = match self.http {
-            None => (Protocol::Grpc, GRPC_DEFAULT),
-            Some(Routes::Generate) => (Protocol::Generate, HTTP_DEFAULT),
-            Some(Routes::Completions) => (Protocol::Completions, HTTP_DEFAULT),
+        let address = if self.dialect == Dialect::Grpc { GRPC_DEFAULT } else { HTTP_DEFAULT };
+        let target = TargetOptions {
+            address: self.server.unwrap_or_else(|| address.to_owned()),
+            dialect: self.dialect,
+            model: self.model,
+            api_key: self.api_key,
+            stream: !self.no_stream,
+            limit: Duration::from_secs(self.request_timeout.into()),
         };
         ServeOptions {
-            address: self.server.unwrap_or_else(|| address.to_owned()),
-            protocol,
-            stream: !self.no_stream,
+            target,
             datasets: self.dataset,
             num_prompts: self.num_prompts as usize,
             request_rates: self.request_rate,
@@ -116,7 +133,6 @@ impl ServeArgs {
             num_warmups: self.num_warmups as usize,
             goodput: self.goodput,
             seed: self.seed,
-            request_timeout: Duration::from_secs(self.request_timeout.into()),
             json: self.json,
             save_detailed: self.save_detailed,
             html: self.html,

@@ -45,7 +45,7 @@ async fn a_server_is_measured_over_both_apis() {
     assert!(first["machine"]["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{first}");
     assert!(first["request_goodput"].as_f64().expect("a number") > 0.0, "{first}");
 
-    let whole = ["--http", "generate", "--no-stream", "--dataset", "8/5", "--request-rate", "100"];
+    let whole = ["--dialect", "tgi", "--no-stream", "--dataset", "8/5", "--request-rate", "100"];
     let table = bench(&[&["serve", "--server", &http][..], &whole, &load[..4]].concat()).await;
     assert!(table.contains("| 8/5 | 100 req/s | 6 / 0 |"), "{table}");
 

@@ -1,0 +1,103 @@
+//! What OpenAI's answers mean, of completions and of chats.
+
+use super::{Answers, Progress, parsed, reported};
+use crate::target::record::Counts;
+use crate::target::{Record, ServerInfo, TargetError};
+use serde::Deserialize;
+use serde_json::Value;
+
+pub(super) struct OpenAiAnswers;
+
+#[derive(Deserialize)]
+struct Answer {
+    choices: Option<Vec<Choice>>,
+    usage: Option<Usage>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    /// Of a completion.
+    text: Option<String>,
+    /// Of a chat.
+    delta: Option<Delta>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
+    prompt_tokens_details: Option<PromptTokens>,
+}
+
+#[derive(Deserialize)]
+struct PromptTokens {
+    cached_tokens: Option<u32>,
+}
+
+impl Answers for OpenAiAnswers {
+    fn info_route(&self) -> &'static str {
+        "/v1/models"
+    }
+
+    /// The first model is the one that requests name.
+    fn info(&self, told: &Value) -> ServerInfo {
+        let model = &told["data"][0];
+        ServerInfo::told(&model["id"], &[&model["owned_by"]])
+    }
+
+    fn last_key(&self) -> &'static str {
+        "finish_reason"
+    }
+
+    fn has_done(&self) -> bool {
+        true
+    }
+
+    fn event(&self, data: &str, record: &mut Record) -> Result<Progress, TargetError> {
+        let answer: Answer = parsed(data)?;
+        let first = answer.choices.as_ref().and_then(|choices| choices.first());
+        if first.is_some_and(Choice::has_text) {
+            record.arrived(1);
+        }
+        take(&answer, record)
+    }
+
+    fn whole(&self, body: &str, record: &mut Record) -> Result<Progress, TargetError> {
+        take(&parsed(body)?, record)
+    }
+}
+
+impl Choice {
+    /// The first chunk of a chat has none, and neither has the one with the `finish_reason`, mostly.
+    fn has_text(&self) -> bool {
+        let content = self.delta.as_ref().and_then(|delta| delta.content.as_ref());
+        self.text.as_ref().or(content).is_some_and(|text| !text.is_empty())
+    }
+}
+
+fn take(answer: &Answer, record: &mut Record) -> Result<Progress, TargetError> {
+    if let Some(error) = &answer.error {
+        return Err(reported(error));
+    }
+    if let Some(usage) = &answer.usage {
+        record.note(Counts {
+            input_tokens: usage.prompt_tokens,
+            cached_tokens: usage.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens),
+            output_tokens: usage.completion_tokens,
+        });
+    }
+    let Some(choices) = &answer.choices else { return Ok(Progress::Unknown) };
+    match choices.first().and_then(|choice| choice.finish_reason.as_deref()) {
+        // vLLM's words for an answer that it gave up.
+        Some(reason @ ("abort" | "error")) => Err(TargetError::Reported(format!("finish_reason is {reason:?}"))),
+        Some(_) => Ok(Progress::Finished),
+        None => Ok(Progress::Going),
+    }
+}

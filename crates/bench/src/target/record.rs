@@ -1,0 +1,63 @@
+//! What came in answer to a request.
+
+use std::time::Instant;
+
+/// One message with tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Arrival {
+    /// Seconds after the request was sent.
+    pub at: f32,
+    /// How many tokens it brought.
+    pub tokens: u32,
+}
+
+/// What came in answer to a request.
+#[derive(Debug)]
+pub struct Record {
+    start: Instant,
+    /// Every message with tokens.
+    pub arrivals: Vec<Arrival>,
+    /// The tokens, where the dialect tells their ids.
+    pub ids: Vec<u32>,
+    /// What the server counted itself.
+    pub counts: Counts,
+}
+
+/// What a server counts itself, as far as it tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tokens of the prompt.
+    pub input_tokens: Option<u32>,
+    /// Tokens of the prompt that were not computed anew.
+    pub cached_tokens: Option<u32>,
+    /// Tokens of the answer.
+    pub output_tokens: Option<u32>,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), arrivals: Vec::new(), ids: Vec::new(), counts: Counts::default() }
+    }
+
+    /// A message with this many tokens has come now.
+    pub(super) fn arrived(&mut self, tokens: usize) {
+        let tokens = u32::try_from(tokens).expect("a message is smaller than that");
+        self.arrivals.push(Arrival { at: self.start.elapsed().as_secs_f32(), tokens });
+    }
+
+    /// Takes what the server counted; what it does not tell stays as it was.
+    pub(super) fn note(&mut self, told: Counts) {
+        let before = self.counts;
+        self.counts = Counts {
+            input_tokens: told.input_tokens.or(before.input_tokens),
+            cached_tokens: told.cached_tokens.or(before.cached_tokens),
+            output_tokens: told.output_tokens.or(before.output_tokens),
+        };
+    }
+
+    /// Tokens of the answer: as the server counted them, else as they came.
+    #[must_use]
+    pub fn generated(&self) -> u32 {
+        self.counts.output_tokens.unwrap_or_else(|| self.arrivals.iter().map(|arrival| arrival.tokens).sum())
+    }
+}
