@@ -1,6 +1,6 @@
-// From whole rows of logits to tokens: grammar mask, watermark, penalties, temperature, top-k, top-p, typical-p, the choice,
-// log-probabilities, and the most probable tokens. The sampling crate is the measure; every rank runs this on the same
-// gathered rows and comes to the same result, so nobody has to be told.
+// From whole rows of logits to tokens: mask, biases, watermark, penalties, temperature, min-p, top-k, top-p, typical-p, the
+// choice, log-probabilities, and the most probable tokens. The sampling crate is the measure; every rank runs this on the
+// same gathered rows and comes to the same result, so nobody has to be told.
 //
 // A block has a row. All passes over the vocabulary are strided loops in which a thread meets the same tokens each time, so
 // a score that it changed needs no barrier. What a score is worth, exp(score − max), has the bits of the reference: its
@@ -15,7 +15,8 @@
 // so far, which spares nearly every token the two f64 logarithms; thread 0 sets the bar with the most probable token.
 //
 // Bytes that must move: the row, vocab · 4, once from the gathered logits; the rest are passes over 260 KB in the L2 cache,
-// each about 3 µs on one multiprocessor: 3 for a greedy row, 6 for a drawn one, up to 20 with all filters.
+// each about 3 µs on one multiprocessor: 3 for a greedy row, 6 for a drawn one, up to 23 with all filters. What few rows want
+// is read for those alone: SampleExtras (32 bytes, and 8 for each bias).
 //
 // Grid: x = sample rows of the bucket. Block: 1,024 threads. No dynamic shared memory.
 #include "philox.h"
@@ -24,14 +25,16 @@
 
 constexpr int SAMPLE_THREADS = 1024, BINS = 2048;
 constexpr unsigned PURPOSE_TOKEN = 0;
+constexpr unsigned GENERATED = 1 << 16;  // Counts are below this: of all tokens, plus this times those of generated ones.
 constexpr float WEIGHT_UNIT = 70368744177664.0f;  // 2^46
 typedef unsigned long long u64;
 
-struct SampleArgs {        // 80 bytes
+struct SampleArgs {        // 88 bytes
   const StepInputs* step;
   const SampleRow* rows;
   const float* logits;     // [samples][vocab]
   const unsigned* masks;   // [samples][mask_words]; may be null where no row is masked
+  const unsigned* extras;  // SampleExtras and biases of the rows that have them; may be null where none has
   unsigned* history;       // [slots][history_stride]
   float* scores;           // [samples][vocab], scratch
   unsigned* counts;        // [samples][vocab], zero between launches
@@ -41,7 +44,7 @@ struct SampleArgs {        // 80 bytes
   int history_stride;
   int reserved;            // 0
 };
-static_assert(sizeof(SampleArgs) == 80, "layout");
+static_assert(sizeof(SampleArgs) == 88, "layout");
 
 struct SampleScratch {
   u64 lanes[SAMPLE_THREADS / 32];
@@ -63,6 +66,12 @@ GPU_DEV float exp_reference(float x) {
   float y = __fadd_rn(__fadd_rn(__fmul_rn(p, __fmul_rn(r, r)), r), 1.0f);
   float power = __uint_as_float((__float_as_uint(shifted) << 23) + 0x3f800000u);
   return x < -87.0f ? 0.0f : __fmul_rn(y, power);
+}
+
+// Extreme settings must not make infinities of finite scores. A masked token stays masked.
+GPU_DEV float finite(float score) {
+  constexpr float MAX = 3.402823466e38f;
+  return score > MAX ? MAX : score;
 }
 
 // Bits that order as the floats do: of total_cmp.
@@ -151,38 +160,65 @@ struct Sampling {
   GPU_DEV static float logprob(const Softmax& of, float score) { return (float)((double)(score - of.max) - of.ln_sum); }
 
   GPU_DEV bool processors_are_off() const {
-    unsigned processing = SAMPLE_MASKED | SAMPLE_WATERMARK;
+    unsigned processing = SAMPLE_MASKED | SAMPLE_WATERMARK | SAMPLE_EXTRAS;
     return !(row.flags & processing) && row.top_k == 0 && row.temperature == 1.0f && row.top_p >= 1.0f &&
-           row.typical_p >= 1.0f && row.repetition_penalty == 1.0f && row.frequency_penalty == 0.0f;
+           row.typical_p >= 1.0f && row.repetition_penalty == 1.0f && row.relative_frequency_penalty == 0.0f;
   }
 
-  // Mask, watermark, penalties and temperature: what needs one token alone.
+  // Null where the row has none.
+  GPU_DEV const SampleExtras* extras() const {
+    return row.flags & SAMPLE_EXTRAS ? (const SampleExtras*)(args.extras + row.extras) : nullptr;
+  }
+
+  // Mask, biases, watermark, penalties and temperature: what needs one token alone.
   GPU_DEV void process() {
-    bool penalized = row.repetition_penalty != 1.0f || row.frequency_penalty != 0.0f;
+    const SampleExtras* extras = this->extras();
+    bool generated = extras && (extras->presence_penalty != 0.0f || extras->frequency_penalty != 0.0f);
+    bool penalized = generated || row.repetition_penalty != 1.0f || row.relative_frequency_penalty != 0.0f;
     bool marked = row.flags & SAMPLE_WATERMARK && row.position > 0;
     const unsigned* mask = row.flags & SAMPLE_MASKED ? args.masks + (long long)blockIdx.x * args.mask_words : nullptr;
     GreenList green(marked ? tokens[row.position - 1] : 0, vocab);
     if (penalized) {
-      for (int i = threadIdx.x; i < (int)row.position; i += SAMPLE_THREADS) atomicAdd(counts + tokens[i], 1u);
+      unsigned prompt = generated ? extras->prompt : row.position;
+      for (unsigned i = threadIdx.x; i < row.position; i += SAMPLE_THREADS)
+        atomicAdd(counts + tokens[i], i < prompt ? 1u : GENERATED + 1u);
       __threadfence();
       __syncthreads();
     }
+    const float* from = logits;
+    if (extras && extras->biases > 0) {
+      add_biases(extras);
+      from = scores;
+    }
     for (int id = threadIdx.x; id < vocab; id += SAMPLE_THREADS) {
-      float score = logits[id];
+      float score = from[id];
       if (mask && !(mask[id / 32] >> (id % 32) & 1)) score = minus_infinity();
       if (marked) score += green.contains(id) ? WATERMARK_DELTA : 0.0f;
-      if (penalized) score = penalize(score, id);
-      if (row.temperature != 1.0f) score = score / row.temperature;
+      if (penalized) score = penalize(score, id, extras);
+      if (row.temperature != 1.0f) score = finite(score / row.temperature);
       scores[id] = score;
     }
   }
 
-  GPU_DEV float penalize(float score, int id) {
-    unsigned count = load_shared_data(counts + id);
-    if (count == 0) return score;
+  // The logits become scores, of which some gain their bias. Any thread may change any of them here.
+  GPU_DEV void add_biases(const SampleExtras* extras) {
+    const TokenBias* biases = (const TokenBias*)(extras + 1);
+    for (int id = threadIdx.x; id < vocab; id += SAMPLE_THREADS) scores[id] = logits[id];
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < extras->biases; i += SAMPLE_THREADS) scores[biases[i].id] += biases[i].bias;
+    __syncthreads();
+  }
+
+  GPU_DEV float penalize(float score, int id, const SampleExtras* extras) {
+    unsigned both = load_shared_data(counts + id);
+    if (both == 0) return score;
     counts[id] = 0;
-    score = score < 0.0f ? __fmul_rn(score, row.repetition_penalty) : score / row.repetition_penalty;
-    return __fsub_rn(score, __fmul_rn(row.frequency_penalty, (float)count / (float)row.position));
+    unsigned count = both % GENERATED, generated = both / GENERATED;
+    score = finite(score < 0.0f ? __fmul_rn(score, row.repetition_penalty) : score / row.repetition_penalty);
+    score = finite(__fsub_rn(score, __fmul_rn(row.relative_frequency_penalty, (float)count / (float)row.position)));
+    if (generated == 0) return score;
+    score = finite(__fsub_rn(score, __fmul_rn(extras->frequency_penalty, (float)generated)));
+    return finite(__fsub_rn(score, extras->presence_penalty));
   }
 
   // The smallest key at which the weights of all tokens with keys up to it reach `target`, and the weights before it. The
@@ -241,6 +277,17 @@ struct Sampling {
     __syncthreads();
     *before = scratch.before;
     return scratch.bin;
+  }
+
+  // Drops what is less than min_p times as probable as the most probable token.
+  GPU_DEV void keep_min_p() {
+    const SampleExtras* extras = this->extras();
+    if (!extras || extras->min_p == 0.0f) return;
+    float max = minus_infinity();
+    for (int id = threadIdx.x; id < vocab; id += SAMPLE_THREADS) max = Larger()(max, scores[id]);
+    max = reduce(max, Larger());
+    for (int id = threadIdx.x; id < vocab; id += SAMPLE_THREADS)
+      if (exp_reference(scores[id] - max) < extras->min_p) scores[id] = minus_infinity();
   }
 
   // Drops every score below the k-th largest.
@@ -389,6 +436,7 @@ struct Sampling {
     Softmax warped = model;
     if (!processors_are_off()) {
       process();
+      keep_min_p();
       keep_top_k();
       keep_top_p();
       keep_typical();

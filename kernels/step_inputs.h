@@ -12,8 +12,8 @@
 //   SampleRow    [samples]
 //   unsigned     tables[sequences][table_stride]   KV block of positions 16i .. 16i + 15 of each sequence of the step
 //
-// Grammar masks are sent apart, where there are some: unsigned masks[samples][mask_words], bit i % 32 of word i / 32 allows
-// token i.
+// Masks and extras are sent apart, where there are some: unsigned masks[samples][mask_words], bit i % 32 of word i / 32 allows
+// token i; of each row that has them SampleExtras, its biases, and then those of the next row.
 //
 // All integers are 32-bit little-endian; no structure has padding of its own beyond what is named.
 #pragma once
@@ -52,6 +52,7 @@ constexpr unsigned SAMPLE_DRAW = 1;       // Draw; else take the largest.
 constexpr unsigned SAMPLE_MASKED = 2;     // The mask at the same index holds.
 constexpr unsigned SAMPLE_WATERMARK = 4;  // Favour the green half.
 constexpr unsigned SAMPLE_SCORE = 8;      // Only tell how probable `token` is; nothing is chosen.
+constexpr unsigned SAMPLE_EXTRAS = 32;    // `extras` counts.
 constexpr unsigned SAMPLE_APPEND = 16;    // The choice becomes history[slot][position]. Not where drafts are verified: the rows
                                           // behind read the draft there, and the host settles which choices hold.
 
@@ -68,9 +69,24 @@ struct SampleRow {           // 64 bytes: one row of logits
   float top_p;               // 1 or more: off.
   float typical_p;           // 1 or more: off.
   float repetition_penalty;  // 1: off.
-  float frequency_penalty;   // 0: off.
+  float relative_frequency_penalty;  // 0: off.
   unsigned token;            // With SAMPLE_SCORE: whose log-probability is wanted.
-  unsigned reserved[2];      // 0
+  unsigned extras;           // With SAMPLE_EXTRAS: where its SampleExtras begins, in words.
+  unsigned reserved;         // 0
+};
+
+struct SampleExtras {       // 32 bytes: what few rows want
+  float min_p;              // 0: off.
+  float presence_penalty;   // 0: off.
+  float frequency_penalty;  // 0: off.
+  unsigned prompt;          // Tokens of the history that are the prompt.
+  unsigned biases;          // Entries of TokenBias behind it.
+  unsigned reserved[3];     // 0
+};
+
+struct TokenBias {  // 8 bytes
+  unsigned id;      // In the vocabulary; no other entry of the row has it.
+  float bias;
 };
 
 constexpr int TOP_N_MAX = 32;
@@ -89,3 +105,4 @@ struct SampleResult {  // 400 bytes
 
 static_assert(sizeof(StepInputs) == 64 && sizeof(StepRow) == 16 && sizeof(StepSequence) == 16, "layout");
 static_assert(sizeof(PrefillItem) == 8 && sizeof(SampleRow) == 64 && sizeof(SampleResult) == 400, "layout");
+static_assert(sizeof(SampleExtras) == 32 && sizeof(TokenBias) == 8, "layout");

@@ -20,6 +20,6 @@ mod violation;
 pub use answer::{Answer, Completion, PromptToken, Token, TokenEvent};
 pub use limits::Limits;
 pub use request::{Grammar, Prompt, Request, Sampling, Stop};
-pub use step::{FinishReason, Priority};
+pub use step::{FinishReason, Priority, TokenBias};
 pub use validation::{CheckedRequest, ValidRequest, check};
 pub use violation::{Field, Range, Violation};

@@ -5,6 +5,9 @@ use crate::Violation;
 /// Bytes of one stop string. Each is held, with what looking for it takes, as long as its request runs.
 pub(crate) const STOP_BYTES_MAX: usize = 4096;
 
+/// Tokens that end a continuation. Each generated token is looked for among them.
+pub(crate) const STOP_TOKEN_IDS_MAX: usize = 128;
+
 /// The most that a request may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,6 +1,7 @@
 //! What a request asks for.
 
 use crate::Priority;
+use step::TokenBias;
 
 /// A request for continuations of a prompt, as it is before validation.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,10 +74,18 @@ pub struct Sampling {
     pub top_p: Option<f32>,
     /// Keep the tokens of the most typical information, up to this mass.
     pub typical_p: Option<f32>,
+    /// Keep the tokens that are at least this times as probable as the most probable one.
+    pub min_p: Option<f32>,
     /// Logits of tokens seen before, prompt included, are divided by it, or multiplied where negative; 1.
     pub repetition_penalty: Option<f32>,
     /// Logits lose this times the share that the token has of all tokens so far, as Text Generation Inference defines it; 0.
     pub relative_frequency_penalty: Option<f32>,
+    /// Logits of tokens that have been generated lose this, as OpenAI defines it; 0.
+    pub presence_penalty: Option<f32>,
+    /// Logits lose this for each time that the token has been generated, as OpenAI defines it; 0.
+    pub frequency_penalty: Option<f32>,
+    /// What the logits of some tokens gain before all else.
+    pub logit_bias: Vec<TokenBias>,
     /// Favour the half of the vocabulary that the previous token selects.
     pub watermark: bool,
 }
@@ -90,6 +99,10 @@ pub struct Stop {
     pub keep_string: bool,
     /// Go on after a token that ends a text.
     pub ignore_eos: bool,
+    /// Tokens.
+    pub token_ids: Vec<u32>,
+    /// No token ends a continuation before it has so many tokens. Stop strings do.
+    pub min_tokens: u32,
 }
 
 /// What the generated text must follow.

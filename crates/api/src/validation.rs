@@ -1,6 +1,6 @@
 //! From a request as it comes to one that can be run.
 
-use crate::limits::STOP_BYTES_MAX;
+use crate::limits::{STOP_BYTES_MAX, STOP_TOKEN_IDS_MAX};
 use crate::{Field, Limits, Priority, Prompt, Request, Sampling, Violation};
 use step::{Choice, SamplingParams, SamplingSettings};
 
@@ -39,6 +39,10 @@ pub struct ValidRequest {
     pub top_tokens: u32,
     /// Go on after the end-of-text token.
     pub ignore_eos: bool,
+    /// Tokens that end a continuation.
+    pub stop_token_ids: Vec<u32>,
+    /// No token ends a continuation before it has so many; at most `max_tokens`.
+    pub min_tokens: u32,
     /// Who goes first when requests wait.
     pub priority: Priority,
     sampling: SamplingParams,
@@ -48,7 +52,7 @@ impl ValidRequest {
     /// How the tokens of continuation `index` are chosen.
     #[must_use]
     pub fn sampling(&self, index: usize) -> SamplingParams {
-        let mut settings = *self.sampling.settings();
+        let mut settings = self.sampling.settings().clone();
         if let Choice::Draw { index: choice, .. } = &mut settings.choice {
             *choice = index as u32;
         }
@@ -88,6 +92,8 @@ pub fn check(request: Request, limits: &Limits, fresh_seed: u64) -> Result<Check
         prompt_logprobs: request.prompt_logprobs,
         top_tokens: request.top_tokens,
         ignore_eos: request.stop.ignore_eos,
+        stop_token_ids: request.stop.token_ids,
+        min_tokens: request.stop.min_tokens,
         priority: request.priority,
         sampling,
     };
@@ -128,6 +134,10 @@ impl CheckedRequest {
         if prompt > limits.max_input_length {
             return Err(Violation::PromptTokens { max: limits.max_input_length, given: prompt });
         }
+        if request.min_tokens > new {
+            let (max, given) = (new as usize, request.min_tokens as usize);
+            return Err(Violation::TooMany { field: Field::MinTokens, max, given });
+        }
         request.max_tokens = new;
         Ok(request)
     }
@@ -161,8 +171,12 @@ fn sampling_params(sampling: &Sampling, fresh_seed: u64) -> Result<SamplingParam
         top_k: sampling.top_k,
         top_p: sampling.top_p,
         typical_p: sampling.typical_p,
+        min_p: sampling.min_p.unwrap_or(0.0),
         repetition_penalty: sampling.repetition_penalty.unwrap_or(1.0),
-        frequency_penalty: sampling.relative_frequency_penalty.unwrap_or(0.0),
+        relative_frequency_penalty: sampling.relative_frequency_penalty.unwrap_or(0.0),
+        presence_penalty: sampling.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: sampling.frequency_penalty.unwrap_or(0.0),
+        logit_bias: Some(sampling.logit_bias.as_slice().into()),
         watermark: sampling.watermark,
     })?)
 }
@@ -177,6 +191,14 @@ fn check_options(request: &Request, limits: &Limits) -> Result<(), Violation> {
     }
     if let Some(stop) = stops.iter().find(|stop| stop.len() > STOP_BYTES_MAX) {
         return Err(Violation::StopBytes { max: STOP_BYTES_MAX, given: stop.len() });
+    }
+    let (given, max) = (request.stop.token_ids.len(), STOP_TOKEN_IDS_MAX);
+    if given > max {
+        return Err(Violation::TooMany { field: Field::StopTokenIds, max, given });
+    }
+    let vocab_size = limits.vocab_size;
+    if let Some(by) = request.sampling.logit_bias.iter().find(|by| by.id as usize >= vocab_size) {
+        return Err(Violation::UnknownId { field: Field::LogitBias, id: by.id, vocab_size });
     }
     if request.top_tokens > limits.max_top_tokens {
         let (max, given) = (limits.max_top_tokens as usize, request.top_tokens as usize);

@@ -18,9 +18,15 @@ pub enum Field {
     TopK,
     TopP,
     TypicalP,
+    MinP,
     RepetitionPenalty,
     RelativeFrequencyPenalty,
+    PresencePenalty,
+    FrequencyPenalty,
+    LogitBias,
     Stop,
+    StopTokenIds,
+    MinTokens,
     PromptLogprobs,
     TopTokens,
     Grammar,
@@ -70,6 +76,8 @@ pub enum Violation {
     TotalTokens { max: usize, prompt: usize, new: u32 },
     /// A token id of the prompt, at `index` there, that the model does not have.
     TokenId { vocab_size: usize, id: u32, index: usize },
+    /// A token id that the model does not have.
+    UnknownId { field: Field, id: u32, vocab_size: usize },
     /// A token of the text that the tokenizer has and the model has not.
     UnknownToken { token: String, id: u32, vocab_size: usize },
     /// The tokenizer cannot read the text.
@@ -96,8 +104,14 @@ impl Field {
             Self::TopP => "top_p",
             Self::TypicalP => "typical_p",
             Self::RepetitionPenalty => "repetition_penalty",
+            Self::MinP => "min_p",
             Self::RelativeFrequencyPenalty => "relative_frequency_penalty",
+            Self::PresencePenalty => "presence_penalty",
+            Self::FrequencyPenalty => "frequency_penalty",
+            Self::LogitBias => "logit_bias",
             Self::Stop => "stop",
+            Self::StopTokenIds => "stop_token_ids",
+            Self::MinTokens => "min_tokens",
             Self::PromptLogprobs => "prompt_logprobs",
             Self::TopTokens => "top_tokens",
             Self::Grammar => "grammar",
@@ -131,6 +145,7 @@ impl Violation {
             | Self::TooFew { field, .. }
             | Self::Conflict { field, .. }
             | Self::NotDrawn { field }
+            | Self::UnknownId { field, .. }
             | Self::Unsupported { field } => field,
             Self::TruncateLength { .. } => Field::Truncate,
             Self::StopBytes { .. } => Field::Stop,
@@ -173,6 +188,9 @@ impl Violation {
             Self::TokenId { vocab_size, id, index } => {
                 format!("`{field}` must be < {vocab_size}. Given: {id} at index {index}")
             }
+            Self::UnknownId { id, vocab_size, .. } => {
+                format!("`{field}` has the token {id}, but the model's vocabulary has {vocab_size} tokens")
+            }
             Self::UnknownToken { token, id, vocab_size } => {
                 format!("`{field}` has the token `{token}` ({id}), but the model's vocabulary has {vocab_size} tokens")
             }
@@ -188,8 +206,14 @@ fn field_of(error: ParamError) -> Field {
         ParamError::TopK => Field::TopK,
         ParamError::TopP => Field::TopP,
         ParamError::TypicalP => Field::TypicalP,
+        ParamError::MinP => Field::MinP,
         ParamError::RepetitionPenalty => Field::RepetitionPenalty,
-        _ => Field::RelativeFrequencyPenalty,
+        ParamError::RelativeFrequencyPenalty => Field::RelativeFrequencyPenalty,
+        ParamError::PresencePenalty => Field::PresencePenalty,
+        ParamError::FrequencyPenalty => Field::FrequencyPenalty,
+        ParamError::LogitBiasTokens { .. } | ParamError::LogitBias { .. } | ParamError::LogitBiasTwice { .. } => {
+            Field::LogitBias
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::kernels::product::{self, Output, Plan, ProductScratch, RowCount, Weig
 use crate::limits::{self, NORM_PRODUCT_ROWS_MAX, OWN_PRODUCT_ROWS_MAX, STEP_ROWS_MAX};
 use crate::memory::{Arena, Buffer, Scratch, Staging, View};
 use crate::peers::buffer_bytes;
+use crate::sample_rows::EXTRAS_BYTES_MAX;
 use crate::sampling::{PendingSamples, SampleCapacity, Sampling};
 use crate::step_inputs::{Step, StepAt};
 use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
@@ -486,9 +487,9 @@ impl Cuda {
         self.sampling.reserve(&self.arena, &capacity)?;
         self.token_buffer.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
         // What one step sends fits into one buffer, while another step's is on its way from the other.
-        let masks = capacity.rows * vocab.div_ceil(32) * size_of::<u32>();
+        let masks_and_extras = capacity.rows * (vocab.div_ceil(32) * size_of::<u32>() + EXTRAS_BYTES_MAX);
         let step_bytes = self.step.reserve(&self.arena, limits.rows, limits.positions)?;
-        self.staging.reserve(step_bytes + masks + limits.positions * size_of::<u32>())?;
+        self.staging.reserve(step_bytes + masks_and_extras + limits.positions * size_of::<u32>())?;
         self.gather.at_least(&self.arena, launch * size_of::<u32>())?;
         self.whole_rows.at_least(&self.arena, launch * vocab * size_of::<f32>())?;
         let (partials, tickets) = product_scratch(limits, self.tiles_max, product::blocks_max(&self.device));

@@ -39,6 +39,7 @@ mod memory;
 mod nccl;
 mod packing;
 mod peers;
+mod sample_rows;
 mod sampling;
 mod step_inputs;
 mod sums;

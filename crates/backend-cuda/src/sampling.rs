@@ -3,17 +3,16 @@
 use crate::device::Device;
 use crate::in_flight::IN_FLIGHT_MAX;
 use crate::kernels::Kernels;
-use crate::kernels::sample::{
-    APPEND, DRAW, MASKED, SCORE, SampleAt, SampleResult, SampleRow, ScoredToken, TOP_N_MAX, WATERMARK,
-};
+use crate::kernels::sample::{SampleAt, SampleResult, SampleRow, ScoredToken, TOP_N_MAX};
 use crate::memory::{Arena, Pinned, Scratch, Staging, View};
+use crate::sample_rows::{EXTRAS_BYTES_MAX, row, scratch_tokens};
 use crate::step_inputs::{StepInputs, offsets};
 use crate::token_buffer::TokenBuffer;
 use backend::{BackendError, SampleOutput, SampleRequest, sample_or_score_row};
 use sampling::Sampler;
 use std::ops::Range;
 use std::rc::Rc;
-use step::{Choice, Sample, TokenScore};
+use step::{Sample, TokenScore};
 
 /// What it takes, sized for the most rows that were asked for so far.
 pub(crate) struct Sampling {
@@ -21,6 +20,7 @@ pub(crate) struct Sampling {
     /// Of rows that come without a step's inputs.
     inputs: Scratch,
     masks: Scratch,
+    extras: Scratch,
     scores: Scratch,
     counts: Scratch,
     results: Scratch,
@@ -39,7 +39,7 @@ pub(crate) struct Sampling {
 pub(crate) struct SampleCapacity {
     /// Rows of a launch.
     pub(crate) launch: usize,
-    /// Rows whose results and masks are there at a time.
+    /// Rows whose results, masks and extras are there at a time.
     pub(crate) rows: usize,
     /// Results of a step.
     pub(crate) step: usize,
@@ -47,12 +47,13 @@ pub(crate) struct SampleCapacity {
 }
 
 impl SampleCapacity {
-    /// Bytes of the inputs, masks, scores, counts and results.
-    pub(crate) fn bytes(&self) -> [usize; 5] {
+    /// Bytes of the inputs, masks, extras, scores, counts and results.
+    pub(crate) fn bytes(&self) -> [usize; 6] {
         let Self { launch, rows, vocab, .. } = *self;
         [
             input_offsets(launch).1,
             rows * mask_words(vocab) * size_of::<u32>(),
+            rows * EXTRAS_BYTES_MAX,
             launch * vocab * size_of::<f32>(),
             launch * vocab * size_of::<u32>(),
             rows * size_of::<SampleResult>(),
@@ -91,6 +92,7 @@ impl Sampling {
             device: Rc::clone(device),
             inputs: Scratch::new("what to sample"),
             masks: Scratch::new("masks"),
+            extras: Scratch::new("extras of samples"),
             scores: Scratch::new("scores"),
             counts: Scratch::zeros("counts of tokens"),
             results: Scratch::new("samples"),
@@ -103,8 +105,8 @@ impl Sampling {
     }
 
     pub(crate) fn reserve(&mut self, arena: &Arena, capacity: &SampleCapacity) -> Result<(), BackendError> {
-        let scratch = [&mut self.inputs, &mut self.masks, &mut self.scores, &mut self.counts, &mut self.results];
-        for (scratch, bytes) in scratch.into_iter().zip(capacity.bytes()) {
+        let Self { inputs, masks, extras, scores, counts, results, .. } = self;
+        for (scratch, bytes) in [inputs, masks, extras, scores, counts, results].into_iter().zip(capacity.bytes()) {
             scratch.at_least(arena, bytes)?;
         }
         let step = capacity.step;
@@ -141,7 +143,7 @@ impl Sampling {
         self.keep(tools.token_buffer, logits, requests, step)
     }
 
-    /// The requests, in the device's layout. Masks, and the tokens of sequences without a slot, are sent.
+    /// The requests, in the device's layout. Masks, extras, and the tokens of sequences without a slot, are sent.
     pub(crate) fn rows(
         &mut self,
         tools: &mut Tools<'_>,
@@ -152,7 +154,7 @@ impl Sampling {
         if let Some(longest) = scratch_slots {
             tools.token_buffer.reserve(tools.arena, 0, longest, requests.len())?;
         }
-        let mut rows = Vec::with_capacity(requests.len());
+        let (mut rows, mut extras) = (Vec::with_capacity(requests.len()), Vec::new());
         for (index, request) in requests.iter().enumerate() {
             let mut slot = tools.token_buffer.scratch_slot(index);
             if let Some(tokens) = scratch_tokens(request) {
@@ -165,9 +167,20 @@ impl Sampling {
                     self.send_mask(tools.staging, index, mask, vocab)?;
                 }
             }
-            rows.push(row(slot, request));
+            rows.push(row(slot, request, &mut extras, vocab));
         }
+        self.send_extras(tools.staging, &extras)?;
         Ok(rows)
+    }
+
+    fn send_extras(&self, staging: &mut Staging, words: &[u32]) -> Result<(), BackendError> {
+        let bytes: &[u8] = bytemuck::cast_slice(words);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        assert!(bytes.len() <= self.extras.bytes(), "room for {} bytes of extras", bytes.len());
+        // SAFETY: asserted above.
+        unsafe { staging.send(self.extras.at(), bytes.len(), |to| to.copy_from_slice(bytes)) }
     }
 
     fn send_mask(&self, staging: &mut Staging, index: usize, mask: &[u32], vocab: usize) -> Result<(), BackendError> {
@@ -195,6 +208,7 @@ impl Sampling {
             rows: samples + (first * size_of::<SampleRow>()) as u64,
             masks: self.masks.at() + (first * words * size_of::<u32>()) as u64,
             mask_words: words,
+            extras: self.extras.at(),
             history: token_buffer.at(),
             history_stride: token_buffer.stride(),
             scores: self.scores.at(),
@@ -298,39 +312,4 @@ fn input_offsets(rows: usize) -> ([usize; 2], usize) {
 
 fn mask_words(vocab: usize) -> usize {
     vocab.div_ceil(32)
-}
-
-/// The tokens of which the device must be told: of a sequence without a slot, where something counts them.
-fn scratch_tokens<'a>(request: &SampleRequest<'a>) -> Option<&'a [u32]> {
-    let SampleRequest::Sample { row, slot: None, .. } = request else { return None };
-    let settings = row.params.settings();
-    let counted = settings.repetition_penalty != 1.0 || settings.frequency_penalty != 0.0;
-    (counted || settings.watermark).then_some(row.tokens)
-}
-
-fn row(slot: usize, request: &SampleRequest<'_>) -> SampleRow {
-    let empty = SampleRow { slot: slot as u32, ..SampleRow::default() };
-    let (of, keeps) = match request {
-        SampleRequest::Score { token } => return SampleRow { flags: SCORE, token: *token, ..empty },
-        SampleRequest::Sample { row, slot, .. } => (row, slot.is_some()),
-    };
-    let settings = of.params.settings();
-    let (draw, key) = match settings.choice {
-        Choice::Greedy => (0, 0),
-        Choice::Draw { seed, index } => (DRAW, seed.wrapping_add(u64::from(index))),
-    };
-    let flag = |on, flag| if on { flag } else { 0 };
-    SampleRow {
-        position: of.position,
-        flags: draw | flag(of.mask.is_some(), MASKED) | flag(settings.watermark, WATERMARK) | flag(keeps, APPEND),
-        seed: [key as u32, (key >> 32) as u32],
-        top_k: settings.top_k.unwrap_or(0),
-        top_n: of.top_n.min(TOP_N_MAX) as u32,
-        temperature: settings.temperature,
-        top_p: settings.top_p.unwrap_or(1.0),
-        typical_p: settings.typical_p.unwrap_or(1.0),
-        repetition_penalty: settings.repetition_penalty,
-        frequency_penalty: settings.frequency_penalty,
-        ..empty
-    }
 }

@@ -202,6 +202,8 @@ fn submission(input: usize, output: usize) -> Submission {
         prompt: (0..input).map(|_| fastrand::u32(ORDINARY_TOKENS)).collect(),
         max_new_tokens: output,
         eos: Vec::new(),
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
         sampling: SamplingParams::try_new(SamplingSettings::default()).expect("the default is valid"),
         priority: Priority::Normal,
         prompt_logprobs: false,

@@ -117,6 +117,8 @@ impl<'a> Run<'a> {
             prompt: (0..self.workload.input).map(|_| seq.0 as u32).collect(),
             max_new_tokens: self.workload.output,
             eos: Vec::new(),
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
             sampling: SamplingParams::GREEDY,
             priority: Priority::Normal,
             prompt_logprobs: false,

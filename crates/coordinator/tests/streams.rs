@@ -111,6 +111,8 @@ async fn failure(mode: &str) -> String {
         prompt: vec![1, 2, 3],
         max_new_tokens: 2,
         eos: Vec::new(),
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
         sampling: SamplingParams::GREEDY,
         priority: Priority::Normal,
         prompt_logprobs: false,

@@ -12,6 +12,7 @@
 mod falcon;
 mod heads;
 mod load;
+mod masks;
 mod model_runner;
 mod shapes;
 

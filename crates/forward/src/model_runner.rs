@@ -1,6 +1,7 @@
 //! Steps: a plan becomes a batch, its logits become samples.
 
 use crate::falcon::Falcon;
+use crate::masks::Masks;
 use backend::{Backend, BackendError, Batch, BatchSeq, SampleOutput, SampleRequest, SampleRow, StepInput};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -109,7 +110,8 @@ impl<B: Backend> ModelRunner<B> {
         }
         let runs = self.lay_out(plan.runs, rows).map_err(bad_plan)?;
         self.set_drafts(&runs).map_err(device_error)?;
-        let (rows, requests) = requests(&self.sequences, &runs, step, masks);
+        let masks = self.masks(&runs, step, masks);
+        let (rows, requests) = requests(&self.sequences, &runs, &masks);
         let input = StepInput { batch: &self.batch, rows: &rows, requests: &requests };
         let pending = self.falcon.begin(&input).map_err(device_error)?;
         for RunRows { run, samples, .. } in &runs {
@@ -198,6 +200,15 @@ impl<B: Backend> ModelRunner<B> {
         runs.into_iter().map(lay_out).collect()
     }
 
+    /// Which tokens the rows of `runs` may choose.
+    fn masks<'a>(&self, runs: &[RunRows], step: StepId, masks: &'a [SampleMask]) -> Masks<'a> {
+        let (mut masks, vocab) = (Masks::new(step, masks), self.falcon.vocab());
+        for RunRows { run, samples, .. } in runs.iter().filter(|rows| !rows.samples.is_empty()) {
+            masks.prepare(&self.sequences[&run.seq].spec, run.start + run.len + 1 - samples.len(), vocab);
+        }
+        masks
+    }
+
     /// Tells the device of drafts.
     fn set_drafts(&mut self, runs: &[RunRows]) -> Result<(), BackendError> {
         for RunRows { run, .. } in runs.iter().filter(|rows| !rows.run.draft_tokens.is_empty()) {
@@ -244,8 +255,7 @@ impl<B: Backend> ModelRunner<B> {
 fn requests<'a>(
     sequences: &'a HashMap<SeqId, Sequence>,
     runs: &[RunRows],
-    step: StepId,
-    masks: &'a [SampleMask],
+    masks: &'a Masks<'_>,
 ) -> (Vec<usize>, Vec<SampleRequest<'a>>) {
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
     for RunRows { run, scores, samples } in runs {
@@ -256,13 +266,17 @@ fn requests<'a>(
             rows.push(row);
             requests.push(SampleRequest::Score { token: sequence.spec.tokens[position(row) + 1] });
         }
-        let mask = masks.iter().find(|mask| (mask.step, mask.seq) == (step, run.seq)).map(|mask| &mask.words[..]);
         for row in samples.clone() {
             rows.push(row);
-            requests.push(sequence.sample(position(row) + 1, run.draft_tokens.is_empty(), mask));
+            let chosen = position(row) + 1;
+            requests.push(sequence.sample(chosen, run.draft_tokens.is_empty(), masks.of(&sequence.spec, chosen)));
         }
     }
     (rows, requests)
+}
+
+fn narrow(position: usize) -> u32 {
+    u32::try_from(position).expect("positions fit 32 bits")
 }
 
 /// Answers come in the order of the requests, so each is of the kind that was asked for.
@@ -332,7 +346,8 @@ impl Sequence {
         SampleRequest::Sample {
             row: SampleRow {
                 params: &self.spec.sampling,
-                position: u32::try_from(position).expect("positions fit 32 bits"),
+                position: narrow(position),
+                prompt_len: narrow(self.spec.prompt_len),
                 tokens: &tokens[..position.min(tokens.len())],
                 mask,
                 top_n: self.spec.top_n,

@@ -131,6 +131,8 @@ fn forced(engine: &mut ModelRunner<Cuda>, case: &Case, index: u64) -> Result<Obs
         prompt_len: len,
         tokens,
         sampling: SamplingParams::GREEDY,
+        min_tokens: 0,
+        ends: Vec::new(),
         prompt_logprobs: true,
         top_n: 0,
         return_logits: false,

@@ -108,6 +108,8 @@ impl Runner {
             tokens: (0..tokens).map(|_| fastrand::u32(..self.vocab)).collect(),
             prompt_len: tokens as usize,
             sampling: SamplingParams::GREEDY,
+            min_tokens: 0,
+            ends: Vec::new(),
             prompt_logprobs: false,
             top_n: 0,
             return_logits: false,

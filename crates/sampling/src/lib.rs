@@ -21,4 +21,5 @@ mod sampler;
 pub mod softmax;
 pub mod watermark;
 
+pub use processors::TEMPERATURE_MIN;
 pub use sampler::{SampleRow, Sampler, model_logprob};

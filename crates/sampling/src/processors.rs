@@ -1,13 +1,13 @@
 //! The logits processors. Each changes a row of scores in place; -inf takes a token out.
 
-use step::SamplingSettings;
+use step::{SamplingSettings, TokenBias};
 
 use crate::philox::{high, low};
-use crate::softmax::LogSoftmax;
+use crate::softmax::{LogSoftmax, exp, max};
 use crate::watermark::{DELTA, GreenList};
 
 /// A smaller temperature is taken for this one, at which a lead of 1e-4 decides every draw.
-const TEMPERATURE_MIN: f32 = 1e-6;
+pub const TEMPERATURE_MIN: f32 = 1e-6;
 
 /// Extreme settings must not make infinities of finite scores: their difference would be no number. A masked token stays
 /// masked.
@@ -15,7 +15,7 @@ fn finite(score: f32) -> f32 {
     if score == f32::NEG_INFINITY { score } else { score.clamp(f32::MIN, f32::MAX) }
 }
 
-/// Applies the processors that `settings` turn on, in the order of Text Generation Inference.
+/// Applies the processors that `settings` turn on, in the order that [`crate::Sampler::sample`] gives.
 #[derive(Debug, Default)]
 pub(crate) struct Processors {
     /// Times that each token occurs; all zero between rows.
@@ -35,24 +35,35 @@ impl Processors {
             top_k,
             top_p,
             typical_p,
+            min_p,
             repetition_penalty,
+            relative_frequency_penalty,
+            presence_penalty,
             frequency_penalty,
+            ref logit_bias,
             watermark,
         } = *settings;
-        let filters_off = top_k.is_none() && top_p.is_none() && typical_p.is_none();
-        filters_off && temperature == 1.0 && repetition_penalty == 1.0 && frequency_penalty == 0.0 && !watermark
+        let filters_off = top_k.is_none() && top_p.is_none() && typical_p.is_none() && min_p == 0.0;
+        let penalties = [relative_frequency_penalty, presence_penalty, frequency_penalty];
+        let penalties_off = repetition_penalty == 1.0 && penalties == [0.0; 3];
+        filters_off && penalties_off && temperature == 1.0 && logit_bias.is_none() && !watermark
     }
 
-    /// `scores`: one for each token of the vocabulary. `tokens`: prompt and generated tokens so far.
-    pub(crate) fn apply(&mut self, scores: &mut [f32], settings: &SamplingSettings, tokens: &[u32]) {
+    /// `scores`: one for each token of the vocabulary. `tokens`: prompt and generated tokens so far, of which the first
+    /// `prompt_len` are the prompt.
+    pub(crate) fn apply(&mut self, scores: &mut [f32], settings: &SamplingSettings, tokens: &[u32], prompt_len: usize) {
+        add_biases(scores, settings.logit_bias.as_deref().unwrap_or_default());
         if let (true, Some(&previous)) = (settings.watermark, tokens.last()) {
             favour_green(scores, previous);
         }
-        self.penalize(scores, settings.repetition_penalty, settings.frequency_penalty, tokens);
+        self.penalize(scores, settings.repetition_penalty, settings.relative_frequency_penalty, tokens);
+        let generated = tokens.get(prompt_len..).unwrap_or_default();
+        self.penalize_generated(scores, settings.frequency_penalty, settings.presence_penalty, generated);
         if settings.temperature != 1.0 {
             let temperature = settings.temperature.max(TEMPERATURE_MIN);
             scores.iter_mut().for_each(|score| *score = finite(*score / temperature));
         }
+        keep_min_p(scores, settings.min_p);
         if let Some(k) = settings.top_k {
             self.keep_top_k(scores, k as usize);
         }
@@ -70,6 +81,24 @@ impl Processors {
         if repetition == 1.0 && frequency == 0.0 {
             return;
         }
+        self.for_each_count(scores, tokens, |score, count| {
+            let score = if score < 0.0 { score * repetition } else { score / repetition };
+            finite(finite(score) - frequency * (count as f32 / tokens.len() as f32))
+        });
+    }
+
+    /// Takes `frequency` times the count of a token in `generated` from its score, then `presence`.
+    fn penalize_generated(&mut self, scores: &mut [f32], frequency: f32, presence: f32, generated: &[u32]) {
+        if frequency == 0.0 && presence == 0.0 {
+            return;
+        }
+        self.for_each_count(scores, generated, |score, count| {
+            finite(finite(score - frequency * count as f32) - presence)
+        });
+    }
+
+    /// Replaces the score of each token that is in `tokens`, by what it is and how often the token occurs.
+    fn for_each_count(&mut self, scores: &mut [f32], tokens: &[u32], penalized: impl Fn(f32, u32) -> f32) {
         self.counts.resize(scores.len(), 0);
         for &id in tokens {
             self.counts[id as usize] += 1;
@@ -79,8 +108,7 @@ impl Processors {
             let count = std::mem::take(&mut self.counts[id as usize]);
             if count > 0 {
                 let score = &mut scores[id as usize];
-                *score = if *score < 0.0 { *score * repetition } else { *score / repetition };
-                *score = finite(finite(*score) - frequency * (count as f32 / tokens.len() as f32));
+                *score = penalized(*score, count);
             }
         }
     }
@@ -158,6 +186,24 @@ pub(crate) fn id_of(rank: u64) -> usize {
 
 fn key_of(rank: u64) -> u32 {
     high(rank)
+}
+
+/// Ids outside of the vocabulary have no score.
+fn add_biases(scores: &mut [f32], biases: &[TokenBias]) {
+    for by in biases {
+        if let Some(score) = scores.get_mut(by.id as usize) {
+            *score += by.bias;
+        }
+    }
+}
+
+/// Drops the tokens that are less than `min_p` times as probable as the most probable one. A probability is to the largest
+/// as `exp(score - max)` is to 1, whatever their sum.
+fn keep_min_p(scores: &mut [f32], min_p: f32) {
+    if min_p > 0.0 {
+        let max = max(scores);
+        drop_where(scores, |score| exp(score - max) < min_p);
+    }
 }
 
 fn favour_green(scores: &mut [f32], previous: u32) {

@@ -22,7 +22,9 @@ pub struct SampleRow<'a> {
     pub params: &'a SamplingParams,
     /// Index in the sequence of the token that is being chosen; the prompt's length for the first.
     pub position: u32,
-    /// The tokens before it: prompt, then generated ones. The penalties count both; the last one keys the watermark.
+    /// How many of the tokens before it are the prompt.
+    pub prompt_len: u32,
+    /// The tokens before it: prompt, then generated ones. The last one keys the watermark.
     pub tokens: &'a [u32],
     /// Which tokens a grammar allows, as in [`step::SampleMask::words`]; at least one of them.
     pub mask: Option<&'a [u32]>,
@@ -39,8 +41,11 @@ impl Sampler {
 
     /// Chooses a token by `logits`, one for each token of the vocabulary.
     ///
-    /// The order is: mask, watermark, repetition penalty, frequency penalty, temperature, top-k, top-p, typical-p, and
-    /// the choice. They work on greedy choices too, and on what `logprob` means. `top` holds fewer than `top_n` tokens
+    /// The order is: mask, logit biases, watermark, repetition penalty, relative frequency penalty, frequency penalty,
+    /// presence penalty, temperature, min-p, top-k, top-p, typical-p, and the choice. That is the order of vLLM
+    /// (vllm/v1/sample/sampler.py), with what only Text Generation Inference has where that has it: the watermark before the
+    /// penalties, its frequency penalty behind the repetition penalty, typical-p last. All of them work on greedy choices
+    /// too, and on what `logprob` means. `top` holds fewer than `top_n` tokens
     /// where fewer have survived; `logits` stays empty. A NaN is never chosen, but makes every log-probability NaN; where
     /// no token is left, token 0 is chosen.
     ///
@@ -58,7 +63,7 @@ impl Sampler {
             if let Some(mask) = row.mask {
                 apply_mask(&mut self.scores, mask);
             }
-            self.processors.apply(&mut self.scores, settings, row.tokens);
+            self.processors.apply(&mut self.scores, settings, row.tokens, row.prompt_len as usize);
             (&*self.scores, LogSoftmax::of(&self.scores))
         };
         let chosen = match settings.choice {

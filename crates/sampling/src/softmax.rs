@@ -78,7 +78,8 @@ pub(crate) fn argmax(scores: &[f32], max: f32) -> u32 {
     scores.iter().position(|&score| score == max).unwrap_or(0) as u32
 }
 
-fn max(scores: &[f32]) -> f32 {
+/// The largest score; -inf in an empty row. Scores that are no numbers do not count.
+pub(crate) fn max(scores: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = scores.as_chunks::<LANES>();

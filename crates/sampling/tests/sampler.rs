@@ -1,10 +1,11 @@
 //! The sampler against the reference data, and its draws against the probabilities that they should have.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sampling::{SampleRow, Sampler, model_logprob};
 use serde_json::Value;
-use step::{Choice, SamplingParams, SamplingSettings};
+use step::{Choice, SamplingParams, SamplingSettings, TokenBias};
 
 fn sample(
     sampler: &mut Sampler,
@@ -14,7 +15,14 @@ fn sample(
     top_n: usize,
 ) -> step::Sample {
     let params = SamplingParams::try_new(settings).unwrap();
-    sampler.sample(logits, &SampleRow { params: &params, position: tokens.len() as u32, tokens, mask: None, top_n })
+    sampler.sample(
+        logits,
+        &SampleRow { params: &params, position: tokens.len() as u32, prompt_len: 0, tokens, mask: None, top_n },
+    )
+}
+
+fn biases(of: &[(u32, f32)]) -> Option<Arc<[TokenBias]>> {
+    Some(of.iter().map(|&(id, bias)| TokenBias { id, bias }).collect())
 }
 
 fn floats(value: &Value) -> Vec<f32> {
@@ -34,7 +42,7 @@ fn settings(params: &Value) -> SamplingSettings {
         top_p: number("top_p"),
         typical_p: number("typical_p"),
         repetition_penalty: number("repetition_penalty").unwrap_or(defaults.repetition_penalty),
-        frequency_penalty: number("frequency_penalty").unwrap_or(defaults.frequency_penalty),
+        relative_frequency_penalty: number("frequency_penalty").unwrap_or(0.0),
         ..defaults
     }
 }
@@ -88,7 +96,7 @@ fn excess(logits: &[f32], settings: SamplingSettings, tokens: &[u32], expected: 
     let params = SamplingParams::try_new(settings).unwrap();
     let (mut sampler, mut counts) = (Sampler::new(), vec![0.0; logits.len()]);
     for position in 0..DRAWS {
-        let row = SampleRow { params: &params, position, tokens, mask: None, top_n: 0 };
+        let row = SampleRow { params: &params, position, prompt_len: 0, tokens, mask: None, top_n: 0 };
         counts[sampler.sample(logits, &row).token.id as usize] += 1.0;
     }
     let cells = counts.iter().zip(expected).filter(|&(&count, &p)| {
@@ -106,26 +114,28 @@ fn excess(logits: &[f32], settings: SamplingSettings, tokens: &[u32], expected: 
 
 #[test]
 fn draws_have_the_probabilities_of_the_processed_scores() {
-    let defaults = SamplingSettings::default();
+    let off = SamplingSettings::default;
     let variants = [
-        defaults,
-        SamplingSettings { temperature: 0.5, ..defaults },
-        SamplingSettings { temperature: 2.0, top_k: Some(7), ..defaults },
-        SamplingSettings { top_p: Some(0.8), ..defaults },
-        SamplingSettings { typical_p: Some(0.7), repetition_penalty: 1.4, ..defaults },
-        SamplingSettings { top_k: Some(1), ..defaults },
-        SamplingSettings { watermark: true, frequency_penalty: 1.5, ..defaults },
+        off(),
+        SamplingSettings { temperature: 0.5, ..off() },
+        SamplingSettings { temperature: 2.0, top_k: Some(7), ..off() },
+        SamplingSettings { top_p: Some(0.8), ..off() },
+        SamplingSettings { typical_p: Some(0.7), repetition_penalty: 1.4, ..off() },
+        SamplingSettings { top_k: Some(1), ..off() },
+        SamplingSettings { watermark: true, relative_frequency_penalty: 1.5, ..off() },
+        SamplingSettings { min_p: 0.2, presence_penalty: 1.0, frequency_penalty: -0.5, ..off() },
+        SamplingSettings { logit_bias: biases(&[(4, 2.0), (9, -100.0)]), min_p: 0.05, ..off() },
     ];
     let mut rng = fastrand::Rng::with_seed(5);
     let logits: Vec<f32> = (0..24).map(|_| 3.0 * rng.f32()).collect();
     let tokens = [3, 3, 9, 21];
     for variant in variants {
         for (seed, index) in [(0, 0), (0, 1), (1 << 40, 0), (u64::MAX, 0)] {
-            let all = sample(&mut Sampler::new(), &logits, variant, &tokens, logits.len());
+            let all = sample(&mut Sampler::new(), &logits, variant.clone(), &tokens, logits.len());
             let mut expected = vec![0.0; logits.len()];
             all.top.iter().for_each(|token| expected[token.id as usize] = f64::from(token.score.logprob).exp());
-            let drawing = SamplingSettings { choice: Choice::Draw { seed, index }, ..variant };
-            let z = excess(&logits, drawing, &tokens, &expected);
+            let drawing = SamplingSettings { choice: Choice::Draw { seed, index }, ..variant.clone() };
+            let z = excess(&logits, drawing.clone(), &tokens, &expected);
             assert!(z < 4.0, "{drawing:?}: {z} deviations above what chance gives");
         }
     }
@@ -138,7 +148,7 @@ fn a_draw_depends_on_seed_index_and_position_alone() {
     let at = |sampler: &mut Sampler, seed, index, position| {
         let choice = Choice::Draw { seed, index };
         let params = SamplingParams::try_new(SamplingSettings { choice, ..Default::default() }).unwrap();
-        let row = SampleRow { params: &params, position, tokens: &[], mask: None, top_n: 0 };
+        let row = SampleRow { params: &params, position, prompt_len: 0, tokens: &[], mask: None, top_n: 0 };
         sampler.sample(&logits, &row).token.id
     };
     let mut busy = Sampler::new();
@@ -155,7 +165,7 @@ fn a_draw_depends_on_seed_index_and_position_alone() {
 fn masks_come_first_and_ties_go_to_the_smaller_id() {
     let logits = [1.0, 5.0, 5.0, 2.0, 2.0, 0.0];
     let params = SamplingParams::GREEDY;
-    let mut row = SampleRow { params: &params, position: 0, tokens: &[], mask: None, top_n: 4 };
+    let mut row = SampleRow { params: &params, position: 0, prompt_len: 0, tokens: &[], mask: None, top_n: 4 };
     let top = |sample: &step::Sample| sample.top.iter().map(|token| token.id).collect::<Vec<u32>>();
     let mut sampler = Sampler::new();
 

@@ -1,7 +1,7 @@
 //! One sequence between its submission and its end.
 
 use crate::pool::{BlockContent, BlockPool, PrefixId};
-use step::{BLOCK_TOKENS, BlockId, NewSequence, Priority, SamplingParams, SeqId};
+use step::{BLOCK_TOKENS, BlockId, FinishReason, NewSequence, Priority, SamplingParams, SeqId};
 
 /// A sequence to be continued.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,8 +10,12 @@ pub struct Submission {
     pub prompt: Vec<u32>,
     /// How many tokens follow at most; at least 1.
     pub max_new_tokens: usize,
-    /// Tokens that end it; empty to go on to `max_new_tokens`.
+    /// Tokens that end it as the ends of a text; empty to go on to `max_new_tokens`.
     pub eos: Vec<u32>,
+    /// Tokens that end it as a stop sequence does.
+    pub stop_token_ids: Vec<u32>,
+    /// Neither kind is chosen, nor ends it, until so many tokens have followed.
+    pub min_tokens: usize,
     /// How its tokens are chosen.
     pub sampling: SamplingParams,
     /// Who is admitted first when there is no room for all.
@@ -25,6 +29,26 @@ pub struct Submission {
 }
 
 impl Submission {
+    /// Why it ends with the token that has made it so many `generated` tokens long, if it does.
+    pub(crate) fn finish(&self, token: u32, generated: usize) -> Option<FinishReason> {
+        if generated >= self.max_new_tokens {
+            Some(FinishReason::Length)
+        } else if generated <= self.min_tokens {
+            None
+        } else if self.eos.contains(&token) {
+            Some(FinishReason::EosToken)
+        } else if self.stop_token_ids.contains(&token) {
+            Some(FinishReason::StopSequence)
+        } else {
+            None
+        }
+    }
+
+    /// As in [`NewSequence`].
+    fn ends(&self) -> Vec<u32> {
+        if self.min_tokens == 0 { Vec::new() } else { [&self.eos[..], &self.stop_token_ids].concat() }
+    }
+
     /// Blocks for the longest that it can become. The last token is never run, so it needs no place.
     pub(crate) fn blocks_max(&self) -> usize {
         (self.prompt.len() + self.max_new_tokens - 1).div_ceil(BLOCK_TOKENS)
@@ -189,7 +213,9 @@ impl Sequence {
             seq: self.seq,
             tokens: self.tokens.clone(),
             prompt_len: self.prompt_len,
-            sampling: self.spec.sampling,
+            sampling: self.spec.sampling.clone(),
+            min_tokens: self.spec.min_tokens,
+            ends: self.spec.ends(),
             prompt_logprobs: self.spec.prompt_logprobs,
             top_n: self.spec.top_n,
             return_logits: self.spec.return_logits,

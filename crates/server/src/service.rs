@@ -184,6 +184,8 @@ impl Service {
             prompt: request.prompt.clone(),
             max_new_tokens: request.max_tokens as usize,
             eos: if request.ignore_eos { Vec::new() } else { self.0.eos.clone() },
+            stop_token_ids: request.stop_token_ids.clone(),
+            min_tokens: request.min_tokens as usize,
             sampling: request.sampling(choice),
             priority: request.priority,
             // They are the same for all sequences; the others need not compute the prompt again.

@@ -22,4 +22,4 @@ mod sampling;
 pub use ids::{BlockId, SeqId, StepId};
 pub use plan::{BLOCK_TOKENS, Command, NewSequence, Priority, SampleMask, SeqRun, StepPlan};
 pub use result::{FinishReason, Sample, ScoredToken, SeqOutput, StepResult, TokenScore};
-pub use sampling::{Choice, ParamError, SamplingParams, SamplingSettings};
+pub use sampling::{Choice, LOGIT_BIAS_MAX, ParamError, SamplingParams, SamplingSettings, TokenBias};

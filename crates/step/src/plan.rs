@@ -29,6 +29,10 @@ pub struct NewSequence {
     pub prompt_len: usize,
     /// How its next tokens are chosen.
     pub sampling: SamplingParams,
+    /// None of `ends` is chosen until so many tokens have been generated.
+    pub min_tokens: usize,
+    /// The tokens that would end the sequence; empty where `min_tokens` is 0.
+    pub ends: Vec<u32>,
     /// Report the model's log-probability of each prompt token but the first.
     pub prompt_logprobs: bool,
     /// Report this many of the most probable tokens beside each sampled one.

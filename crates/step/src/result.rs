@@ -64,7 +64,7 @@ pub enum FinishReason {
     Length,
     /// The model ended the text.
     EosToken,
-    /// One of the stop strings is complete.
+    /// A stop token has come, or one of the stop strings is complete.
     StopSequence,
 }
 

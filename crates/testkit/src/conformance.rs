@@ -11,12 +11,14 @@ mod layer;
 mod operations;
 mod random;
 mod ranks;
+mod sampling;
 
 pub use attention::attend;
 pub use collective::{a_rank_that_leaves, a_rank_that_stays_away, gathers, mismatches, sums};
 pub use layer::{bits_depend_on_nothing_else, same_bits};
 pub use operations::{embed, fused_operations, gelu, layer_norm, linear, select, select_norm_linear};
 pub use ranks::{all_reduce, sample_or_score};
+pub use sampling::sampling_parameters;
 
 use backend::{Backend, Reference, SingleRank};
 
@@ -47,7 +49,7 @@ macro_rules! conformance_suite {
             use super::*;
 
             $crate::conformance_suite!(@tests $subject; embed, layer_norm, linear, gelu, attend, select, all_reduce,
-                sample_or_score, fused_operations, select_norm_linear, bits_depend_on_nothing_else);
+                sample_or_score, sampling_parameters, fused_operations, select_norm_linear, bits_depend_on_nothing_else);
         }
     };
     (@tests $subject:expr; $($test:ident),*) => {$(

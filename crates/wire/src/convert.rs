@@ -3,7 +3,7 @@
 use crate::control as pb;
 use step::{
     BlockId, Choice, Command, NewSequence, ParamError, Sample, SampleMask, SamplingParams, SamplingSettings,
-    ScoredToken, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult, TokenScore,
+    ScoredToken, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult, TokenBias, TokenScore,
 };
 
 /// Why a message is not what it should be. Coordinator and workers are of one build, so this is a bug or a broken peer.
@@ -111,6 +111,8 @@ fn new_to_wire(new: &NewSequence) -> pb::NewSequence {
         prompt_logprobs: new.prompt_logprobs,
         top_n: narrow(new.top_n),
         return_logits: new.return_logits,
+        min_tokens: narrow(new.min_tokens),
+        ends: new.ends.clone(),
     }
 }
 
@@ -127,15 +129,18 @@ fn new_from_wire(new: pb::NewSequence) -> Result<NewSequence, ConvertError> {
         seq: SeqId(new.seq),
         tokens: new.tokens,
         prompt_len: new.prompt_len as usize,
-        sampling: sampling_from_wire(&sampling).map_err(|error| ConvertError::Sampling { seq: new.seq, error })?,
+        sampling: sampling_from_wire(sampling).map_err(|error| ConvertError::Sampling { seq: new.seq, error })?,
         prompt_logprobs: new.prompt_logprobs,
         top_n: new.top_n as usize,
         return_logits: new.return_logits,
+        min_tokens: new.min_tokens as usize,
+        ends: new.ends,
     })
 }
 
 fn sampling_to_wire(params: &SamplingParams) -> pb::Sampling {
     let settings = params.settings();
+    let biases = settings.logit_bias.as_deref().unwrap_or_default();
     pb::Sampling {
         draw: match settings.choice {
             Choice::Greedy => None,
@@ -146,12 +151,17 @@ fn sampling_to_wire(params: &SamplingParams) -> pb::Sampling {
         top_p: settings.top_p,
         typical_p: settings.typical_p,
         repetition_penalty: settings.repetition_penalty,
-        frequency_penalty: settings.frequency_penalty,
+        relative_frequency_penalty: settings.relative_frequency_penalty,
         watermark: settings.watermark,
+        min_p: settings.min_p,
+        presence_penalty: settings.presence_penalty,
+        frequency_penalty: settings.frequency_penalty,
+        logit_bias: biases.iter().map(|by| pb::TokenBias { id: by.id, bias: by.bias }).collect(),
     }
 }
 
-fn sampling_from_wire(sampling: &pb::Sampling) -> Result<SamplingParams, ParamError> {
+fn sampling_from_wire(sampling: pb::Sampling) -> Result<SamplingParams, ParamError> {
+    let biases = sampling.logit_bias.into_iter().map(|by| TokenBias { id: by.id, bias: by.bias });
     SamplingParams::try_new(SamplingSettings {
         choice: match sampling.draw {
             None => Choice::Greedy,
@@ -161,8 +171,12 @@ fn sampling_from_wire(sampling: &pb::Sampling) -> Result<SamplingParams, ParamEr
         top_k: sampling.top_k,
         top_p: sampling.top_p,
         typical_p: sampling.typical_p,
+        min_p: sampling.min_p,
         repetition_penalty: sampling.repetition_penalty,
+        relative_frequency_penalty: sampling.relative_frequency_penalty,
+        presence_penalty: sampling.presence_penalty,
         frequency_penalty: sampling.frequency_penalty,
+        logit_bias: Some(biases.collect()),
         watermark: sampling.watermark,
     })
 }
@@ -223,9 +237,17 @@ mod tests {
     fn plan() -> StepPlan {
         let sampling = SamplingParams::try_new(SamplingSettings {
             choice: Choice::Draw { seed: u64::MAX, index: 1 },
+            temperature: 0.7,
+            top_k: Some(9),
             top_p: Some(0.5),
+            typical_p: Some(0.25),
+            min_p: 0.125,
+            repetition_penalty: 1.25,
+            relative_frequency_penalty: 3.0,
+            presence_penalty: -1.5,
+            frequency_penalty: 1.75,
+            logit_bias: Some([TokenBias { id: 7, bias: -100.0 }, TokenBias { id: 2, bias: 0.5 }].into()),
             watermark: true,
-            ..SamplingSettings::default()
         });
         StepPlan {
             step: StepId(7),
@@ -237,6 +259,8 @@ mod tests {
                 prompt_logprobs: true,
                 top_n: 5,
                 return_logits: true,
+                min_tokens: 4,
+                ends: vec![11, 2],
             }],
             retired: vec![SeqId(1), SeqId(2)],
             runs: vec![SeqRun {
@@ -286,6 +310,8 @@ mod tests {
         assert_eq!(refusal(|new| new.tokens.clear()), "NewSequence without `tokens`");
         let nan = refusal(|new| new.sampling.as_mut().expect("set above").temperature = f32::NAN);
         assert_eq!(nan, "sequence 3: `temperature` must be strictly positive");
+        let twice = refusal(|new| new.sampling.as_mut().expect("set above").logit_bias[1].id = 7);
+        assert_eq!(twice, "sequence 3: `logit_bias` must have each token once. Token 7 is there twice");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) const MASKED: u32 = 2;
 pub(crate) const WATERMARK: u32 = 4;
 pub(crate) const SCORE: u32 = 8;
 pub(crate) const APPEND: u32 = 16;
+pub(crate) const EXTRAS: u32 = 32;
 
 /// One row of logits: what is wanted.
 #[repr(C)]
@@ -30,9 +31,30 @@ pub(crate) struct SampleRow {
     pub(crate) top_p: f32,
     pub(crate) typical_p: f32,
     pub(crate) repetition_penalty: f32,
-    pub(crate) frequency_penalty: f32,
+    pub(crate) relative_frequency_penalty: f32,
     pub(crate) token: u32,
-    pub(crate) reserved: [u32; 2],
+    pub(crate) extras: u32,
+    pub(crate) reserved: u32,
+}
+
+/// What few rows want.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct SampleExtras {
+    pub(crate) min_p: f32,
+    pub(crate) presence_penalty: f32,
+    pub(crate) frequency_penalty: f32,
+    pub(crate) prompt: u32,
+    pub(crate) biases: u32,
+    pub(crate) reserved: [u32; 3],
+}
+
+/// What is added to a logit.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct TokenBias {
+    pub(crate) id: u32,
+    pub(crate) bias: f32,
 }
 
 /// A token of a result.
@@ -60,6 +82,7 @@ struct SampleArgs {
     rows: u64,
     logits: u64,
     masks: u64,
+    extras: u64,
     history: u64,
     scores: u64,
     counts: u64,
@@ -70,7 +93,8 @@ struct SampleArgs {
     reserved: i32,
 }
 const _: () = assert!(size_of::<SampleRow>() == 64 && size_of::<SampleResult>() == 400);
-const _: () = assert!(size_of::<SampleArgs>() == 80);
+const _: () = assert!(size_of::<SampleExtras>() == 32 && size_of::<TokenBias>() == 8);
+const _: () = assert!(size_of::<SampleArgs>() == 88);
 
 /// Where a launch finds what it needs.
 pub(crate) struct SampleAt {
@@ -79,6 +103,7 @@ pub(crate) struct SampleAt {
     pub(crate) rows: u64,
     pub(crate) masks: u64,
     pub(crate) mask_words: usize,
+    pub(crate) extras: u64,
     pub(crate) history: u64,
     pub(crate) history_stride: usize,
     /// (rows, vocabulary) words each.
@@ -105,11 +130,13 @@ impl SampleKernel {
         rows: usize,
     ) -> Result<(), BackendError> {
         assert!(logits.stride == logits.columns && logits.rows >= rows, "shape of the logits");
+        assert!(at.history_stride <= 1 << 16, "counts of tokens have 16 bits");
         let args = SampleArgs {
             step: at.step,
             rows: at.rows,
             logits: logits.at,
             masks: at.masks,
+            extras: at.extras,
             history: at.history,
             scores: at.scores,
             counts: at.counts,

@@ -44,6 +44,8 @@ fn forced(engine: &mut ModelRunner<Cuda>, case: &Case, chunk: usize) -> Vec<f32>
         tokens: tokens.clone(),
         prompt_len: tokens.len(),
         sampling: SamplingParams::GREEDY,
+        min_tokens: 0,
+        ends: Vec::new(),
         prompt_logprobs: true,
         top_n: 0,
         return_logits: false,

@@ -45,7 +45,8 @@ fn one_rank() {
     let mut logits = backend.tensor(1, 5 + rank).expect("room");
     let mine: Vec<f32> = (0..5 + rank).map(|i| (rank * 10 + i) as f32).collect();
     backend.write(&mut logits, &mine).expect("write");
-    let row = SampleRow { params: &SamplingParams::GREEDY, position: 1, tokens: &[0], mask: None, top_n: 0 };
+    let row =
+        SampleRow { params: &SamplingParams::GREEDY, position: 1, prompt_len: 0, tokens: &[0], mask: None, top_n: 0 };
     let requests = [SampleRequest::Sample { row, slot: None, return_logits: false }];
     let chosen = backend.sample_or_score(&logits, &[5, 6, 7], &requests).expect("sample_or_score");
     let chosen = backend.wait(chosen).expect("outputs");

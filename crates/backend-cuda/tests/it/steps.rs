@@ -11,7 +11,10 @@ use forward::{Capacity, Falcon, ModelRunner};
 use model::Partition;
 use scheduler::{Event, Scheduler, SchedulerConfig, Submission};
 use std::time::Duration;
-use step::{BlockId, Choice, NewSequence, Priority, SamplingParams, SamplingSettings, SeqId, SeqRun, StepId, StepPlan};
+use step::{
+    BlockId, Choice, NewSequence, Priority, SamplingParams, SamplingSettings, SeqId, SeqRun, StepId, StepPlan,
+    TokenBias,
+};
 use testkit::goldens::model_dir;
 use testkit::on_threads;
 use weights::Checkpoint;
@@ -43,6 +46,8 @@ pub fn plan(step: usize, rows: usize) -> StepPlan {
         tokens: (0..rows as u32).collect(),
         prompt_len: rows,
         sampling: SamplingParams::GREEDY,
+        min_tokens: 0,
+        ends: Vec::new(),
         prompt_logprobs: false,
         top_n: 0,
         return_logits: false,
@@ -61,7 +66,11 @@ fn requests() -> Vec<Submission> {
         temperature: 1.3,
         top_p: Some(0.95),
         repetition_penalty: 1.5,
-        frequency_penalty: 0.5,
+        relative_frequency_penalty: 0.5,
+        presence_penalty: 0.25,
+        frequency_penalty: -0.5,
+        min_p: 0.01,
+        logit_bias: Some((0..20).map(|id| TokenBias { id, bias: id as f32 / 8.0 }).collect()),
         watermark: true,
         ..SamplingSettings::default()
     };
@@ -71,7 +80,10 @@ fn requests() -> Vec<Submission> {
         prompt: (0..[3, 1, 37, 15, 2, 20][index % 6]).map(|i| (i * 7 + index as u32 * 5) % 64).collect(),
         max_new_tokens: [9, 4, 6, 12, 1, 7][index % 6],
         eos: Vec::new(),
-        sampling: SamplingParams::try_new(kinds[index % kinds.len()]).expect("valid settings"),
+        // Half of all tokens, so that most sequences end as soon as they may.
+        stop_token_ids: if index % 2 == 1 { (0..64).step_by(2).collect() } else { Vec::new() },
+        min_tokens: index % 4,
+        sampling: SamplingParams::try_new(kinds[index % kinds.len()].clone()).expect("valid settings"),
         priority: Priority::Normal,
         prompt_logprobs: index == 2,
         top_n: index % 3,
@@ -222,7 +234,8 @@ fn a_captured_step_is_replayed() {
         let seq = |slot: usize| BatchSeq { rows: slot..slot + 1, start, slot: Some(slot), table: 0..2 };
         let batch = Batch { tokens: vec![0; 3], seqs: (0..3).map(seq).collect(), blocks: vec![0, 1] };
         let position = start as u32 + 1;
-        let row = SampleRow { params: &SamplingParams::GREEDY, position, tokens: &[], mask: None, top_n: 0 };
+        let row =
+            SampleRow { params: &SamplingParams::GREEDY, position, prompt_len: 0, tokens: &[], mask: None, top_n: 0 };
         let sample = |slot| SampleRequest::Sample { row, slot: Some(slot), return_logits: false };
         let requests: Vec<_> = (0..3).map(sample).collect();
         let step = StepInput { batch: &batch, rows: &[0, 1, 2], requests: &requests };

@@ -72,6 +72,8 @@ impl<B: Backend> Runner<B> {
                 tokens: (0..tokens).map(|_| self.random.u32(..self.vocab as u32)).collect(),
                 prompt_len: tokens,
                 sampling: SamplingParams::GREEDY,
+                min_tokens: 0,
+                ends: Vec::new(),
                 prompt_logprobs: false,
                 top_n: 0,
                 return_logits: false,

@@ -59,6 +59,8 @@ fn submission(seq: u64, max_new_tokens: usize) -> Submission {
         prompt: (0..PROMPT_TOKENS).map(|token| token + u32::try_from(seq).expect("few")).collect(),
         max_new_tokens,
         eos: vec![u32::MAX],
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
         sampling: SamplingParams::try_new(SamplingSettings::default()).expect("the default is valid"),
         priority: Priority::Normal,
         prompt_logprobs: false,

@@ -34,6 +34,8 @@ pub fn generate(
         tokens: prompt.to_vec(),
         prompt_len: prompt.len(),
         sampling: SamplingParams::GREEDY,
+        min_tokens: 0,
+        ends: Vec::new(),
         prompt_logprobs: true,
         top_n: 0,
         return_logits: true,

@@ -104,6 +104,8 @@ pub fn submission(prompt: &[u32], max_new_tokens: usize, sampling: SamplingParam
         prompt: prompt.to_vec(),
         max_new_tokens,
         eos: Vec::new(),
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
         sampling,
         priority: Priority::Normal,
         prompt_logprobs: false,

@@ -45,7 +45,7 @@ fn with_penalties(case: &PenaltyCase) -> SamplingParams {
     let penalty = |name, off| case.params.get(name).copied().unwrap_or(off);
     let settings = SamplingSettings {
         repetition_penalty: penalty("repetition_penalty", 1.0),
-        frequency_penalty: penalty("frequency_penalty", 0.0),
+        relative_frequency_penalty: penalty("frequency_penalty", 0.0),
         ..SamplingSettings::default()
     };
     SamplingParams::try_new(settings).expect("golden penalties are within limits")

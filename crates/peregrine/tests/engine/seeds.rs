@@ -2,7 +2,7 @@
 
 use crate::fleet::{Setup, observe, observe_all, stop, submission};
 use coordinator::Submission;
-use step::{Choice, SamplingParams, SamplingSettings};
+use step::{Choice, SamplingParams, SamplingSettings, TokenBias};
 use testkit::goldens::Golden;
 
 /// A drawn continuation; every other one with all filters and penalties.
@@ -16,7 +16,11 @@ fn drawn(prompt: &[u32], seed: u64) -> Submission {
             top_p: Some(0.9),
             typical_p: Some(0.95),
             repetition_penalty: 1.1,
-            frequency_penalty: 0.5,
+            relative_frequency_penalty: 0.5,
+            presence_penalty: 0.5,
+            frequency_penalty: -0.25,
+            min_p: 0.001,
+            logit_bias: Some((0..100).map(|id| TokenBias { id: id * 7, bias: (id % 5) as f32 - 2.0 }).collect()),
             watermark: true,
             ..plain
         },

@@ -3,7 +3,7 @@
 use super::{PendingRun, Scheduler, Slot};
 use crate::sequence::Prefix;
 use crate::types::{CommitError, Event};
-use step::{BLOCK_TOKENS, FinishReason, SeqOutput, StepResult};
+use step::{BLOCK_TOKENS, SeqOutput, StepResult};
 
 impl Scheduler {
     /// Takes the result of the oldest step in flight. What it says of sequences that have ended is dropped.
@@ -83,13 +83,7 @@ impl Scheduler {
         for sample in output.samples {
             self.totals.generated_tokens += 1;
             sequence.tokens.push(sample.token.id);
-            let finish = if sequence.generated() >= sequence.spec.max_new_tokens {
-                Some(FinishReason::Length)
-            } else if sequence.spec.eos.contains(&sample.token.id) {
-                Some(FinishReason::EosToken)
-            } else {
-                None
-            };
+            let finish = sequence.spec.finish(sample.token.id, sequence.generated());
             events.push(Event::Token { seq, sample, finish });
             if finish.is_some() {
                 return true;

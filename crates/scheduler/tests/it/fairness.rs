@@ -29,6 +29,8 @@ impl Service {
             prompt: [vec![self.next as u32], vec![1; prompt_len - 1]].concat(),
             max_new_tokens,
             eos: Vec::new(),
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
             sampling: SamplingParams::GREEDY,
             priority,
             prompt_logprobs: false,

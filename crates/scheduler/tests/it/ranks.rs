@@ -10,6 +10,8 @@ pub struct Known {
     tokens: Vec<u32>,
     prompt_len: usize,
     prompt_logprobs: bool,
+    min_tokens: usize,
+    ends: Vec<u32>,
     /// How many of `tokens` have been computed.
     pub computed: usize,
     blocks: Vec<BlockId>,
@@ -37,6 +39,11 @@ pub struct Ranks {
 /// The score that the model gives to the prompt token at a position.
 pub fn prompt_logprob(position: usize) -> f32 {
     -f32::from(u16::try_from(position).expect("prompts are short"))
+}
+
+/// What is chosen instead of `said` where none of `ends` may be.
+pub fn going_on(said: u32, ends: &[u32]) -> u32 {
+    (said..).find(|id| !ends.contains(id)).expect("there are not so many ends")
 }
 
 /// A sampled token.
@@ -89,6 +96,8 @@ impl Ranks {
             tokens: new.tokens.clone(),
             prompt_len: new.prompt_len,
             prompt_logprobs: new.prompt_logprobs,
+            min_tokens: new.min_tokens,
+            ends: new.ends.clone(),
             computed: 0,
             blocks: Vec::new(),
             last_step: None,
@@ -134,7 +143,8 @@ impl Ranks {
         let prompt_logprobs: Vec<_> = scored.map(prompt_logprob).collect();
         let mut samples = Vec::new();
         if run.sample {
-            let id = (self.choose)(seq, end);
+            let said = (self.choose)(seq, end);
+            let id = if end - known.prompt_len < known.min_tokens { going_on(said, &known.ends) } else { said };
             known.tokens.push(id);
             samples.push(sample(id));
         }

@@ -1,7 +1,7 @@
 //! Random arrivals, aborts and ends of text under random limits: whatever else runs, every caller gets the tokens that
 //! it would get alone.
 
-use crate::ranks::{Ranks, prompt_logprob};
+use crate::ranks::{Ranks, going_on, prompt_logprob};
 use crate::seed::Seed;
 use scheduler::{Event, Occupancy, Scheduler, SchedulerConfig, Submission, SubmitError};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,12 +33,22 @@ struct Request {
 impl Request {
     /// The tokens that the sequence gets when nothing else runs, and why it ends.
     fn alone(&self, seq: SeqId) -> (Vec<u32>, FinishReason) {
-        let Submission { prompt, max_new_tokens, eos, .. } = &self.submission;
-        let mut tokens: Vec<u32> = (0..*max_new_tokens).map(|index| choose(seq, prompt.len() + index)).collect();
-        if let Some(index) = tokens.iter().position(|token| eos.contains(token)) {
+        let Submission { prompt, max_new_tokens, eos, stop_token_ids, min_tokens, .. } = &self.submission;
+        let ends = [&eos[..], stop_token_ids].concat();
+        let chosen = |index: usize| {
+            let said = choose(seq, prompt.len() + index);
+            if index < *min_tokens { going_on(said, &ends) } else { said }
+        };
+        let mut tokens: Vec<u32> = (0..*max_new_tokens).map(chosen).collect();
+        if let Some(index) = tokens.iter().position(|token| ends.contains(token)) {
             tokens.truncate(index + 1);
         }
-        let reason = if tokens.len() == *max_new_tokens { FinishReason::Length } else { FinishReason::EosToken };
+        let last = tokens.last().expect("at least one is asked for");
+        let reason = match tokens.len() == *max_new_tokens {
+            true => FinishReason::Length,
+            false if eos.contains(last) => FinishReason::EosToken,
+            false => FinishReason::StopSequence,
+        };
         (tokens, reason)
     }
 
@@ -122,6 +132,8 @@ impl Simulation {
             prompt,
             max_new_tokens: rng.usize(1..50),
             eos: (0..rng.u32(0..3)).collect(),
+            stop_token_ids: (2..rng.u32(2..4)).collect(),
+            min_tokens: if rng.bool() { 0 } else { rng.usize(0..20) },
             sampling: SamplingParams::GREEDY,
             priority: if self.plain { Priority::Normal } else { *rng.choice(&priorities).expect("there are some") },
             prompt_logprobs: rng.u8(..4) == 0,

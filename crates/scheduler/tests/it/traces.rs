@@ -31,6 +31,8 @@ fn submission(prompt_len: usize, max_new_tokens: usize) -> Submission {
         prompt: vec![0; prompt_len],
         max_new_tokens,
         eos: Vec::new(),
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
         sampling: SamplingParams::GREEDY,
         priority: Priority::Normal,
         prompt_logprobs: false,

@@ -253,7 +253,7 @@ fn the_payload_of_the_notebook() {
     let valid = validate(request, true, &limits()).unwrap();
     assert_eq!(valid.stop, ["<|endoftext|>", "</s>"]);
     assert_eq!(valid.seed(0), Some(9));
-    let settings = *valid.sampling(0).settings();
+    let settings = valid.sampling(0).settings().clone();
     assert_eq!((settings.temperature, settings.top_k, settings.top_p), (0.8, Some(10), Some(0.9)));
     assert_eq!((settings.typical_p, settings.repetition_penalty), (Some(0.95), 1.03));
 }

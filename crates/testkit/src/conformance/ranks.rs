@@ -41,7 +41,7 @@ pub fn sample_or_score<B: Backend>(subject: &Subject<B>) {
     let params = [SamplingParams::GREEDY, SamplingParams::try_new(draw).expect("valid settings")];
     let tokens: Vec<u32> = (0..9).map(|_| random.0.u32(..100)).collect();
     let sample = |params, position, top_n, return_logits| SampleRequest::Sample {
-        row: SampleRow { params, position, tokens: &tokens, mask: None, top_n },
+        row: SampleRow { params, position, prompt_len: 0, tokens: &tokens, mask: None, top_n },
         slot: None,
         return_logits,
     };
@@ -69,7 +69,7 @@ pub fn sample_or_score<B: Backend>(subject: &Subject<B>) {
 }
 
 /// Makes each rank on a thread of its own, and runs it there.
-fn in_ranks<B: Backend>(subject: &Subject<B>, world: usize, run: impl Fn(usize, &mut B) + Sync) {
+pub(super) fn in_ranks<B: Backend>(subject: &Subject<B>, world: usize, run: impl Fn(usize, &mut B) + Sync) {
     let makers = (subject.ranks)(world);
     assert_eq!(makers.len(), world, "a maker for each rank");
     on_threads(makers, |rank, make| run(rank, &mut make()));

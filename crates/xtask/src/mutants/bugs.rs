@@ -21,6 +21,7 @@ const NORM: &str = "conformance::deterministic::layer_norm";
 const ATTEND: &str = "conformance::deterministic::attend";
 const PREFILL: &str = "conformance::fast::attend";
 const SAMPLE: &str = "conformance::deterministic::sample_or_score";
+const PARAMETERS: &str = "conformance::deterministic::sampling_parameters";
 const REDUCE: &str = "conformance::deterministic::all_reduce";
 
 /// A row: class, what, file, kernels, from, to, test.
@@ -30,6 +31,96 @@ const fn bug(row: [&'static str; 7]) -> Bug {
 }
 
 pub(super) const BUGS: &[Bug] = &[
+    bug([
+        "barrier dropped before a write",
+        "sample: the logits become scores, before biases are added",
+        "sample.cu",
+        "sample",
+        "scores[id] = logits[id];\n    __syncthreads();",
+        "scores[id] = logits[id];",
+        PARAMETERS,
+    ]),
+    bug([
+        "barrier dropped before a read",
+        "sample: the biases, behind which other threads go on",
+        "sample.cu",
+        "sample",
+        "+= biases[i].bias;\n    __syncthreads();",
+        "+= biases[i].bias;",
+        PARAMETERS,
+    ]),
+    bug([
+        "barrier dropped before a read",
+        "sample: the counts of tokens",
+        "sample.cu",
+        "sample",
+        "      __threadfence();\n      __syncthreads();",
+        "      __threadfence();",
+        PARAMETERS,
+    ]),
+    bug([
+        "read beyond the end",
+        "sample: one bias too many",
+        "sample.cu",
+        "sample",
+        "i < extras->biases; i +=",
+        "i <= extras->biases; i +=",
+        PARAMETERS,
+    ]),
+    bug([
+        "bound that is one off",
+        "sample: the last token of the prompt counts as generated",
+        "sample.cu",
+        "sample",
+        "i < prompt ? 1u",
+        "i + 1 < prompt ? 1u",
+        PARAMETERS,
+    ]),
+    bug([
+        "bound that is one off",
+        "sample: min_p drops what is just as probable",
+        "sample.cu",
+        "sample",
+        "< extras->min_p) scores[id]",
+        "<= extras->min_p) scores[id]",
+        PARAMETERS,
+    ]),
+    bug([
+        "counter not set back",
+        "sample: the counts of tokens",
+        "sample.cu",
+        "sample",
+        "    counts[id] = 0;\n",
+        "",
+        PARAMETERS,
+    ]),
+    bug([
+        "steps in another order",
+        "sample: min_p behind top_p",
+        "sample.cu",
+        "sample",
+        "      keep_min_p();\n      keep_top_k();\n      keep_top_p();",
+        "      keep_top_k();\n      keep_top_p();\n      keep_min_p();",
+        PARAMETERS,
+    ]),
+    bug([
+        "part of a packed word taken for the whole",
+        "sample: all tokens counted where generated ones are meant",
+        "sample.cu",
+        "sample",
+        "(float)generated)",
+        "(float)count)",
+        PARAMETERS,
+    ]),
+    bug([
+        "value of the row before",
+        "sample: the extras of every row",
+        "sample.cu",
+        "sample",
+        "(args.extras + row.extras)",
+        "(args.extras + (row.extras & ~15u))",
+        PARAMETERS,
+    ]),
     bug([
         "barrier dropped before a write",
         "sample: a block's sum, before its warps write again",

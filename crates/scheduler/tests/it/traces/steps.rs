@@ -101,6 +101,41 @@ fn one_step_ahead_the_token_after_the_end_is_dropped() {
 }
 
 #[test]
+fn a_stop_token_ends_a_sequence_and_an_end_of_text_is_the_reason_before_it() {
+    let mut trace = Trace::new(ROOMY);
+    trace.submit(A, Submission { eos: vec![4], stop_token_ids: vec![3, 4], ..submission(2, 10) });
+    trace.submit(B, Submission { eos: vec![4], stop_token_ids: vec![4], ..submission(3, 10) });
+    trace.finish();
+    trace.expect(
+        "step 0: new A(2) new B(3) | A 0..2 +0 sample | B 0..3 +1 sample
+        commit 0: A=2, B=3
+        step 1: | A 2..3 sample | B 3..4 sample
+        commit 1: A=3 stop_sequence, B=4 eos_token
+        nothing to plan",
+    );
+}
+
+/// The ranks choose another token, as they are told to.
+#[test]
+fn nothing_but_the_length_ends_a_sequence_before_its_least_tokens() {
+    let mut trace = Trace::new(ROOMY);
+    trace.submit(A, Submission { eos: vec![2], stop_token_ids: vec![5], min_tokens: 2, ..submission(2, 10) });
+    trace.submit(B, Submission { eos: vec![3], min_tokens: 5, ..submission(3, 1) });
+    trace.finish();
+    trace.expect(
+        "step 0: new A(2) new B(3) | A 0..2 +0 sample | B 0..3 +1 sample
+        commit 0: A=3, B=4 length
+        step 1: retired B | A 2..3 sample
+        commit 1: A=3
+        step 2: | A 3..4 sample
+        commit 2: A=4
+        step 3: | A 4..5 sample
+        commit 3: A=5 stop_sequence
+        nothing to plan",
+    );
+}
+
+#[test]
 fn the_length_is_the_reason_when_the_last_token_ends_the_text_as_well() {
     let mut trace = Trace::new(ROOMY);
     trace.submit(A, Submission { eos: vec![2], ..submission(2, 1) });

@@ -133,7 +133,12 @@ impl GenerateRequest {
             prompt_logprobs: parameters.decoder_input_details,
             top_tokens: parameters.top_n_tokens.unwrap_or(0),
             grammar: parameters.grammar.map(grammar),
-            stop: Stop { strings: parameters.stop, keep_string: true, ignore_eos: parameters.ignore_eos },
+            stop: Stop {
+                strings: parameters.stop,
+                keep_string: true,
+                ignore_eos: parameters.ignore_eos,
+                ..Stop::default()
+            },
             priority,
             ..Request::new(match inputs {
                 Inputs::Text(text) => Prompt::Text(text),
@@ -214,6 +219,7 @@ impl Parameters {
             repetition_penalty: self.repetition_penalty,
             relative_frequency_penalty: self.frequency_penalty,
             watermark: self.watermark,
+            ..Sampling::default()
         }
     }
 }
