@@ -1,7 +1,7 @@
 //! Many callers at once with the largest bodies there may be: the coordinator's memory stays bounded, and small requests are
 //! answered beside them.
 
-use crate::support::{Client, Server, greedy, seen};
+use crate::support::{Client, Server, greedy, memory, seen};
 use prost::Message;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -12,14 +12,6 @@ const GRPC_MESSAGE_BYTES: usize = 4 << 20;
 const HTTP_BODY_BYTES: usize = 2 << 20;
 const MEMORY_MAX: u64 = 600 << 20;
 const MEMORY_AFTER: u64 = 150 << 20;
-
-/// A figure of a process's memory, in bytes.
-fn memory(pid: i32, key: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with(key)).expect("the line is there");
-    let kib = line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
-    kib.expect("a number of kB") << 10
-}
 
 /// Messages of the largest size, each with its bytes in another field.
 fn messages() -> Vec<pb::GenerateRequest> {

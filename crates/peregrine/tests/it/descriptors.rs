@@ -1,6 +1,6 @@
 //! File descriptors: as many as there may be, and none left.
 
-use crate::support::{Server, greedy, next_message, seen, within};
+use crate::support::{Server, greedy, next_message, open_files, seen, within};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
 
@@ -10,10 +10,6 @@ fn limits(pid: i32) -> (Option<u64>, Option<u64>) {
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line of open files");
     let mut numbers = line.split_whitespace().skip(3).map(|number| number.parse().ok());
     (numbers.next().expect("a soft limit"), numbers.next().expect("a hard limit"))
-}
-
-fn open_files(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -34,6 +34,7 @@ mod generate_cli;
 mod lifecycle;
 mod load;
 mod logs;
+mod malformed;
 mod memory;
 mod pauses;
 #[path = "../support/standin.rs"]

@@ -5,6 +5,7 @@
 
 mod client;
 mod family;
+mod figures;
 mod http2;
 mod models;
 mod program;
@@ -12,6 +13,7 @@ mod server;
 
 pub use client::{Client, greedy, ids, next_message, request, text_of};
 pub use family::Process;
+pub use figures::{memory, open_files};
 pub use http2::Http2;
 pub use models::{SlowModel, demo_model};
 pub use program::{Ended, Program, Running};
