@@ -1,5 +1,6 @@
 //! What a request is answered with.
 
+use std::time::Duration;
 use step::FinishReason;
 
 /// A whole answer.
@@ -12,6 +13,27 @@ pub struct Answer {
     /// The continuations: as many as were asked for, in the order of their index, or, where more were made, the best first; then
     /// those that were made beyond, in the order of their index.
     pub completions: Vec<Completion>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// How long a request spent where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Until its tokens were known and it was queued.
+    pub validation: Duration,
+    /// From then until a step had its first sequence.
+    pub queue: Duration,
+    /// From then until the last token of its last sequence.
+    pub inference: Duration,
+}
+
+impl Timings {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.validation + self.queue + self.inference
+    }
 }
 
 /// A token of a prompt.

@@ -17,7 +17,7 @@ mod request;
 mod validation;
 mod violation;
 
-pub use answer::{Answer, Completion, PromptToken, Token, TokenEvent};
+pub use answer::{Answer, Completion, PromptToken, Timings, Token, TokenEvent};
 pub use limits::Limits;
 pub use request::{Grammar, Prompt, Request, Sampling, Stop};
 pub use step::{FinishReason, Priority, TokenBias};

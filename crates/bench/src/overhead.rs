@@ -8,7 +8,7 @@ use crate::memory;
 use crate::metrics::Distribution;
 use runtime::{BackendChoice, Engine, EngineError, EngineOptions, WorkerCommand};
 use serde_json::{Value, json};
-use server::{DEFAULT_STALL_LIMIT, Listeners};
+use server::{Listeners, Settings};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -108,7 +108,7 @@ pub async fn run(options: &OverheadOptions) -> Result<OverheadFigures, OverheadE
     let listeners = Listeners { grpc: bind().await?, http: bind().await? };
     let address = listeners.grpc.local_addr().map_err(|error| failed(&error))?.to_string();
     let (end, ended) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(service, listeners, DEFAULT_STALL_LIMIT, async {
+    let serving = tokio::spawn(server::serve(service, listeners, Settings::default(), async {
         // The sender is dropped or used, which says the same.
         let _ = ended.await;
     }));

@@ -10,6 +10,7 @@ pub use cuda::CudaArgs;
 use model::FalconConfig;
 use runtime::{BackendChoice, EngineOptions, WorkerCommand};
 use rustix::param::linux_execfn;
+use server::dialects::tgi;
 use sizing::Asked;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -53,6 +54,8 @@ pub struct EngineArgs {
     /// Tokens of a prompt and its answer, at most. If not given: the positions of the model, or what the KV cache holds.
     #[arg(long, value_name = "N")]
     max_total_tokens: Option<usize>,
+    #[command(flatten)]
+    tgi: TgiLimitArgs,
     /// Threads that tokenize prompts, beside those of the ranks.
     #[arg(long, value_name = "N", default_value_t = EngineOptions::TOKENIZER_THREADS as u32, value_parser = value_parser!(u32).range(1..=64))]
     tokenizer_threads: u32,
@@ -79,6 +82,30 @@ pub struct EngineArgs {
     load_timeout: u32,
     #[command(flatten)]
     cuda: CudaArgs,
+}
+
+/// The most that a request may ask for in Text Generation Inference's dialect, which gRPC has, too. No dialect has more.
+#[derive(Args, Clone, Copy, Debug)]
+struct TgiLimitArgs {
+    /// Continuations that `best_of` may ask for.
+    #[arg(long, value_name = "N", default_value_t = tgi::Limits::default().max_best_of as u32, value_parser = value_parser!(u32).range(1..=128))]
+    max_best_of: u32,
+    /// Stop strings that `stop` may have.
+    #[arg(long, value_name = "N", default_value_t = tgi::Limits::default().max_stop_sequences as u32, value_parser = value_parser!(u32).range(0..=64))]
+    max_stop_sequences: u32,
+    /// Tokens that `top_n_tokens` may ask for beside each.
+    #[arg(long, value_name = "N", default_value_t = tgi::Limits::default().max_top_n_tokens, value_parser = value_parser!(u32).range(0..=20))]
+    max_top_n_tokens: u32,
+}
+
+impl From<TgiLimitArgs> for tgi::Limits {
+    fn from(args: TgiLimitArgs) -> Self {
+        Self {
+            max_best_of: args.max_best_of as usize,
+            max_stop_sequences: args.max_stop_sequences as usize,
+            max_top_n_tokens: args.max_top_n_tokens,
+        }
+    }
 }
 
 /// How large the KV cache and the steps are, and how many requests share them.
@@ -172,6 +199,7 @@ impl EngineArgs {
             check_invariants: self.check_invariants,
             max_input_length: self.max_input_length,
             max_total_tokens: self.max_total_tokens,
+            tgi: self.tgi.into(),
             tokenizer_threads: self.tokenizer_threads as usize,
             threads_per_rank: self.threads_per_rank.map(|threads| threads as usize),
             isa: self.isa,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use coordinator::{Coordinator, Status};
 use runtime::Engine;
-use server::{DEFAULT_STALL_LIMIT, Listeners};
+use server::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, Listeners, Settings};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -32,6 +32,9 @@ pub struct ServeArgs {
     /// Seconds after which a stream that nobody reads is ended, so that others may run.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_STALL_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stalled_stream_timeout: u64,
+    /// Bytes of the body of an HTTP request, at most.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_PAYLOAD_LIMIT as u32, value_parser = clap::value_parser!(u32).range(1024..=1 << 30))]
+    payload_limit: u32,
     /// Seconds that running requests have to finish after SIGINT, SIGTERM or SIGHUP. Those left then end with the status
     /// UNAVAILABLE.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
@@ -53,7 +56,10 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode> {
-    let stall_limit = Duration::from_secs(args.stalled_stream_timeout);
+    let settings = Settings {
+        stall_limit: Duration::from_secs(args.stalled_stream_timeout),
+        payload_limit: args.payload_limit as usize,
+    };
     let bind = async |flag, addr: &str| {
         TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
     };
@@ -80,7 +86,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);
     tokio::spawn(progress::show(coordinator.status()));
     tokio::select! {
-        () = server::serve(service, listeners, stall_limit, until_end(&args, &coordinator, &mut first)) => {}
+        () = server::serve(service, listeners, settings, until_end(&args, &coordinator, &mut first)) => {}
         () = second_of(&mut second) => {
             warn!("stopping at once");
             coordinator.stop();

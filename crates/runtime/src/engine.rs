@@ -45,6 +45,8 @@ pub struct EngineOptions {
     pub max_input_length: Option<usize>,
     /// The most tokens of a sequence; `None`: what model and KV cache allow.
     pub max_total_tokens: Option<usize>,
+    /// The most that a request may ask for in TGI's dialect.
+    pub tgi: tgi::Limits,
     /// Threads that tokenize prompts.
     pub tokenizer_threads: usize,
     /// Threads that compute in each rank; `None`: an even share of the cores. (cpu)
@@ -94,6 +96,7 @@ impl EngineOptions {
             check_invariants: false,
             max_input_length: None,
             max_total_tokens: None,
+            tgi: tgi::Limits::default(),
             tokenizer_threads: Self::TOKENIZER_THREADS,
             threads_per_rank: None,
             isa: None,
@@ -178,7 +181,7 @@ impl Prepared {
             backend: backend.to_owned(),
             tensor_parallel: world,
             limits: options.limits(&config, &tokenizer, kv_tokens as usize, max_concurrent_requests)?,
-            tgi: EngineOptions::tgi_limits(max_concurrent_requests),
+            tgi: options.tgi_limits(max_concurrent_requests),
             max_concurrent_requests: max_concurrent_requests as usize,
         };
         let launch = Launch::new(backend, world, &options.cuda)?;
@@ -261,9 +264,8 @@ impl EngineOptions {
         Ok(Limits { max_input_length: input, max_total_tokens: total, max_continuations, ..limits })
     }
 
-    fn tgi_limits(requests: u32) -> tgi::Limits {
-        let limits = tgi::Limits::default();
-        tgi::Limits { max_best_of: limits.max_best_of.min(requests as usize), ..limits }
+    fn tgi_limits(&self, requests: u32) -> tgi::Limits {
+        tgi::Limits { max_best_of: self.tgi.max_best_of.min(requests as usize), ..self.tgi }
     }
 }
 

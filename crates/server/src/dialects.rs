@@ -3,4 +3,5 @@
 //! **Invariant:** a dialect translates; it decides nothing about a request.
 
 pub mod grpc;
+pub(crate) mod sagemaker;
 pub mod tgi;

@@ -1,15 +1,16 @@
 //! HTTP: the routes of all dialects, within limits of what a request may bring.
 
 mod json;
+mod reply;
 mod sse;
 
-pub(crate) use json::Rejection;
-pub(crate) use sse::{EventBuffer, Events, event_stream};
+pub(crate) use json::{Rejection, parse_json, read_body};
+pub(crate) use reply::Reply;
+pub(crate) use sse::{EventBuffer, EventStream, Events, event_stream};
 
 use crate::Service;
-use crate::dialects::tgi;
+use crate::dialects::{sagemaker, tgi};
 use crate::incoming::{IncomingError, LargeBodies, check_headers};
-use crate::limits::HTTP_BODY_BYTES_MAX;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -27,28 +28,34 @@ pub(crate) struct Shared {
     pub(crate) service: Service,
     /// How long the reader of a stream may stand still.
     pub(crate) stall_limit: Duration,
+    /// Bytes of a body.
+    pub(crate) payload_limit: usize,
 }
 
 /// All routes over one service.
 pub(crate) fn router(shared: Shared) -> Router {
-    let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router());
+    let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router()).merge(sagemaker::router());
     routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(shared)
 }
 
-/// What there is.
-const ROUTES: &str = "there are GET /health, GET /metrics, POST /generate and POST /generate_stream";
+/// What there is, by its dialects.
+fn routes() -> String {
+    let dialects = [&["GET /metrics"][..], tgi::routes::ROUTES, sagemaker::ROUTES];
+    dialects.concat().join(", ")
+}
 
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc {
         return Status::unimplemented("this is the address of HTTP; gRPC has its own").into_http::<Body>();
     }
-    refused(Rejection { status: StatusCode::NOT_FOUND, message: format!("there is no {}; {ROUTES}", uri.path()) })
+    let message = format!("there is no {}; there are {}", uri.path(), routes());
+    refused(uri.path(), Rejection { status: StatusCode::NOT_FOUND, message })
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let message = format!("there is no {method} {}; {ROUTES}", uri.path());
-    refused(Rejection { status: StatusCode::METHOD_NOT_ALLOWED, message })
+    let message = format!("there is no {method} {}; there are {}", uri.path(), routes());
+    refused(uri.path(), Rejection { status: StatusCode::METHOD_NOT_ALLOWED, message })
 }
 
 /// For Prometheus.
@@ -57,23 +64,30 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 }
 
 /// `routes` within limits of what a request may bring.
-pub(crate) fn limited(routes: Router, bodies: LargeBodies) -> Router {
+pub(crate) fn limited(routes: Router, bodies: LargeBodies, payload_limit: usize) -> Router {
     let limits = move |request: Request, next: Next| {
         let bodies = bodies.clone();
         async move {
             if let Err(error) = check_headers(request.headers()) {
-                return refused(Rejection::from(&error));
+                return refused(request.uri().path(), Rejection::from(&error));
             }
-            next.run(request.map(|body| bodies.limit(body, HTTP_BODY_BYTES_MAX, |error| error))).await
+            next.run(request.map(|body| bodies.limit(body, payload_limit, |error| error))).await
         }
     };
     // axum's own limit says less, and stops reading.
     routes.layer(DefaultBodyLimit::disable()).layer(from_fn(limits))
 }
 
-/// A request that no dialect has taken.
-fn refused(rejection: Rejection) -> Response {
-    tgi::routes::rejected(rejection)
+/// How a dialect says that a request cannot be read.
+type Refusal = fn(Rejection) -> Response;
+
+/// The dialects whose paths begin alike. All other paths are TGI's.
+const DIALECTS: [(&str, Refusal); 0] = [];
+
+/// The answer to a request that no route has taken.
+fn refused(path: &str, rejection: Rejection) -> Response {
+    let of_path = DIALECTS.iter().find(|(prefix, _)| path.starts_with(prefix));
+    of_path.map_or(tgi::routes::rejected as Refusal, |&(_, refusal)| refusal)(rejection)
 }
 
 /// `Retry-After`, in whole seconds, and not too few.

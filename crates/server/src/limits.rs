@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Bytes of one gRPC message from a client. A reader of 4 MiB is what gRPC's own libraries have by default.
 pub(crate) const GRPC_MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of the body of an HTTP request, as in Text Generation Inference.
-pub(crate) const HTTP_BODY_BYTES_MAX: usize = 2 << 20;
+/// Bytes of the body of an HTTP request where nobody says how many, as in Text Generation Inference.
+pub const DEFAULT_PAYLOAD_LIMIT: usize = 2 << 20;
 
 /// Bytes of a request's headers (gRPC: metadata), counted as HTTP/2 does: names, values, and 32 for each. Gateways add traces and
 /// tokens of some kilobytes.

@@ -4,7 +4,7 @@ use crate::accept::Acceptor;
 use crate::dialects::grpc;
 use crate::http::{self, Shared, router};
 use crate::incoming::LargeBodies;
-use crate::limits::GRPC_MESSAGE_BYTES_MAX;
+use crate::limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, GRPC_MESSAGE_BYTES_MAX};
 use crate::{GrpcApi, Service};
 use coordinator::Status;
 use std::time::Duration;
@@ -31,6 +31,21 @@ pub struct Listeners {
     pub grpc: TcpListener,
     /// For HTTP.
     pub http: TcpListener,
+}
+
+/// What a request may take of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long the reader of an answer may read nothing of it.
+    pub stall_limit: Duration,
+    /// Bytes of the body of an HTTP request.
+    pub payload_limit: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { stall_limit: DEFAULT_STALL_LIMIT, payload_limit: DEFAULT_PAYLOAD_LIMIT }
+    }
 }
 
 impl GrpcApi {
@@ -65,8 +80,9 @@ impl GrpcApi {
 }
 
 /// Serves until `end` resolves, and then as long as open calls take, within a limit. A client that reads nothing of an answer for
-/// `stall_limit` loses it.
-pub async fn serve(service: Service, listeners: Listeners, stall_limit: Duration, end: impl Future<Output = ()>) {
+/// the limit of `settings` loses it.
+pub async fn serve(service: Service, listeners: Listeners, settings: Settings, end: impl Future<Output = ()>) {
+    let Settings { stall_limit, payload_limit } = settings;
     let (closing, closed) = watch::channel(false);
     let until_closing = |mut closed: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which says the same.
@@ -82,7 +98,7 @@ pub async fn serve(service: Service, listeners: Listeners, stall_limit: Duration
         http2_only: true,
         stall_limit,
     };
-    let routes = http::limited(router(Shared { service, stall_limit }), bodies);
+    let routes = http::limited(router(Shared { service, stall_limit, payload_limit }), bodies, payload_limit);
     let http = Acceptor { name: "HTTP", listener: listeners.http, routes, http2_only: false, stall_limit };
     let both = async { tokio::join!(grpc.run(until_closing(closed.clone())), http.run(until_closing(closed))) };
     let limit = async {

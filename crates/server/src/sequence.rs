@@ -6,6 +6,7 @@ use coordinator::Update;
 use std::sync::Arc;
 use step::{Sample, ScoredToken};
 use text::{OutputText, StopText, Tokenizer};
+use tokio::time::Instant;
 
 /// One sequence of a request that is under way.
 pub(crate) struct Sequence {
@@ -17,6 +18,9 @@ pub(crate) struct Sequence {
     prompt_logprobs: Vec<f32>,
     generated_tokens: u32,
     cached_tokens: usize,
+    started: Option<Instant>,
+    /// When its last token came.
+    latest: Option<Instant>,
     is_open: bool,
 }
 
@@ -31,6 +35,8 @@ impl Sequence {
             prompt_logprobs: Vec::new(),
             generated_tokens: 0,
             cached_tokens: 0,
+            started: None,
+            latest: None,
             is_open: true,
         }
     }
@@ -63,6 +69,16 @@ impl Sequence {
         u32::try_from(self.cached_tokens).expect("fewer tokens than positions")
     }
 
+    /// When a step had it for the first time.
+    pub(crate) fn started(&self) -> Option<Instant> {
+        self.started
+    }
+
+    /// When the last of its tokens so far came.
+    pub(crate) fn latest(&self) -> Option<Instant> {
+        self.latest
+    }
+
     /// Whether its last token has not come yet.
     pub(crate) fn is_open(&self) -> bool {
         self.is_open
@@ -78,6 +94,7 @@ impl Sequence {
         match update {
             Update::Started { cached_tokens } => {
                 self.cached_tokens = cached_tokens;
+                self.started = Some(Instant::now());
                 Ok(None)
             }
             Update::PromptLogprobs(mut logprobs) => {
@@ -93,6 +110,7 @@ impl Sequence {
                 // A stop string that is complete with the last token that was asked for changes nothing.
                 let finish = finish.or(shown.stopped.then_some(api::FinishReason::StopSequence));
                 self.generated_tokens += 1;
+                self.latest = Some(Instant::now());
                 if finish.is_some() {
                     self.is_open = false;
                     self.text.finish();

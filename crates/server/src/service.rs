@@ -3,7 +3,7 @@
 use crate::admission::Admission;
 use crate::dialects::tgi;
 use crate::metrics::{Metrics, Outcome, OutcomeGuard};
-use crate::token_stream::Submitted;
+use crate::token_stream::{Arrival, Submitted};
 use crate::tokenizing::{encode_prompt, invalid};
 use crate::{Error, TokenStream, TokenizerPool};
 use api::{Answer, CheckedRequest, Limits, Prompt, Request, ValidRequest, Violation};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use step::BLOCK_TOKENS;
 use text::{Token, Tokenizer};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What runs, and within which limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +104,12 @@ impl Service {
         }
     }
 
+    /// How many threads tokenize.
+    #[must_use]
+    pub fn tokenizer_threads(&self) -> usize {
+        self.0.tokenizing.threads()
+    }
+
     /// The tokenizer, for what takes no time.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -125,8 +132,12 @@ impl Service {
     /// [`Error`], before anything runs.
     pub async fn start_all(&self, requests: Vec<Request>) -> Result<TokenStream, Error> {
         let mut guard = OutcomeGuard::new(&self.0.metrics);
+        let received = Instant::now();
         match self.submit(requests).await {
-            Ok(submitted) => Ok(TokenStream::new(submitted, self.tokenizer(), guard)),
+            Ok((submitted, queued)) => {
+                let arrival = Arrival { received, queued };
+                Ok(TokenStream::new(submitted, self.tokenizer(), arrival, guard))
+            }
             Err(error) => {
                 guard.outcome = Outcome::from(&error);
                 Err(error)
@@ -157,8 +168,9 @@ impl Service {
         OutcomeGuard::new(&self.0.metrics).outcome = Outcome::Validation;
     }
 
-    /// Validates requests and queues their sequences, which run side by side. Those of one prompt share its prefill.
-    async fn submit(&self, requests: Vec<Request>) -> Result<Vec<Submitted>, Error> {
+    /// Validates requests and queues their sequences, which run side by side. Those of one prompt share its prefill. Says when they
+    /// were queued, too.
+    async fn submit(&self, requests: Vec<Request>) -> Result<(Vec<Submitted>, Instant), Error> {
         let Shared { info, admission, .. } = &*self.0;
         let (mut permits, mut valid) = (Vec::new(), Vec::new());
         for request in requests {
@@ -167,7 +179,7 @@ impl Service {
             let request = api::check(request, &info.limits, fastrand::u64(..))?;
             valid.push(Arc::new(self.encode(request).await?));
         }
-        let mut submitted = Vec::new();
+        let (mut submitted, queued) = (Vec::new(), Instant::now());
         for request in valid {
             for choice in 0..request.best_of {
                 let permit = permits.pop().map_or_else(|| admission.take(), Ok)?;
@@ -175,7 +187,7 @@ impl Service {
                 submitted.push(Submitted { generation, permit, request: request.clone(), choice });
             }
         }
-        Ok(submitted)
+        Ok((submitted, queued))
     }
 
     /// Continuation `choice` of a request.

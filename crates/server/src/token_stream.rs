@@ -5,7 +5,7 @@ use crate::admission::Permit;
 use crate::metrics::{Outcome, OutcomeGuard};
 use crate::reader::{Hold, Reader};
 use crate::sequence::Sequence;
-use api::{Answer, Completion, FinishReason, PromptToken, TokenEvent, ValidRequest};
+use api::{Answer, Completion, FinishReason, PromptToken, Timings, TokenEvent, ValidRequest};
 use coordinator::{Generation, Update};
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -23,8 +23,16 @@ pub struct TokenStream {
     turn: usize,
     /// How many have not ended.
     open: usize,
+    arrival: Arrival,
     /// Counts how the request ends.
     outcome: OutcomeGuard,
+}
+
+/// When a request came, and when its sequences were queued.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) received: Instant,
+    pub(crate) queued: Instant,
 }
 
 /// One sequence that has been submitted.
@@ -37,13 +45,18 @@ pub(crate) struct Submitted {
 }
 
 impl TokenStream {
-    pub(crate) fn new(submitted: Vec<Submitted>, tokenizer: &Tokenizer, outcome: OutcomeGuard) -> Self {
+    pub(crate) fn new(
+        submitted: Vec<Submitted>,
+        tokenizer: &Tokenizer,
+        arrival: Arrival,
+        outcome: OutcomeGuard,
+    ) -> Self {
         let (mut sequences, mut hold) = (Vec::new(), Hold::default());
         for Submitted { generation, permit, request, choice } in submitted {
             sequences.push(Sequence::new(request, choice, tokenizer.clone()));
             hold.add(generation, permit);
         }
-        Self { open: sequences.len(), sequences, reader: Reader::new(hold), turn: 0, outcome }
+        Self { open: sequences.len(), sequences, reader: Reader::new(hold), turn: 0, arrival, outcome }
     }
 
     /// Ends the request and returns its permits at the deadline, and when tokens lie untouched for `stall_limit`: a reader who has
@@ -100,6 +113,21 @@ impl TokenStream {
     pub fn prompt(&self, index: usize) -> Vec<PromptToken> {
         let first = index - self.sequences[index].choice();
         self.sequences[first].prompt()
+    }
+
+    /// How long the request of continuation `index` has spent where so far.
+    #[must_use]
+    pub fn timings(&self, index: usize) -> Timings {
+        let first = index - self.sequences[index].choice();
+        let sequences = &self.sequences[first..first + self.sequences[first].request().best_of];
+        let Arrival { received, queued } = self.arrival;
+        let now = Instant::now();
+        let started = sequences.iter().filter_map(Sequence::started).min().unwrap_or(now);
+        let ended = match sequences.iter().any(Sequence::is_open) {
+            true => now,
+            false => sequences.iter().filter_map(Sequence::latest).max().unwrap_or(started),
+        };
+        Timings { validation: queued - received, queue: started - queued, inference: ended - started }
     }
 
     /// The next token of any continuation; `None` after the last one of all.
@@ -176,6 +204,7 @@ impl TokenStream {
             completions: best_first(completions.collect(), request.n),
             prompt: self.prompt(first),
             cached_tokens: self.cached_tokens(first),
+            timings: self.timings(first),
         }
     }
 

@@ -20,6 +20,7 @@ type Job = Box<dyn FnOnce(&Tokenizer) + Send>;
 #[derive(Clone)]
 pub struct TokenizerPool {
     tokenizer: Tokenizer,
+    threads: usize,
     jobs: SyncSender<Job>,
 }
 
@@ -36,7 +37,13 @@ impl TokenizerPool {
             let (queue, tokenizer) = (queue.clone(), tokenizer.clone());
             thread::Builder::new().name(format!("tokenizer-{index}")).spawn(move || work(&queue, &tokenizer))?;
         }
-        Ok(Self { tokenizer, jobs })
+        Ok(Self { tokenizer, threads, jobs })
+    }
+
+    /// How many threads there are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// The tokenizer, for what takes no time.

@@ -123,16 +123,6 @@ async fn messages_that_are_too_large_or_none_have_the_right_codes() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_route_that_cannot_stream_says_so() {
-    let server = Server::ready(["--tensor-parallel", "1"]).await;
-    let answer = server.post("/generate", r#"{"inputs": "Once", "stream": true}"#).await;
-    assert!(answer.status == 422 && answer.body.contains("`stream` cannot be true for /generate"), "{answer:?}");
-    let answer = server.post("/generate", r#"{"inputs": "Once", "stream": false}"#).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    server.stop().await;
-}
-
 /// Sends `bytes`, and returns what came until the server closed the connection.
 async fn until_closed(address: SocketAddr, bytes: Vec<u8>) -> String {
     let exchange = async {

@@ -2,9 +2,12 @@
 //! JSON shapes. The command line and the gRPC API have its parameters, too.
 
 mod error;
+mod headers;
+mod info;
 mod request;
 mod response;
 pub(crate) mod routes;
+mod tokenize;
 
 pub use error::{ErrorBody, ErrorKind, field_name, message};
 pub use request::{GenerateRequest, Inputs, Limits, Parameters};

@@ -3,6 +3,7 @@
 use crate::{Error, TokenStream};
 use api::TokenEvent;
 use axum::body::{Body, Bytes};
+use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
@@ -18,7 +19,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How a dialect shows a stream.
 pub(crate) trait Events: Send + 'static {
     /// The type of the stream.
-    const CONTENT_TYPE: &'static str = "text/event-stream";
+    fn content_type(&self) -> &'static str {
+        "text/event-stream"
+    }
 
     /// Shows a token.
     fn token(&mut self, stream: &mut TokenStream, event: TokenEvent, out: &mut EventBuffer);
@@ -35,31 +38,46 @@ pub(crate) trait Events: Send + 'static {
     }
 }
 
-/// Answers with a stream. It begins once the first token is there, so that an error before it is one of the whole request.
-pub(crate) async fn event_stream<E: Events>(mut tokens: TokenStream, events: E) -> Result<Response, Error> {
-    let first = tokens.next().await?;
-    let state = State { tokens, events, first, ended: false };
-    let chunks = unfold(state, |mut state| async move {
-        let chunk = state.chunk().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), state))
-    });
-    let headers = [
-        (CONTENT_TYPE, E::CONTENT_TYPE),
-        (CACHE_CONTROL, "no-cache"),
-        // Proxies hold back what they could join.
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((headers, Body::from_stream(chunks)).into_response())
-}
-
-struct State<E> {
+/// A stream of which nothing has been sent. Its first token has come: an error before it is one of the whole request.
+pub(crate) struct EventStream {
     tokens: TokenStream,
-    events: E,
+    events: Box<dyn Events>,
     first: Option<TokenEvent>,
+    headers: HeaderMap,
     ended: bool,
 }
 
-impl<E: Events> State<E> {
+/// Waits for the first token of a stream.
+pub(crate) async fn event_stream(mut tokens: TokenStream, events: impl Events) -> Result<EventStream, Error> {
+    let first = tokens.next().await?;
+    Ok(EventStream { tokens, events: Box::new(events), first, headers: HeaderMap::new(), ended: false })
+}
+
+impl IntoResponse for EventStream {
+    fn into_response(mut self) -> Response {
+        let headers = [
+            (CONTENT_TYPE, self.events.content_type()),
+            (CACHE_CONTROL, "no-cache"),
+            // Proxies hold back what they could join.
+            (HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        let own = std::mem::take(&mut self.headers);
+        let chunks = unfold(self, |mut stream| async move {
+            let chunk = stream.chunk().await?;
+            Some((Ok::<_, std::convert::Infallible>(chunk), stream))
+        });
+        let mut response = (headers, Body::from_stream(chunks)).into_response();
+        response.headers_mut().extend(own);
+        response
+    }
+}
+
+impl EventStream {
+    /// The stream, with headers of its own.
+    pub(crate) fn with_headers(self, headers: HeaderMap) -> Self {
+        Self { headers, ..self }
+    }
+
     /// Waits for the next token, and shows all that are there by then.
     async fn chunk(&mut self) -> Option<Bytes> {
         if self.ended {

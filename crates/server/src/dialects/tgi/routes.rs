@@ -1,9 +1,12 @@
 //! TGI's routes.
 
+use super::ErrorBody;
+use super::headers::{Compute, measured};
+use super::info::InfoResponse;
 use super::request::GenerateRequest;
 use super::response::{Shape, StreamDetails, Token};
-use super::{ErrorBody, GenerateResponse};
-use crate::http::{EventBuffer, Events, Rejection, Shared, event_stream, whole_seconds};
+use super::tokenize::{self, TokenizeRequest};
+use crate::http::{EventBuffer, EventStream, Events, Rejection, Reply, Shared, event_stream, whole_seconds};
 use crate::{Error, Service, TokenStream};
 use api::TokenEvent;
 use axum::extract::State;
@@ -16,14 +19,23 @@ use axum::{Json, Router};
 use coordinator::Status as ModelStatus;
 use serde::Serialize;
 
+/// What there is.
+pub(crate) const ROUTES: &[&str] =
+    &["GET and POST /", "GET /health", "GET /info", "POST /generate", "POST /generate_stream", "POST /tokenize"];
+
 /// TGI's routes.
 pub(crate) fn router() -> Router<Shared> {
-    let routes = Router::new().route("/health", get(health));
-    routes.route("/generate", post(generate)).route("/generate_stream", post(generate_stream))
+    Router::new()
+        .route("/", get(health).post(compat_generate))
+        .route("/health", get(health))
+        .route("/info", get(info))
+        .route("/generate", post(generate))
+        .route("/generate_stream", post(generate_stream))
+        .route("/tokenize", post(tokenize))
 }
 
 /// 200 with an empty body when every rank is ready, else 503 and why.
-async fn health(State(shared): State<Shared>) -> Response {
+pub(crate) async fn health(State(shared): State<Shared>) -> Response {
     let why = match &*shared.service.status().borrow() {
         ModelStatus::Ready { .. } => return StatusCode::OK.into_response(),
         ModelStatus::Loading { done, total } => format!("loading, {done} of {total} bytes"),
@@ -34,52 +46,83 @@ async fn health(State(shared): State<Shared>) -> Response {
     failure(ErrorBody { error: format!("{}: {why}", unhealthy.error), ..unhealthy })
 }
 
-type Body = Result<Json<GenerateRequest>, JsonRejection>;
+async fn info(State(Shared { service, payload_limit, .. }): State<Shared>) -> Json<InfoResponse> {
+    Json(InfoResponse::new(&service, payload_limit))
+}
 
-/// A whole answer.
-async fn generate(
-    State(Shared { service, .. }): State<Shared>,
-    body: Body,
-) -> Result<Json<GenerateResponse>, Response> {
-    let request = read(&service, body)?;
-    if request.stream {
-        service.count_rejection();
-        let message =
-            "`stream` cannot be true for /generate, which answers as a whole; leave it out, or use /generate_stream";
-        return Err(failure(ErrorBody::rejection(message)));
-    }
-    whole(&service, request).await.map(Json).map_err(|error| failed(&error))
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+/// A whole answer. TGI ignores `stream` here, at which clients that set it find no token.
+async fn generate(State(shared): State<Shared>, body: Body<GenerateRequest>) -> Result<Reply, Response> {
+    let request = read(&shared.service, body)?;
+    Ok(reply(&shared, request, Whole::Object).await)
+}
+
+/// Either, as the request says.
+async fn compat_generate(State(shared): State<Shared>, body: Body<GenerateRequest>) -> Result<Reply, Response> {
+    let request = read(&shared.service, body)?;
+    Ok(reply(&shared, request, Whole::List).await)
 }
 
 /// The answer token by token.
-async fn generate_stream(State(shared): State<Shared>, body: Body) -> Result<Response, Response> {
-    let request = read(&shared.service, body)?;
-    streamed(&shared, request).await.map_err(|error| failed(&error))
+async fn generate_stream(State(shared): State<Shared>, body: Body<GenerateRequest>) -> Result<Reply, Response> {
+    let request = GenerateRequest { stream: true, ..read(&shared.service, body)? };
+    Ok(reply(&shared, request, Whole::Object).await)
+}
+
+async fn tokenize(State(shared): State<Shared>, body: Body<TokenizeRequest>) -> Result<Response, Response> {
+    let request = body.map_err(|rejection| rejected(rejection.into()))?.0;
+    let tokens = tokenize::tokenize(&shared.service, request).await;
+    tokens.map(|tokens| Json(tokens).into_response()).map_err(|error| failed(&error))
 }
 
 #[expect(clippy::result_large_err, reason = "it is the answer")]
-fn read(service: &Service, body: Body) -> Result<GenerateRequest, Response> {
+fn read(service: &Service, body: Body<GenerateRequest>) -> Result<GenerateRequest, Response> {
     body.map(|Json(request)| request).map_err(|rejection| {
         service.count_rejection();
         rejected(rejection.into())
     })
 }
 
-/// Answers a request as a whole.
-pub(crate) async fn whole(service: &Service, request: GenerateRequest) -> Result<GenerateResponse, Error> {
-    let shape = Shape::new(&request.inputs, &request.parameters, service.tokenizer());
-    let request = service.translated(request.translate(false, &service.info().tgi))?;
-    Ok(shape.response(service.generate(request).await?))
+/// The JSON of a whole answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// The answer.
+    Object,
+    /// A list that has it alone.
+    List,
 }
 
-/// Answers a request token by token.
-pub(crate) async fn streamed(shared: &Shared, request: GenerateRequest) -> Result<Response, Error> {
-    let Shared { service, stall_limit } = shared;
+/// Answers a request as it asks: as a whole or token by token.
+pub(crate) async fn reply(shared: &Shared, request: GenerateRequest, form: Whole) -> Reply {
+    let answered = match request.stream {
+        true => streamed(shared, request).await.map(Reply::Stream),
+        false => whole(&shared.service, request, form).await.map(Reply::Whole),
+    };
+    answered.unwrap_or_else(|error| Reply::Whole(failed(&error)))
+}
+
+async fn whole(service: &Service, request: GenerateRequest, form: Whole) -> Result<Response, Error> {
+    let compute = Compute::new(service, &request.inputs);
+    let shape = Shape::new(&request.inputs, &request.parameters, service.tokenizer());
+    let request = service.translated(request.translate(false, &service.info().tgi))?;
+    let answer = service.generate(request).await?;
+    let headers = (compute.into_headers(), measured(&answer));
+    let response = shape.response(answer);
+    Ok(match form {
+        Whole::Object => (headers.0, headers.1, Json(response)).into_response(),
+        Whole::List => (headers.0, headers.1, Json([response])).into_response(),
+    })
+}
+
+async fn streamed(shared: &Shared, request: GenerateRequest) -> Result<EventStream, Error> {
+    let Shared { service, stall_limit, .. } = shared;
+    let compute = Compute::new(service, &request.inputs);
     let shape = Shape::new(&request.inputs, &request.parameters, service.tokenizer());
     let request = service.translated(request.translate(true, &service.info().tgi))?;
     let mut tokens = service.start(request).await?;
     tokens.end_without_reader(None, Some(*stall_limit));
-    event_stream(tokens, TgiEvents { shape }).await
+    Ok(event_stream(tokens, TgiEvents { shape }).await?.with_headers(compute.into_headers()))
 }
 
 /// One event a token; the last has the whole text.
