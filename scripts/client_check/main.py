@@ -7,6 +7,7 @@ anything failed. Needs a release build of peregrine, and pip. Nothing but the pa
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -48,6 +49,7 @@ if shutil.which("grpcurl"):
     CLIENTS.append(Client("grpcurl", "grpcurl", "-", None))
 # What the checks of one client may take.
 CLIENT_LIMIT_S = 600
+HEAVY_LIMIT_S = 1800
 END_LIMIT_S = 30
 
 
@@ -79,15 +81,16 @@ def wait_or_end(process, limit_s):
         return None
     finally:
         if process.poll() is None:
+            # It ends its servers first.
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def run_client(client, http, grpc, may_start, limit_s):
+def run_client(client, http, grpc, may_start):
     """The rows of one client's checks."""
 
     def failed(why):
@@ -110,6 +113,7 @@ def run_client(client, http, grpc, may_start, limit_s):
                 stderr=out,
                 start_new_session=True,
             )
+            limit_s = HEAVY_LIMIT_S if client.heavy else CLIENT_LIMIT_S
             code = wait_or_end(process, limit_s)
         rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
         if code is None:
@@ -163,7 +167,7 @@ def run_all(given, http, grpc, may_start):
     """Runs every client, prints what comes, and returns all rows."""
     rows = []
     for client in given.clients:
-        found = run_client(client, http, grpc, may_start, CLIENT_LIMIT_S)
+        found = run_client(client, http, grpc, may_start)
         show(client, found)
         rows += [{"client": client.name, **row} for row in found]
     return rows
