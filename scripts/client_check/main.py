@@ -67,7 +67,8 @@ def environment_variables(home, http, grpc):
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": f"http://{http}",
     }
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # HF_HUB_OFFLINE would keep InferenceClient from asking any server, this one too.
+    quiet = {"HF_ENDPOINT": nowhere, "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     own = {"HOME": home, "PYTHONPATH": str(environments.FOLDER.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     addresses = {"PEREGRINE_HTTP": http, **({"PEREGRINE_GRPC": grpc} if grpc else {})}
     return {**kept, **proxies, **loopback, **aws, **quiet, **own, **addresses}

@@ -96,4 +96,5 @@ def a_broken_stream_is_a_failure(_):
     for backend in PATHS:
         with own_server() as server:
             answer = ask(server, backend, PROMPT, 1500, during=server.kill_workers)
+            assert answer.ttft > 0, answer.error
             assert not answer.success, f"{answer.output_tokens} tokens: {answer.generated_text[-80:]!r}"
