@@ -68,7 +68,7 @@ class Asked:
         return self.generate(inputs, **parameters)["generated_text"]
 
     def metric(self, name):
-        """The value of a sample of /metrics that has no labels."""
+        """The value of a sample of /metrics, by its name and its labels."""
         _, _, text = self.request("/metrics")
         values = [line.split()[1] for line in text.decode().splitlines() if line.startswith(f"{name} ")]
         assert len(values) == 1, f"{name} is {len(values)} times in /metrics"

@@ -15,67 +15,59 @@ TOKENS = 8
 LIMIT_S = 240
 
 
-def profile(server, endpoint_type, *arguments):
-    """Runs aiperf, and returns what it says of the run."""
+def profile(server, folder, endpoint_type, *arguments):
+    """Runs aiperf, which leaves its files in `folder`."""
+    command = [
+        *[str(pathlib.Path(sys.executable).parent / "aiperf"), "profile", "--url", server.url],
+        *["--model", "any", "--tokenizer", str(peregrine_server.ROOT / "crates/runtime/falcon-demo")],
+        *["--endpoint-type", endpoint_type, "--request-count", str(REQUESTS), "--concurrency", "2"],
+        *["--synthetic-input-tokens-mean", "16", "--output-tokens-mean", str(TOKENS), "--random-seed", "1"],
+        *["--workers-max", "1", "--record-processors", "1", "--no-gpu-telemetry"],
+        *["--ui", "none", "--artifact-dir", folder, *arguments],
+    ]
+    ended = subprocess.run(command, timeout=LIMIT_S, capture_output=True, text=True)
+    print(ended.stdout, ended.stderr, file=sys.stderr)
+
+
+def read(folder, name):
+    return (pathlib.Path(folder) / name).read_text()
+
+
+def answered(server, endpoint_type, *arguments):
+    """What aiperf says of a run in which every request was answered."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *[str(pathlib.Path(sys.executable).parent / "aiperf"), "profile", "--url", server.url],
-            *["--model", "any", "--tokenizer", str(peregrine_server.ROOT / "crates/runtime/falcon-demo")],
-            *["--endpoint-type", endpoint_type, "--request-count", str(REQUESTS), "--concurrency", "2"],
-            *["--synthetic-input-tokens-mean", "16", "--output-tokens-mean", str(TOKENS), "--random-seed", "1"],
-            *["--workers-max", "1", "--record-processors", "1", "--no-gpu-telemetry"],
-            *["--ui", "none", "--artifact-dir", folder, *arguments],
-        ]
-        ended = subprocess.run(command, timeout=LIMIT_S, capture_output=True, text=True)
-        print(ended.stdout, ended.stderr, file=sys.stderr)
-        found = pathlib.Path(folder) / "profile_export_aiperf.json"
-        assert found.exists(), f"exit code {ended.returncode}: {(ended.stdout + ended.stderr)[-400:]}"
+        profile(server, folder, endpoint_type, *arguments)
         # It reads the server's metrics by itself.
-        metrics = json.loads((pathlib.Path(folder) / "server_metrics_export.json").read_text())
-        contains(json.dumps(metrics), "tgi_request_count")
-        return json.loads(found.read_text())
-
-
-def average(run, name):
-    return run[name]["avg"]
-
-
-def all_answered(run, tokens=None):
-    equal(average(run, "request_count"), REQUESTS)
-    equal(run.get("error_summary") or [], [])
-    if tokens:
-        equal(average(run, "output_sequence_length"), tokens)
+        contains(read(folder, "server_metrics_export.json"), "tgi_request_count")
+        run = json.loads(read(folder, "profile_export_aiperf.json"))
+    equal(run["request_count"]["avg"], REQUESTS)
+    equal(run["error_summary"], [])
+    return run
 
 
 @check
 def huggingface_generate(server):
-    all_answered(profile(server, "huggingface-generate"))
+    answered(server, "huggingface-generate")
 
 
 @check
 def huggingface_generate_stream(server):
-    run = profile(server, "huggingface-generate", "--streaming")
-    all_answered(run)
-    assert average(run, "time_to_first_token") > 0
+    run = answered(server, "huggingface-generate", "--streaming")
+    assert run["time_to_first_token"]["avg"] > 0
 
 
 @check
-def chat_stream(server):
-    run = profile(server, "chat", "--streaming", "--use-server-token-count", "--extra-inputs", "ignore_eos:true")
-    all_answered(run, TOKENS)
-    assert average(run, "time_to_first_token") > 0
-
-
-@check
-def completions_stream(server):
-    arguments = ["--streaming", "--use-server-token-count", "--extra-inputs", "ignore_eos:true"]
-    all_answered(profile(server, "completions", *arguments), TOKENS)
+def openai_streams(server):
+    for endpoint_type in ["chat", "completions"]:
+        run = answered(server, endpoint_type, "--streaming", "--use-server-token-count", "--extra-inputs", "ignore_eos:true")
+        assert run["time_to_first_token"]["avg"] > 0
+        equal(run["output_sequence_length"]["avg"], TOKENS)
 
 
 @check_with_own_server
 def refused_requests_are_failures(_):
-    with full_server() as server, server.full():
-        run = profile(server, "huggingface-generate", "--streaming")
-        (summary,) = run["error_summary"]
-        equal((summary["count"], summary["error_details"]["code"]), (REQUESTS, 429))
-        contains(summary["error_details"]["message"], "Model is overloaded")
+    with full_server() as server, server.full(), tempfile.TemporaryDirectory() as folder:
+        profile(server, folder, "huggingface-generate", "--streaming")
+        errors = [json.loads(line)["error"] for line in read(folder, "profile_export.jsonl").splitlines()]
+        equal([error["code"] for error in errors], [429] * REQUESTS)
+        contains(errors[0]["message"], "Model is overloaded")

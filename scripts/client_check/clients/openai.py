@@ -21,6 +21,7 @@ from client_check.checks import (
     is_retry_after,
     own_server,
     raises,
+    wait_until,
 )
 
 LONG = {"max_tokens": 1500, "extra_body": {"ignore_eos": True}}
@@ -154,6 +155,17 @@ def chat_stream(server):
     equal(found[-2].choices[0].finish_reason, "stop")
     equal(found[-1].choices, [])
     assert found[-1].usage.completion_tokens
+
+
+@check
+def a_stream_that_was_read_is_a_success(server):
+    """The client closes the connection behind [DONE], before the last chunk of the body."""
+    dropped, success = 'tgi_request_failure{err="dropped"}', "tgi_request_success"
+    before = [server.metric(name) for name in (dropped, success)]
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as inference:
+        list(inference.chat.completions.create(model="any", messages=MESSAGES, max_tokens=20, stream=True))
+    wait_until(lambda: server.metric(success) == before[1] + 1)
+    equal(server.metric(dropped), before[0])
 
 
 @check

@@ -1,5 +1,6 @@
 """The bytes of streams and errors, read from a socket, and what no client shows."""
 
+import contextlib
 import json
 import platform
 import socket
@@ -27,55 +28,64 @@ def version():
 STREAM = {"inputs": STORY, "parameters": {"max_new_tokens": 4, "details": True}}
 
 
-def exchange(server, path, body):
-    """Posts JSON over a socket, and returns the head and the body of the answer, taken out of its chunks, as they came."""
+@contextlib.contextmanager
+def posted(server, path, body):
+    """Posts JSON over a socket; yields the head of the answer, and an iterator over the chunks of its body."""
     host, port = server.url.removeprefix("http://").rsplit(":", 1)
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", f"Content-Length: {len(data)}"]
     with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(head.encode() + data)
+        connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode() + data)
         with connection.makefile("rb") as answer:
             head = read_head(answer)
-            chunked = b"\r\ntransfer-encoding: chunked" in head.lower()
-            return head, b"".join(chunks(answer)) if chunked else answer.read()
+            is_chunked = b"transfer-encoding: chunked" in head
+            yield head, chunks(answer) if is_chunked else iter(answer.read, b"")
 
 
 def read_head(answer):
+    """Status and headers, in lower case."""
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        line = answer.readline()
+    for line in iter(answer.readline, b"\r\n"):
         assert line, f"the connection ended in the head: {head!r}"
-        head += line
+        head += line.lower()
     return head
 
 
 def chunks(answer):
     """The chunks of a chunked body. One that is cut off ends without the last."""
-    while True:
-        size = answer.readline()
-        if not size or int(size, 16) == 0:
-            return
-        yield answer.read(int(size, 16))
+    while size := int(answer.readline() or b"0", 16):
+        yield answer.read(size)
         answer.readline()
+
+
+def status(head):
+    return int(head.split()[1])
+
+
+def is_stream(head):
+    return b"content-type: text/event-stream" in head
 
 
 def events(server, path, body):
     """The data of each event of a stream, after a check of how it is framed."""
-    head, stream = exchange(server, path, body)
-    equal(head.split()[1], b"200")
-    contains(head.lower(), b"content-type: text/event-stream")
+    with posted(server, path, body) as (head, parts):
+        stream = b"".join(parts)
+    equal((path, status(head)), (path, 200))
+    assert is_stream(head), head
     framed(stream)
     return [block[6:] for block in stream.decode().split("\n\n") if block.startswith("data: ")]
 
 
 def framed(stream):
-    """Requires what all clients of streams can read."""
+    """Requires of a stream what all clients can read, and returns its blocks."""
     assert b"\r" not in stream, "a carriage return: vLLM's client finds no event, or half of them"
     assert stream.endswith(b"\n\n"), f"no blank line behind the last event, which openai then drops: {stream[-80:]!r}"
-    for block in stream.decode().removesuffix("\n\n").split("\n\n"):
-        lines = block.split("\n")
-        assert lines in ([":"], lines[:1]) or lines[0] == "event: error", f"more than one line in {block!r}"
-        assert lines[-1] == ":" or lines[-1].startswith("data: "), f"not data: with a space: {block!r}"
+    blocks = stream.decode().removesuffix("\n\n").split("\n\n")
+    for block in blocks:
+        data = block.removeprefix("event: error\n")
+        # A comment stands alone, as vLLM's client drops an event behind one; data has its space, which some clients cut off unseen.
+        assert block == ":" or data.startswith("data: ") and "\n" not in data, f"neither a comment nor one line of data: {block!r}"
+    return blocks
 
 
 def ends_with_text(events):
@@ -87,16 +97,11 @@ def ends_with_text(events):
 
 @check
 def tgi_streams_are_framed(server):
+    """And have no [DONE], which is no JSON."""
     for path, body in [("/generate_stream", STREAM), ("/", {**STREAM, "stream": True}), ("/invocations", {**STREAM, "stream": True})]:
         got = events(server, path, body)
         equal(len(got), 4)
         equal(ends_with_text(got), server.text(STORY, max_new_tokens=4))
-
-
-@check
-def no_done_on_tgi_routes(server):
-    for path in ["/generate_stream", "/", "/invocations"]:
-        assert b"[DONE]" not in exchange(server, path, {**STREAM, "stream": True})[1], path
 
 
 @check
@@ -116,20 +121,15 @@ def openai_streams_are_framed_and_end_with_done(server):
 def separators_are_escaped_in_events(server):
     body = {"inputs": SEPARATORS, "parameters": {"max_new_tokens": 1, "return_full_text": True}}
     for path in ["/generate_stream", "/", "/invocations"]:
-        stream = exchange(server, path, {**body, "stream": True})[1]
-        for separator in "\u2028\u2029\u0085":
-            assert separator.encode() not in stream, f"{path}: U+{ord(separator):04X} is not escaped"
-        contains(stream.decode(), "one\\u2028two\\u2029three\\u0085four")
+        text = events(server, path, {**body, "stream": True})[-1]
+        contains(text, "one\\u2028two\\u2029three\\u0085four")
 
 
 @check
 def a_stream_may_be_asked_for_where_whole_answers_are_given(server):
     """A client that posts `stream: true` to /generate must not get JSON, which it would read as an empty stream."""
-    head, body = exchange(server, "/generate", {**STREAM, "stream": True})
-    streams = b"content-type: text/event-stream" in head.lower()
-    assert streams or head.split()[1] in (b"400", b"422"), head
-    if not streams:
-        equal(set(json.loads(body)), {"error", "error_type"})
+    with posted(server, "/generate", {**STREAM, "stream": True}) as (head, _):
+        assert is_stream(head) or status(head) in (400, 422), head
 
 
 @check
@@ -249,22 +249,13 @@ def a_broken_stream_ends_with_an_error_event(_):
 
 def breaks_after_first_event(server, path, body):
     """Kills the model while a stream runs, and requires an error event at its end."""
-    host, port = server.url.removeprefix("http://").rsplit(":", 1)
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(head.encode() + data)
-        with connection.makefile("rb") as answer:
-            equal(read_head(answer).split()[1], b"200")
-            read = chunks(answer)
-            stream = next(read)
-            server.kill_workers()
-            stream += b"".join(read)
-    framed(stream)
-    *_, last = stream.decode().removesuffix("\n\n").split("\n\n")
-    event, data = last.split("\n")
+    with posted(server, path, body) as (head, parts):
+        equal((path, status(head)), (path, 200))
+        stream = next(parts)
+        server.kill_workers()
+        stream += b"".join(parts)
+    event, data = framed(stream)[-1].split("\n")
     equal(event, "event: error")
     error = json.loads(data.removeprefix("data: "))
     equal(error["error_type"], "generation")
-    text = error["error"]["message"] if path.startswith("/v1") else error["error"]
-    contains(text, "Request failed during generation")
+    contains(error["error"]["message"] if path.startswith("/v1") else error["error"], "Request failed during generation")
