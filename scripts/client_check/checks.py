@@ -125,13 +125,17 @@ def after(seconds, action):
 
 
 @contextlib.contextmanager
-def raises(kind, *texts):
-    """Requires an exception of exactly the class `kind` whose text has `texts`. Yields a list that gets the exception."""
+def raises(kind, *texts, derived=False):
+    """Requires an exception of the class `kind`, or one derived from it if so told, whose text has `texts`.
+
+    Yields a list that gets the exception.
+    """
     caught = []
     try:
         yield caught
     except Exception as error:
-        assert type(error) is kind, f"expected {kind.__name__}, got {type(error).__name__}: {error}"
+        fits = isinstance(error, kind) if derived else type(error) is kind
+        assert fits, f"expected {kind.__name__}, got {type(error).__name__}: {error}"
         for text in texts:
             assert text in str(error), f"{text!r} is not in {str(error)!r}"
         caught.append(error)

@@ -71,22 +71,18 @@ def llm_batch(server):
 
 @check
 def invalid(server):
-    with raises(openai.BadRequestError, "top_p"):
+    with raises(openai.BadRequestError, "top_p", derived=True):
         chat(server, top_p=2.0).invoke(QUESTION)
 
 
 @check
 def too_long(server):
-    try:
+    with raises(openai.BadRequestError, "maximum context length", derived=True):
         chat(server).invoke("word " * 5000)
-    except openai.BadRequestError as error:
-        contains(str(error), "maximum context length")
-    else:
-        raise AssertionError("taken")
 
 
 @check_with_own_server
 def overloaded(_):
     with full_server() as server, server.full():
-        with raises(openai.RateLimitError, "Model is overloaded"):
+        with raises(openai.RateLimitError, "Model is overloaded", derived=True):
             chat(server).invoke(QUESTION)
