@@ -288,7 +288,7 @@ def model_fails(_):
             try:
                 client(server).completions.create(model="any", prompt=STORY, **LONG)
             except openai.APIStatusError as error:
-                contains(error.body["message"], "Request failed during generation")
+                contains(error.body["message"], "worker ended")
             else:
                 raise AssertionError("answered")
 
@@ -304,5 +304,5 @@ def model_fails_in_a_stream(_):
                 stream = inference.completions.create(model="any", prompt=STORY, stream=True, **LONG)
             next(stream)
             server.kill_workers()
-            with raises(openai.APIError, "Request failed during generation"):
+            with raises(openai.APIError, "worker ended"):
                 list(stream)

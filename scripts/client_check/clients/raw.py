@@ -258,4 +258,4 @@ def breaks_after_first_event(server, path, body):
     equal(event, "event: error")
     error = json.loads(data.removeprefix("data: "))
     equal(error["error_type"], "generation")
-    contains(error["error"]["message"] if path.startswith("/v1") else error["error"], "Request failed during generation")
+    contains(error["error"]["message"] if path.startswith("/v1") else error["error"], "worker ended")
