@@ -13,6 +13,8 @@ CACHE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "cli
 
 
 UV_VERSION = "0.13.9"
+# It takes torch from the interpreter.
+VENV_OPTIONS = {"guidellm": ["--system-site-packages"]}
 
 
 class InstallError(Exception):
@@ -56,7 +58,7 @@ def install(name):
     """Makes the environment `name`, if it is not there as its file says. Returns its interpreter."""
     if not is_installed(name):
         folder = CACHE / f"venv-{name}"
-        run(uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
+        run(uv(), "venv", "--quiet", "--clear", *VENV_OPTIONS.get(name, []), "--python", sys.executable, str(folder))
         # The file has all that is needed, with versions.
         install = ["pip", "install", "--quiet", "--no-deps", "--python", str(python(name))]
         run(uv(), *install, "--requirement", str(requirements(name)))

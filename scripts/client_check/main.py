@@ -2,12 +2,14 @@
 
 Installs each client into an environment of its own under target/client-check, starts a server on the demo model (or takes one
 that runs), and lets each client do what its users do: whole answers, streams, errors. Prints a table; the exit code is 1 if
-anything failed. Needs a release build of peregrine, and pip. Nothing but the package registry is asked.
+anything failed. Needs a release build of peregrine, and pip. Nothing but the package registry is asked. grpcurl runs where it is
+on the PATH, guidellm where the python3 that runs this has torch.
 """
 
 import argparse
 import collections
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -41,12 +43,14 @@ CLIENTS = [
     Client("litellm", "litellm", "litellm", "litellm"),
     Client("sagemaker", "sagemaker", "sagemaker", "sagemaker", heavy=True),
     Client("aiperf", "aiperf", "aiperf", "aiperf", heavy=True),
-    Client("guidellm", "guidellm", "guidellm", "guidellm", heavy=True),
     Client("vllm", "vllm", "vllm", "vllm", heavy=True),
 ]
+# What no registry has is taken where this machine has it.
 if shutil.which("grpcurl"):
-    # No registry has it.
     CLIENTS.append(Client("grpcurl", "grpcurl", "-", None))
+if importlib.util.find_spec("torch"):
+    # Of torch the registry has the build for CUDA alone, 3 GB with what it needs; Debian's python3-torch will do.
+    CLIENTS.append(Client("guidellm", "guidellm", "guidellm", "guidellm", heavy=True))
 # What the checks of one client may take.
 CLIENT_LIMIT_S = 600
 HEAVY_LIMIT_S = 1800
