@@ -8,6 +8,8 @@ use step::TokenBias;
 pub struct Request {
     /// What is continued.
     pub prompt: Prompt,
+    /// Put the tokens before and behind a [`Prompt::Text`] that the tokenizer's post-processor adds.
+    pub add_special_tokens: bool,
     /// Keep so many tokens from the end of the prompt; `None`: all.
     pub truncate: Option<usize>,
     /// The most tokens to generate; `None`: as many as the limits leave beside the prompt.
@@ -36,6 +38,7 @@ impl Request {
     pub fn new(prompt: Prompt) -> Self {
         Self {
             prompt,
+            add_special_tokens: true,
             truncate: None,
             max_tokens: None,
             n: 1,
@@ -53,7 +56,7 @@ impl Request {
 /// What is continued.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
-    /// A text. The tokens that the tokenizer puts before and behind every text are put there.
+    /// A text.
     Text(String),
     /// Token ids, as they are.
     Ids(Vec<u32>),

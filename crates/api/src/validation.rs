@@ -10,6 +10,8 @@ use step::{Choice, SamplingParams, SamplingSettings};
 pub struct CheckedRequest {
     /// The prompt, not empty. Only its end counts if there is a `truncate`.
     pub prompt: Prompt,
+    /// As in [`Request`].
+    pub add_special_tokens: bool,
     /// Keep so many tokens from the end of the prompt; within the limits.
     pub truncate: Option<usize>,
     max_tokens: Option<u32>,
@@ -97,14 +99,14 @@ pub fn check(request: Request, limits: &Limits, fresh_seed: u64) -> Result<Check
         priority: request.priority,
         sampling,
     };
-    let Request { prompt, truncate, max_tokens, .. } = request;
-    Ok(CheckedRequest { prompt, truncate, max_tokens, request: valid })
+    let Request { prompt, add_special_tokens, truncate, max_tokens, .. } = request;
+    Ok(CheckedRequest { prompt, add_special_tokens, truncate, max_tokens, request: valid })
 }
 
 impl CheckedRequest {
-    /// Tokenizes the prompt, if it is a text, and holds its tokens against the limits.
+    /// Tokenizes the prompt, if it is no list of ids, and holds its tokens against the limits.
     ///
-    /// `encode`: the tokens of a text, all within the vocabulary; of more than its second argument, if that is given, only
+    /// `encode`: the tokens of a prompt, all within the vocabulary; of more than its second argument, if that is given, only
     /// so many, from the end.
     ///
     /// # Errors
@@ -113,12 +115,12 @@ impl CheckedRequest {
     pub fn encode(
         self,
         limits: &Limits,
-        encode: impl FnOnce(&str, Option<usize>) -> Result<Vec<u32>, Violation>,
+        encode: impl FnOnce(Prompt, Option<usize>) -> Result<Vec<u32>, Violation>,
     ) -> Result<ValidRequest, Violation> {
-        let Self { prompt, truncate, max_tokens, mut request } = self;
+        let Self { prompt, truncate, max_tokens, mut request, .. } = self;
         request.prompt = match prompt {
-            Prompt::Text(text) => encode(&text, truncate)?,
             Prompt::Ids(ids) => last_ids(ids, truncate, limits)?,
+            other => encode(other, truncate)?,
         };
         let prompt = request.prompt.len();
         // A text may have no token: Falcon's vocabulary lacks some bytes.

@@ -82,6 +82,8 @@ pub enum Violation {
     UnknownToken { token: String, id: u32, vocab_size: usize },
     /// The tokenizer cannot read the text.
     Tokenizer(String),
+    /// The continuations of all prompts together are more than may run or wait at once.
+    TooManyContinuations { max: usize, given: usize },
     /// What the field asks for does not exist here.
     Unsupported { field: Field },
 }
@@ -156,6 +158,7 @@ impl Violation {
             | Self::UnknownToken { .. }
             | Self::Tokenizer(_) => Field::Prompt,
             Self::TokenId { .. } => Field::PromptIds,
+            Self::TooManyContinuations { .. } => Field::Prompt,
         }
     }
 
@@ -195,6 +198,9 @@ impl Violation {
                 format!("`{field}` has the token `{token}` ({id}), but the model's vocabulary has {vocab_size} tokens")
             }
             Self::Tokenizer(cause) => format!("tokenizer error {cause}"),
+            Self::TooManyContinuations { max, given } => format!(
+                "the prompts must have at most {max} continuations together, as many as may run or wait. Given: {given}"
+            ),
             Self::Unsupported { .. } => format!("`{field}` is not supported yet"),
         }
     }

@@ -178,6 +178,7 @@ impl Prepared {
         let max_concurrent_requests = options.max_concurrent_requests.unwrap_or(usual);
         let info = Info {
             model_id: model_id(&model_dir),
+            model_dir: model_dir.clone(),
             backend: backend.to_owned(),
             tensor_parallel: world,
             limits: options.limits(&config, &tokenizer, kv_tokens as usize, max_concurrent_requests)?,

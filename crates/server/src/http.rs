@@ -2,14 +2,16 @@
 
 mod json;
 mod reply;
+mod request_id;
 mod sse;
 
 pub(crate) use json::{Rejection, parse_json, read_body};
 pub(crate) use reply::Reply;
+pub(crate) use request_id::RequestId;
 pub(crate) use sse::{EventBuffer, EventStream, Events, event_stream};
 
 use crate::Service;
-use crate::dialects::{sagemaker, tgi};
+use crate::dialects::{openai, sagemaker, tgi};
 use crate::incoming::{IncomingError, LargeBodies, check_headers};
 use axum::Router;
 use axum::body::Body;
@@ -34,13 +36,14 @@ pub(crate) struct Shared {
 
 /// All routes over one service.
 pub(crate) fn router(shared: Shared) -> Router {
-    let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router()).merge(sagemaker::router());
+    let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router());
+    let routes = routes.merge(openai::router()).merge(sagemaker::router());
     routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(shared)
 }
 
 /// What there is, by its dialects.
 fn routes() -> String {
-    let dialects = [&["GET /metrics"][..], tgi::routes::ROUTES, sagemaker::ROUTES];
+    let dialects = [&["GET /metrics"][..], tgi::routes::ROUTES, openai::ROUTES, sagemaker::ROUTES];
     dialects.concat().join(", ")
 }
 
@@ -65,13 +68,15 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 /// `routes` within limits of what a request may bring.
 pub(crate) fn limited(routes: Router, bodies: LargeBodies, payload_limit: usize) -> Router {
-    let limits = move |request: Request, next: Next| {
+    let limits = move |mut request: Request, next: Next| {
         let bodies = bodies.clone();
         async move {
+            let id = RequestId::assign(&mut request);
             if let Err(error) = check_headers(request.headers()) {
-                return refused(request.uri().path(), Rejection::from(&error));
+                return id.tell(refused(request.uri().path(), Rejection::from(&error)));
             }
-            next.run(request.map(|body| bodies.limit(body, payload_limit, |error| error))).await
+            let request = request.map(|body| bodies.limit(body, payload_limit, |error| error));
+            id.tell(next.run(request).await)
         }
     };
     // axum's own limit says less, and stops reading.
@@ -82,7 +87,7 @@ pub(crate) fn limited(routes: Router, bodies: LargeBodies, payload_limit: usize)
 type Refusal = fn(Rejection) -> Response;
 
 /// The dialects whose paths begin alike. All other paths are TGI's.
-const DIALECTS: [(&str, Refusal); 0] = [];
+const DIALECTS: [(&str, Refusal); 1] = [(openai::PREFIX, openai::rejected)];
 
 /// The answer to a request that no route has taken.
 fn refused(path: &str, rejection: Rejection) -> Response {

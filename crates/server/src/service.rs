@@ -4,11 +4,13 @@ use crate::admission::Admission;
 use crate::dialects::tgi;
 use crate::metrics::{Metrics, Outcome, OutcomeGuard};
 use crate::token_stream::{Arrival, Submitted};
-use crate::tokenizing::{encode_prompt, invalid};
+use crate::tokenizing::{PromptEncoder, invalid};
 use crate::{Error, TokenStream, TokenizerPool};
 use api::{Answer, CheckedRequest, Limits, Prompt, Request, ValidRequest, Violation};
 use coordinator::{Coordinator, Status, Submission};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use step::BLOCK_TOKENS;
 use text::{Token, Tokenizer};
 use tokio::sync::watch;
@@ -19,6 +21,8 @@ use tokio::time::Instant;
 pub struct Info {
     /// Name of the model.
     pub model_id: String,
+    /// Its folder.
+    pub model_dir: PathBuf,
     /// Name of the backend.
     pub backend: String,
     /// The tensor-parallel degree.
@@ -39,6 +43,8 @@ struct Shared {
     info: Info,
     coordinator: Coordinator,
     tokenizing: TokenizerPool,
+    /// When it began, in seconds since 1970.
+    created: u64,
     /// Tokens that end a text.
     eos: Vec<u32>,
     /// One permit for each sequence that may be under way.
@@ -51,13 +57,20 @@ impl Service {
     #[must_use]
     pub fn new(coordinator: Coordinator, tokenizing: TokenizerPool, eos: Vec<u32>, info: Info) -> Self {
         let (admission, metrics) = (Admission::new(info.max_concurrent_requests), Arc::default());
-        Self(Arc::new(Shared { info, coordinator, tokenizing, eos, admission, metrics }))
+        let created = unix_seconds();
+        Self(Arc::new(Shared { info, coordinator, tokenizing, created, eos, admission, metrics }))
     }
 
     /// What runs.
     #[must_use]
     pub fn info(&self) -> &Info {
         &self.0.info
+    }
+
+    /// When the service began, in seconds since 1970.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.0.created
     }
 
     /// Tokens for which the KV cache has room.
@@ -88,7 +101,7 @@ impl Service {
     pub async fn tokenize(&self, text: String) -> Result<Vec<Token>, Error> {
         let _permit = self.0.admission.take()?;
         self.0.info.limits.check_bytes(&text)?;
-        self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text).map_err(|error| invalid(&error))).await
+        self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text, true).map_err(|error| invalid(&error))).await
     }
 
     /// The text of tokens.
@@ -153,6 +166,14 @@ impl Service {
     pub async fn generate(&self, request: Request) -> Result<Answer, Error> {
         let mut answers = self.start(request).await?.finish().await?;
         answers.pop().ok_or(Error::Incomplete)
+    }
+
+    /// Checks that so many prompts with so many continuations each can be under way at once. Whoever has a list of prompts asks
+    /// before making a request of each.
+    pub(crate) fn check_prompts(&self, prompts: usize, continuations: usize) -> Result<(), Violation> {
+        let (max, given) = (self.0.info.max_concurrent_requests, prompts.saturating_mul(continuations));
+        // Of one prompt, the limits of a request say more.
+        if prompts > 1 && given > max { Err(Violation::TooManyContinuations { max, given }) } else { Ok(()) }
     }
 
     /// Counts a request that its dialect refuses.
@@ -221,9 +242,20 @@ impl Service {
             return Ok(request.encode(&limits, |_, _| unreachable!("ids are not encoded"))?);
         }
         let job = move |tokenizer: &Tokenizer, goes_on: &dyn Fn() -> bool| {
-            let vocab = limits.vocab_size;
-            request.encode(&limits, |text, truncate| encode_prompt(tokenizer, text, truncate, vocab, goes_on))
+            let add_special_tokens = request.add_special_tokens;
+            request.encode(&limits, |prompt, truncate| {
+                let encoder = PromptEncoder { tokenizer, limits: &limits, truncate, goes_on };
+                match prompt {
+                    Prompt::Text(text) => encoder.text(&text, add_special_tokens),
+                    Prompt::Ids(ids) => Ok(ids),
+                }
+            })
         };
         tokenizing.run(job).await
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

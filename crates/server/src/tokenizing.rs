@@ -1,7 +1,7 @@
 //! The threads that tokenize.
 
 use crate::Error;
-use api::Violation;
+use api::{Limits, Violation};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,18 +92,33 @@ fn work(queue: &Mutex<Receiver<Job>>, tokenizer: &Tokenizer) {
     }
 }
 
-/// The tokens of a prompt, the last `truncate` of them if that is given; all within the model's vocabulary.
-pub(crate) fn encode_prompt(
-    tokenizer: &Tokenizer,
-    text: &str,
-    truncate: Option<usize>,
-    vocab_size: usize,
-    goes_on: &dyn Fn() -> bool,
-) -> Result<Vec<u32>, Violation> {
-    let ids = tokenizer.encode_last(text, truncate.unwrap_or(usize::MAX), goes_on).map_err(|error| invalid(&error))?;
-    match ids.iter().find(|&&id| id as usize >= vocab_size) {
-        Some(&id) => Err(Violation::UnknownToken { token: tokenizer.decode(&[id], false), id, vocab_size }),
-        None => Ok(ids),
+/// Makes the tokens of prompts.
+pub(crate) struct PromptEncoder<'a> {
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) limits: &'a Limits,
+    /// Keep so many, from the end.
+    pub(crate) truncate: Option<usize>,
+    /// Whether somebody still waits for them; see [`TokenizerPool::run`].
+    pub(crate) goes_on: &'a dyn Fn() -> bool,
+}
+
+impl PromptEncoder<'_> {
+    /// The tokens of a text; all within the model's vocabulary.
+    pub(crate) fn text(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Violation> {
+        let Self { tokenizer, limits, truncate, goes_on } = *self;
+        let text = if truncate.is_some() {
+            tokenizer.tail(text, limits.max_input_bytes())
+        } else {
+            limits.check_bytes(text)?;
+            text
+        };
+        let keep = truncate.unwrap_or(usize::MAX);
+        let ids = tokenizer.encode_last(text, keep, add_special_tokens, goes_on).map_err(|error| invalid(&error))?;
+        let vocab_size = limits.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(Violation::UnknownToken { token: tokenizer.decode(&[id], false), id, vocab_size }),
+            None => Ok(ids),
+        }
     }
 }
 
@@ -124,17 +139,23 @@ mod tests {
         TokenizerPool::start(Tokenizer::open(&folder).expect("a tokenizer"), threads, queue_max).expect("threads")
     }
 
+    async fn encode(pool: &TokenizerPool, vocab: usize) -> Result<Vec<u32>, Error> {
+        let job = move |tokenizer: &Tokenizer, goes_on: &dyn Fn() -> bool| {
+            let limits = Limits::of_model(64, vocab, tokenizer.token_bytes_max());
+            PromptEncoder { tokenizer, limits: &limits, truncate: None, goes_on }.text("Once", true)
+        };
+        pool.run(job).await
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn texts_are_encoded_and_panics_are_answered() {
         let pool = pool(2, 4);
         for _ in 0..3 {
             let panicked = pool.run(|_, _| -> Result<(), _> { panic!("on purpose") }).await;
             assert!(matches!(panicked, Err(Error::Generation { .. })));
-            let ids = pool.run(|tokenizer, goes_on| encode_prompt(tokenizer, "Once", None, 1024, goes_on)).await;
-            assert_eq!(ids, Ok(vec![572]));
+            assert_eq!(encode(&pool, 1024).await, Ok(vec![572]));
         }
-        let beyond = pool.run(|tokenizer, goes_on| encode_prompt(tokenizer, "Once", None, 500, goes_on)).await;
-        let beyond = beyond.expect_err("572 is beyond").to_string();
+        let beyond = encode(&pool, 500).await.expect_err("572 is beyond").to_string();
         assert_eq!(beyond, "`prompt` has the token `Once` (572), but the model's vocabulary has 500 tokens");
     }
 

@@ -67,18 +67,27 @@ impl Tokenizer {
     ///
     /// If the library fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.encode_last(text, usize::MAX, &|| true)
+        self.encode_last(text, usize::MAX, true, &|| true)
     }
 
     /// The last `keep` token ids of `text`: those that the post-processor adds, which count, and the end of the text's
-    /// own. (So truncates Text Generation Inference.) Only as much of the text is encoded as that takes.
+    /// own. (So truncates Text Generation Inference.) Only as much of the text is encoded as that takes. Without
+    /// `add_special_tokens` the post-processor adds none, as for what a chat template has made.
     ///
     /// # Errors
     ///
     /// [`TokenizerError::Cancelled`] once `goes_on` says so; it is asked now and then. If the library fails.
-    pub fn encode_last(&self, text: &str, keep: usize, goes_on: &dyn Fn() -> bool) -> Result<Vec<u32>, TokenizerError> {
+    pub fn encode_last(
+        &self,
+        text: &str,
+        keep: usize,
+        add_special_tokens: bool,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let Inner { library, template, cuts, .. } = &*self.0;
-        let own = keep.saturating_sub(template.before.len() + template.after.len());
+        let (before, after) =
+            if add_special_tokens { (&template.before[..], &template.after[..]) } else { Default::default() };
+        let own = keep.saturating_sub(before.len() + after.len());
         // The text's chunks, from its end.
         let (mut chunks, mut count, mut end) = (Vec::new(), 0, text.len());
         while end > 0 && count < own {
@@ -92,7 +101,7 @@ impl Tokenizer {
             chunks.push(ids);
         }
         let of_text = chunks.into_iter().rev().flatten().skip(count.saturating_sub(own));
-        let ids = template.before.iter().copied().chain(of_text).chain(template.after.iter().copied());
+        let ids = before.iter().copied().chain(of_text).chain(after.iter().copied());
         let mut ids: Vec<u32> = ids.collect();
         ids.drain(..ids.len().saturating_sub(keep));
         Ok(ids)
@@ -108,13 +117,14 @@ impl Tokenizer {
         &text[self.0.cuts.last(text, from, to).unwrap_or(within_a_word)..]
     }
 
-    /// The tokens of `text` with the characters that each stands for, and those that the post-processor adds.
+    /// The tokens of `text` with the characters that each stands for, and, if `add_special_tokens`, those that the
+    /// post-processor adds.
     ///
     /// # Errors
     ///
     /// If the library fails.
-    pub fn tokens(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
-        let encoded = self.0.library.encode_char_offsets(EncodeInput::from(text), true);
+    pub fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Token>, TokenizerError> {
+        let encoded = self.0.library.encode_char_offsets(EncodeInput::from(text), add_special_tokens);
         let encoding = encoded.map_err(|source| TokenizerError::Encode { source })?;
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
         let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());

@@ -140,18 +140,18 @@ fn tokens_of_the_template_are_put_around_a_text() {
     assert_eq!(around.encode(text).unwrap(), whole);
     assert_eq!(around.encode("").unwrap(), [11, 0, 0]);
 
-    let tokens = around.tokens(text).unwrap();
+    let tokens = around.tokens(text, true).unwrap();
     assert!(tokens.iter().map(|token| token.id).eq(whole));
     assert_eq!((&*tokens[1].text, tokens[1].start, tokens[1].stop), ("", 0, 0));
     assert_eq!(tokens[2..].iter().map(|token| &*token.text).collect::<String>(), text);
 
     // They count, and stay: what is cut is the text.
-    let last = |keep| around.encode_last(text, keep, &|| true).unwrap();
+    let last = |keep| around.encode_last(text, keep, true, &|| true).unwrap();
     assert_eq!(last(5), [&[11, 0][..], &own[own.len() - 2..], &[0]].concat());
     assert_eq!(last(3), [11, 0, 0]);
     assert_eq!(last(2), [0, 0]);
     assert_eq!(last(own.len() + 3), around.encode(text).unwrap());
-    assert_eq!(plain.encode_last(text, 2, &|| true).unwrap(), own[own.len() - 2..]);
+    assert_eq!(plain.encode_last(text, 2, true, &|| true).unwrap(), own[own.len() - 2..]);
 }
 
 #[test]
@@ -162,11 +162,11 @@ fn long_texts_are_encoded_in_parts_from_their_end() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let text: String = (0..rng.usize(5_000..40_000)).map(|_| *rng.choice(&words).unwrap()).collect();
         // The library gives offsets for the whole text at once.
-        let whole: Vec<u32> = tokenizer.tokens(&text).unwrap().iter().map(|token| token.id).collect();
+        let whole: Vec<u32> = tokenizer.tokens(&text, true).unwrap().iter().map(|token| token.id).collect();
         assert!(tokenizer.encode(&text).unwrap() == whole, "seed {seed}");
         let keep = rng.usize(1..whole.len() * 2);
         let last = &whole[whole.len().saturating_sub(keep)..];
-        assert!(tokenizer.encode_last(&text, keep, &|| true).unwrap() == last, "seed {seed}, the last {keep}");
+        assert!(tokenizer.encode_last(&text, keep, true, &|| true).unwrap() == last, "seed {seed}, the last {keep}");
 
         let bytes = keep * tokenizer.token_bytes_max() / 50;
         let tail = tokenizer.tail(&text, bytes);
@@ -184,7 +184,7 @@ fn long_texts_are_encoded_in_parts_from_their_end() {
 fn whoever_is_gone_ends_the_work() {
     let (tokenizer, text) = (beside(&[]), "word ".repeat(100_000));
     let asked = std::cell::Cell::new(0);
-    let cancelled = tokenizer.encode_last(&text, usize::MAX, &|| asked.replace(asked.get() + 1) < 2);
+    let cancelled = tokenizer.encode_last(&text, usize::MAX, true, &|| asked.replace(asked.get() + 1) < 2);
     assert!(matches!(cancelled, Err(TokenizerError::Cancelled)));
     assert_eq!(asked.get(), 3);
 }

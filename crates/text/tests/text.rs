@@ -69,7 +69,7 @@ fn offsets_count_characters() {
     let (tokenizer, own) = (falcon(), json("tokenizer/vectors_own.json"));
     for vector in list(&own["vectors"]) {
         let text = vector["text"].as_str().unwrap();
-        let tokens = tokenizer.tokens(text).unwrap();
+        let tokens = tokenizer.tokens(text, true).unwrap();
         let offsets: Vec<Value> = tokens.iter().map(|token| vec![token.start, token.stop].into()).collect();
         assert_eq!(Value::from(offsets), vector["offsets"], "{text:?}");
         assert!(tokens.iter().map(|token| token.id).eq(ids(&vector["ids"])), "{text:?}");

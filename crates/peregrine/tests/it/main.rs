@@ -17,6 +17,7 @@
 //! * [`logs`]: a log that cannot be written.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
+//! * [`openai`]: OpenAI's routes, over real workers.
 //! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
 //! * [`validation`]: requests that break a rule.
 
@@ -36,6 +37,7 @@ mod load;
 mod logs;
 mod malformed;
 mod memory;
+mod openai;
 mod pauses;
 #[path = "../support/standin.rs"]
 mod standin;

@@ -220,6 +220,7 @@ async fn serve(plan: Plan) -> Tally {
     coordinator.status().wait_for(|status| *status != Status::Loading { done: 0, total: 0 }).await.expect("it runs");
     let info = Info {
         model_id: "ledger".to_owned(),
+        model_dir: "ledger".into(),
         backend: "ledger".to_owned(),
         tensor_parallel: plan.config.world,
         limits: api::Limits::of_model(POSITIONS, VOCAB as usize, 1),

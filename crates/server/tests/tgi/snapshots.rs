@@ -1,7 +1,7 @@
 //! What Text Generation Inference answered for Falcon-7B, as far as it can be held against us without the weights: the
 //! tokens of the prompt, its truncation, and the texts of the tokens that it generated.
 
-use api::{Limits, check};
+use api::{Limits, Prompt, check};
 use serde_json::Value;
 use server::dialects::tgi::{self, GenerateRequest, GenerateResponse, Inputs};
 use std::path::{Path, PathBuf};
@@ -35,8 +35,9 @@ fn prompts_have_the_same_tokens_after_truncation() {
     assert_eq!(cases.len(), 3);
     for (request, answers) in cases {
         let limits = Limits::of_model(2048, tokenizer.vocab_size(), tokenizer.token_bytes_max());
-        let encode = |text: &str, truncate: Option<usize>| {
-            Ok(tokenizer.encode_last(text, truncate.unwrap_or(usize::MAX), &|| true).expect("a text"))
+        let encode = |prompt: Prompt, truncate: Option<usize>| {
+            let Prompt::Text(text) = prompt else { panic!("the prompts are texts") };
+            Ok(tokenizer.encode_last(&text, truncate.unwrap_or(usize::MAX), true, &|| true).expect("a text"))
         };
         let checked = check(request.translate(false, &tgi::Limits::default()).expect("TGI took it"), &limits, 0)
             .expect("TGI took it");

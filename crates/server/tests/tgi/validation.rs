@@ -1,6 +1,6 @@
 //! Every rule of validation with its message, the order of the rules, and what a valid request comes to.
 
-use api::{Limits, Priority, ValidRequest, Violation};
+use api::{Limits, Priority, Prompt, ValidRequest, Violation};
 use serde_json::{Value, json};
 use server::dialects::tgi::{self, ErrorBody, GenerateRequest, Inputs, field_name, message};
 use step::{Choice, SamplingSettings};
@@ -12,7 +12,8 @@ fn limits() -> Limits {
 }
 
 /// One token for each word: its length.
-fn encode(text: &str, truncate: Option<usize>) -> Result<Vec<u32>, Violation> {
+fn encode(prompt: Prompt, truncate: Option<usize>) -> Result<Vec<u32>, Violation> {
+    let Prompt::Text(text) = prompt else { panic!("TGI has texts and ids") };
     if text.contains("poison") {
         return Err(Violation::Tokenizer("cannot read it".into()));
     }

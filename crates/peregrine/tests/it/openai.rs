@@ -1,0 +1,105 @@
+//! OpenAI's routes over real workers: the same tokens as in the other dialects.
+
+use crate::support::{HttpAnswer, Server, greedy, request, text_of};
+use serde_json::{Value, json};
+use wire::generation as pb;
+
+const PROMPT: &str = "Once upon a time";
+
+fn parse(answer: &HttpAnswer) -> Value {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+async fn complete(server: &Server, body: &Value) -> Value {
+    parse(&server.post("/v1/completions", &body.to_string()).await)
+}
+
+/// The events of a stream, in the order of their arrival, without the last, which says that it ended well.
+fn events(answer: &HttpAnswer) -> Vec<Value> {
+    assert!(answer.head.contains("content-type: text/event-stream"), "{answer:?}");
+    // Sizes of chunks stand on lines of their own; events have none that is not theirs.
+    let lines = answer.body.lines().filter_map(|line| line.strip_prefix("data: "));
+    let mut data: Vec<&str> = lines.collect();
+    assert_eq!(data.pop(), Some("[DONE]"), "{answer:?}");
+    data.into_iter().map(|data| serde_json::from_str(data).expect("JSON")).collect()
+}
+
+/// The numbers of a list, as they were before JSON.
+fn floats(list: &Value) -> Vec<f32> {
+    list.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tokens_are_the_same_in_every_dialect() {
+    let server = Server::ready(["--tensor-parallel", "2"]).await;
+    let client = server.client().await;
+    let drawn = pb::Parameters {
+        temperature: Some(1.5),
+        seed: Some(7),
+        max_new_tokens: Some(24),
+        ignore_eos: Some(true),
+        details: Some(true),
+        ..Default::default()
+    };
+    let cases = [
+        (greedy(PROMPT, 24), json!({"temperature": 0}), json!({})),
+        (request(PROMPT, drawn), json!({"temperature": 1.5, "seed": 7}), json!({"temperature": 1.5, "seed": 7})),
+    ];
+    for (over_grpc, mut openai, mut tgi) in cases {
+        let grpc = client.generate(over_grpc).await;
+        let tokens = grpc.details.expect("asked for").tokens;
+        for (key, value) in [("details", json!(true)), ("max_new_tokens", json!(24)), ("ignore_eos", json!(true))] {
+            tgi[key] = value;
+        }
+        let body = json!({"inputs": PROMPT, "parameters": tgi});
+        let tgi = parse(&server.post("/generate", &body.to_string()).await);
+        for (key, value) in
+            [("prompt", json!(PROMPT)), ("max_tokens", json!(24)), ("ignore_eos", json!(true)), ("logprobs", json!(2))]
+        {
+            openai[key] = value;
+        }
+        let openai = complete(&server, &openai).await;
+        let choice = &openai["choices"][0];
+        assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!(grpc.generated_text), &json!("length")));
+        assert_eq!(choice["text"], tgi["generated_text"]);
+        let expected: Vec<f32> = tokens.iter().map(|token| token.model_logprob.expect("it is there")).collect();
+        assert_eq!(floats(&choice["logprobs"]["token_logprobs"]), expected);
+        let warped: Vec<f32> = tokens.iter().map(|token| token.logprob.expect("it is there")).collect();
+        let of_tgi = tgi["details"]["tokens"].as_array().expect("a list").iter();
+        assert_eq!(of_tgi.map(|token| token["logprob"].as_f64().expect("one") as f32).collect::<Vec<_>>(), warped);
+        let texts: String =
+            choice["logprobs"]["tokens"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        assert_eq!(texts, text_of(&tokens));
+        let prompt = client.tokenize(PROMPT).await.len();
+        let usage = json!({"prompt_tokens": prompt, "completion_tokens": 24, "total_tokens": prompt + 24});
+        for (key, count) in usage.as_object().expect("an object") {
+            assert_eq!(openai["usage"][key], *count, "{key}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn streams_are_whole_answers_in_pieces() {
+    let server = Server::ready(["--tensor-parallel", "2"]).await;
+    let mut body = json!({
+        "prompt": [PROMPT, "The fox"], "n": 3, "seed": 5, "max_tokens": 20, "ignore_eos": true, "logprobs": 1, "stop": "the",
+    });
+    let whole = complete(&server, &body).await;
+    (body["stream"], body["stream_options"]) = (json!(true), json!({"include_usage": true}));
+    let mut pieces = events(&server.post("/v1/completions", &body.to_string()).await);
+    let usage = pieces.pop().expect("the usage");
+    assert_eq!((&usage["choices"], &usage["usage"]["total_tokens"]), (&json!([]), &whole["usage"]["total_tokens"]));
+    let mut order = Vec::new();
+    for (index, choice) in whole["choices"].as_array().expect("a list").iter().enumerate() {
+        let of_choice = |event: &&Value| event["choices"][0]["index"] == index;
+        let text: String = pieces.iter().filter(of_choice).filter_map(|e| e["choices"][0]["text"].as_str()).collect();
+        assert_eq!(choice["text"], text);
+        assert!(!text.contains("the"), "the stop string is never shown: {text}");
+        order.push(pieces.iter().rposition(|event| of_choice(&event)).expect("its last event"));
+    }
+    let first = pieces.iter().map(|event| event["choices"][0]["index"].as_u64()).take(order[0]);
+    assert!(first.collect::<std::collections::BTreeSet<_>>().len() > 1, "continuations come side by side");
+    server.stop().await;
+}

@@ -1,0 +1,219 @@
+//! `POST /v1/completions`.
+
+use super::error::Failure;
+use super::logprobs::{CompletionLogprobs, Offsets};
+use super::prompts::Prompts;
+use super::request::{Parameters, read};
+use super::response::{Completion, CompletionChoice, Head, Usage, finish_reason};
+use super::unsupported;
+use crate::http::{EventBuffer, Events, Reply, RequestId, Shared, event_stream};
+use crate::{Error, Service, TokenStream};
+use api::{Answer, Field, Prompt, PromptToken, Request, TokenEvent, Violation};
+use axum::Json;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use text::Tokenizer;
+
+const DEFAULT_MAX_TOKENS: u32 = 16;
+/// OpenAI's limit.
+const LOGPROBS_MAX: u32 = 5;
+
+/// What completions have beside [`Parameters`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct CompletionRequest {
+    /// What is continued.
+    pub prompt: Prompts,
+    /// The most tokens to generate; 16. 0 goes with `echo`.
+    pub max_tokens: Option<u32>,
+    /// Make so many continuations and answer with the `n` likeliest; `n`.
+    pub best_of: Option<usize>,
+    /// Put the prompt before its continuations; no.
+    pub echo: Option<bool>,
+    /// Answer with log-probabilities, and those of so many of the most probable tokens; none.
+    pub logprobs: Option<u32>,
+}
+
+/// A request as it is run, and how it is answered.
+struct Call {
+    requests: Vec<Request>,
+    shape: Shape,
+    streams: bool,
+    includes_usage: bool,
+}
+
+/// What an answer is to hold.
+struct Shape {
+    /// Continuations of a prompt.
+    n: usize,
+    logprobs: bool,
+    echo: bool,
+    /// Nothing but the prompt is wanted.
+    prompt_alone: bool,
+    /// The prompts' texts, where they are known before the tokens are.
+    texts: Vec<Option<String>>,
+    tokenizer: Tokenizer,
+}
+
+/// Answers the request in `body`, whose id is `id`.
+pub(super) async fn answer(shared: &Shared, id: &RequestId, body: &[u8]) -> Result<Reply, Failure> {
+    let Shared { service, stall_limit, .. } = shared;
+    let call = Call::read(body, service).inspect_err(|_| service.count_rejection())?;
+    let failed = |error: Error| Failure::new(&error);
+    let head = Head::new(format!("cmpl-{id}"), "text_completion", service);
+    let mut tokens = service.start_all(call.requests).await.map_err(failed)?;
+    if !call.streams {
+        let answers = tokens.finish().await.map_err(failed)?;
+        return Ok(Reply::Whole(Json(call.shape.completion(head, answers)).into_response()));
+    }
+    tokens.end_without_reader(None, Some(*stall_limit));
+    let offsets = vec![None; tokens.continuations()];
+    let events = CompletionEvents { head, shape: call.shape, includes_usage: call.includes_usage, offsets };
+    Ok(Reply::Stream(event_stream(tokens, events).await.map_err(failed)?))
+}
+
+impl Call {
+    fn read(body: &[u8], service: &Service) -> Result<Self, Failure> {
+        unsupported::check(body)?;
+        let parameters: Parameters = read(body)?;
+        let CompletionRequest { prompt: Prompts(prompts), max_tokens, best_of, echo, logprobs } = read(body)?;
+        let (streams, includes_usage) = (parameters.streams(), parameters.includes_usage());
+        let (echo, n) = (echo.unwrap_or(false), parameters.n.unwrap_or(1));
+        let broken = |violation| Failure::new(&Error::Validation(violation));
+        if let Some(given) = logprobs.filter(|&given| given > LOGPROBS_MAX) {
+            let (max, given) = (LOGPROBS_MAX as usize, given as usize);
+            return Err(broken(Violation::TooMany { field: Field::TopTokens, max, given }));
+        }
+        if streams && best_of.is_some_and(|best_of| best_of > n) {
+            return Err(broken(Violation::Conflict { field: Field::BestOf, with: Field::Stream }));
+        }
+        service.check_prompts(prompts.len(), best_of.unwrap_or(n)).map_err(broken)?;
+        let prompt_alone = echo && max_tokens == Some(0);
+        let truncates = parameters.truncate_prompt_tokens.is_some();
+        let text = |prompt: &Prompt| match prompt {
+            Prompt::Text(text) if echo && !truncates => Some(text.clone()),
+            _ => None,
+        };
+        let shape = Shape {
+            n,
+            logprobs: logprobs.is_some(),
+            echo,
+            prompt_alone,
+            texts: prompts.iter().map(text).collect(),
+            tokenizer: service.tokenizer().clone(),
+        };
+        let request = Request {
+            max_tokens: Some(if prompt_alone { 1 } else { max_tokens.unwrap_or(DEFAULT_MAX_TOKENS) }),
+            best_of,
+            prompt_logprobs: echo && logprobs.is_some(),
+            top_tokens: logprobs.unwrap_or(0),
+            ..parameters.translate(Prompt::Ids(Vec::new()), &service.info().limits)?
+        };
+        let requests = prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect();
+        Ok(Self { requests, shape, streams, includes_usage })
+    }
+}
+
+impl Shape {
+    /// The whole answer.
+    fn completion(&self, head: Head, answers: Vec<Answer>) -> Completion {
+        let usage = self.usage(Usage::of_answers(&answers));
+        let mut choices = Vec::new();
+        for answer in answers {
+            for completion in answer.completions.into_iter().take(self.n) {
+                let index = choices.len();
+                let mut offsets = None;
+                let (mut text, mut logprobs) = self.beginning(index, &mut offsets, || answer.prompt.clone());
+                if !self.prompt_alone {
+                    text += &completion.text;
+                    for event in &completion.tokens {
+                        self.add_token(event, &mut offsets, &mut logprobs);
+                    }
+                }
+                let finish_reason = Some(finish_reason(completion.finish));
+                choices.push(CompletionChoice { index, text, logprobs, finish_reason });
+            }
+        }
+        Completion { head, choices, usage: Some(Some(usage)) }
+    }
+
+    /// What comes before the first token of continuation `index`: the prompt, if it is wanted.
+    fn beginning(
+        &self,
+        index: usize,
+        offsets: &mut Option<Offsets>,
+        prompt: impl FnOnce() -> Vec<PromptToken>,
+    ) -> (String, Option<CompletionLogprobs>) {
+        let (offsets, mut logprobs) = (offsets.insert(Offsets::default()), self.no_logprobs());
+        if !self.echo {
+            return (String::new(), logprobs);
+        }
+        let known = self.texts[index / self.n].clone();
+        let prompt = if known.is_none() || self.logprobs { prompt() } else { Vec::new() };
+        if let Some(logprobs) = &mut logprobs {
+            offsets.prompt(&self.tokenizer, &prompt, logprobs);
+        }
+        let decoded = || {
+            let ids: Vec<u32> = prompt.iter().map(|token| token.id).collect();
+            self.tokenizer.decode(&ids, false)
+        };
+        (known.unwrap_or_else(decoded), logprobs)
+    }
+
+    fn add_token(&self, event: &TokenEvent, offsets: &mut Option<Offsets>, logprobs: &mut Option<CompletionLogprobs>) {
+        if let (Some(offsets), Some(logprobs)) = (offsets, logprobs) {
+            offsets.token(&self.tokenizer, event, logprobs);
+        }
+    }
+
+    fn no_logprobs(&self) -> Option<CompletionLogprobs> {
+        self.logprobs.then(CompletionLogprobs::default)
+    }
+
+    fn usage(&self, usage: Usage) -> Usage {
+        if self.prompt_alone { usage.without_completion() } else { usage }
+    }
+}
+
+/// One event a token.
+struct CompletionEvents {
+    head: Head,
+    shape: Shape,
+    includes_usage: bool,
+    /// Of each continuation, once it has begun.
+    offsets: Vec<Option<Offsets>>,
+}
+
+impl CompletionEvents {
+    fn event(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> Completion {
+        Completion { head: self.head.clone(), choices, usage: self.includes_usage.then_some(usage) }
+    }
+}
+
+impl Events for CompletionEvents {
+    fn token(&mut self, stream: &mut TokenStream, event: TokenEvent, out: &mut EventBuffer) {
+        let (index, shape) = (event.index, &self.shape);
+        let offsets = &mut self.offsets[index];
+        let (mut text, mut logprobs) = match offsets {
+            Some(_) => (String::new(), shape.no_logprobs()),
+            None => shape.beginning(index, offsets, || stream.prompt(index)),
+        };
+        if !shape.prompt_alone {
+            text += stream.take_text(index);
+            shape.add_token(&event, offsets, &mut logprobs);
+        }
+        let choice = CompletionChoice { index, text, logprobs, finish_reason: event.finish.map(finish_reason) };
+        out.data(&self.event(vec![choice], None));
+    }
+
+    fn end(&mut self, stream: &mut TokenStream, out: &mut EventBuffer) {
+        if self.includes_usage {
+            let usage = self.shape.usage(Usage::of_stream(stream));
+            out.data(&self.event(Vec::new(), Some(usage)));
+        }
+        out.raw(super::DONE);
+    }
+
+    fn error(&mut self, error: &Error, out: &mut EventBuffer) {
+        out.error(&Failure::new(error).body);
+    }
+}

@@ -1,0 +1,100 @@
+//! Log-probabilities. They are the model's own, before any parameter changes them.
+
+use api::{PromptToken, TokenEvent};
+use serde::ser::{Serialize, Serializer};
+use text::{Detokenizer, Tokenizer};
+
+/// What stands for a probability of 0.
+const LEAST: f32 = -9999.0;
+
+/// Log-probabilities of a completion. The lists have an entry for each token.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct CompletionLogprobs {
+    /// Where the token begins in the text, in characters.
+    pub text_offset: Vec<usize>,
+    /// Their log-probabilities; null for the first token of an echoed prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// Their texts; `bytes:\x…` where a token is no whole characters.
+    pub tokens: Vec<String>,
+    /// The most probable tokens and the token itself; null for tokens of an echoed prompt.
+    pub top_logprobs: Vec<Option<TopLogprobs>>,
+}
+
+/// Texts of tokens with their log-probabilities, as an object of JSON.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopLogprobs(pub Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
+}
+
+/// Makes the log-probabilities of one completion, in the order of its tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Offsets {
+    /// Characters so far.
+    characters: usize,
+}
+
+impl Offsets {
+    /// Those of an echoed prompt.
+    pub(crate) fn prompt(&mut self, tokenizer: &Tokenizer, prompt: &[PromptToken], into: &mut CompletionLogprobs) {
+        let mut text = Detokenizer::new(tokenizer.clone(), false);
+        for token in prompt {
+            into.text_offset.push(self.characters);
+            into.token_logprobs.push(token.logprob.map(at_least));
+            into.tokens.push(spelled(tokenizer, token.id));
+            into.top_logprobs.push(None);
+            self.characters += text.push(token.id).chars().count();
+        }
+        self.characters += text.finish().chars().count();
+    }
+
+    /// Those of a generated token.
+    pub(crate) fn token(&mut self, tokenizer: &Tokenizer, event: &TokenEvent, into: &mut CompletionLogprobs) {
+        let chosen = (spelled(tokenizer, event.token.id), at_least(event.token.model_logprob));
+        let mut top = vec![chosen.clone()];
+        for other in &event.top {
+            // Keys of an object are there once.
+            let spelled = spelled(tokenizer, other.id);
+            if top.iter().all(|(token, _)| *token != spelled) {
+                top.push((spelled, at_least(other.model_logprob)));
+            }
+        }
+        // The most probable first.
+        top.sort_by(|a, b| b.1.total_cmp(&a.1));
+        into.text_offset.push(self.characters);
+        into.token_logprobs.push(Some(chosen.1));
+        into.tokens.push(chosen.0);
+        into.top_logprobs.push(Some(TopLogprobs(top)));
+        if !event.token.special {
+            self.characters += event.token.text.chars().count();
+        }
+    }
+}
+
+fn at_least(logprob: f32) -> f32 {
+    logprob.max(LEAST)
+}
+
+/// The text of a token, as OpenAI spells those that are no whole characters.
+fn spelled(tokenizer: &Tokenizer, id: u32) -> String {
+    let bytes = tokenizer.bytes(id);
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_log_probability_is_a_number_of_json() {
+        assert_eq!([f32::NEG_INFINITY, f32::NAN, -1e30, -2.5, 0.0].map(at_least), [LEAST, LEAST, LEAST, -2.5, 0.0]);
+        let top = TopLogprobs(vec![("a\"".to_owned(), -0.5), ("é".to_owned(), LEAST)]);
+        assert_eq!(serde_json::to_string(&top).expect("JSON"), r#"{"a\"":-0.5,"é":-9999.0}"#);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a client gets.
+
+use super::logprobs::CompletionLogprobs;
+use crate::service::unix_seconds;
+use crate::{Service, TokenStream};
+use api::{Answer, FinishReason};
+use serde::Serialize;
+
+/// What every answer and every event of a stream begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Head {
+    /// Of the request.
+    pub id: String,
+    /// What kind of object it is.
+    pub object: &'static str,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// The model that answers, whatever name was asked for.
+    pub model: String,
+    /// What must be the same for a seed to draw the same: version, backend and tensor-parallel degree.
+    pub system_fingerprint: String,
+}
+
+impl Head {
+    pub(crate) fn new(id: String, object: &'static str, service: &Service) -> Self {
+        let info = service.info();
+        let version = env!("CARGO_PKG_VERSION");
+        let system_fingerprint = format!("fp_{version}-{}-tp{}", info.backend, info.tensor_parallel);
+        Self { id, object, created: unix_seconds(), model: info.model_id.clone(), system_fingerprint }
+    }
+}
+
+/// A whole completion, or an event of its stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Completion {
+    /// Its beginning; `object` is "text_completion".
+    #[serde(flatten)]
+    pub head: Head,
+    /// The continuations; in a stream a piece of one.
+    pub choices: Vec<CompletionChoice>,
+    /// The tokens. In a stream there if it was asked for, and null in all events but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// A continuation of a prompt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CompletionChoice {
+    /// Which it is: those of the first prompt first.
+    pub index: usize,
+    /// Its text.
+    pub text: String,
+    /// If they were asked for.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// "stop" or "length"; null in a stream before the end.
+    pub finish_reason: Option<&'static str>,
+}
+
+/// The tokens of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Of all prompts.
+    pub prompt_tokens: usize,
+    /// Of all continuations, also those that were made for `best_of` and not shown.
+    pub completion_tokens: usize,
+    /// Both.
+    pub total_tokens: usize,
+    /// More of the prompts.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// More of the prompts' tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Those that the prefix cache had.
+    pub cached_tokens: usize,
+}
+
+impl Usage {
+    fn new(prompt_tokens: usize, completion_tokens: usize, cached_tokens: usize) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
+        }
+    }
+
+    /// Of whole answers.
+    pub(crate) fn of_answers(answers: &[Answer]) -> Self {
+        let generated = |answer: &Answer| answer.completions.iter().map(|of| of.tokens.len()).sum::<usize>();
+        Self::new(
+            answers.iter().map(|answer| answer.prompt.len()).sum(),
+            answers.iter().map(generated).sum(),
+            answers.iter().map(|answer| answer.cached_tokens as usize).sum(),
+        )
+    }
+
+    /// Of a stream that has ended.
+    pub(crate) fn of_stream(stream: &TokenStream) -> Self {
+        let all = 0..stream.continuations();
+        let firsts = all.clone().step_by(stream.request(0).best_of);
+        Self::new(
+            firsts.clone().map(|index| stream.request(index).prompt.len()).sum(),
+            all.map(|index| stream.generated_tokens(index) as usize).sum(),
+            firsts.map(|index| stream.cached_tokens(index) as usize).sum(),
+        )
+    }
+
+    /// Without what was generated only because at least one token must be.
+    pub(crate) fn without_completion(self) -> Self {
+        Self::new(self.prompt_tokens, 0, self.prompt_tokens_details.cached_tokens)
+    }
+}
+
+/// How OpenAI calls the end of a text.
+pub(crate) fn finish_reason(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Length => "length",
+        FinishReason::EosToken | FinishReason::StopSequence => "stop",
+    }
+}

@@ -1,0 +1,243 @@
+//! A server whose ranks say what they are told to, and its clients.
+
+use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Workers};
+use serde_json::Value;
+use server::{Info, Listeners, Service, TokenizerPool};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+use step::{
+    Choice, Command, NewSequence, Sample, ScoredToken, SeqId, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore,
+};
+use text::Tokenizer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// Nothing takes so long unless it hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Positions of a sequence.
+pub const POSITIONS: usize = 64;
+/// The end of a text.
+pub const EOS: u32 = 11;
+/// Sequences that may run or wait.
+pub const PERMITS: usize = 8;
+
+/// What the ranks say, and how.
+pub struct Script {
+    /// Continuations: of greedy requests the first, and of the draws of one request one after the other.
+    pub texts: Vec<Vec<u32>>,
+    /// The rank fails with its step of this number.
+    pub fails_at: Option<u64>,
+    /// The rank waits before each step.
+    pub pause: Duration,
+}
+
+impl Script {
+    /// Each text ends with the end of a text.
+    pub fn new(texts: &[&str]) -> Self {
+        let tokenizer = tokenizer();
+        let ids = |text: &&str| {
+            let mut ids = tokenizer.encode(text).expect("a text");
+            ids.push(EOS);
+            ids
+        };
+        Self { texts: texts.iter().map(ids).collect(), fails_at: None, pause: Duration::ZERO }
+    }
+
+    /// Serves it.
+    pub async fn serve(self) -> Server {
+        Server::start(self).await
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizer")
+}
+
+/// Falcon's own, read once.
+pub fn tokenizer() -> Tokenizer {
+    static READ: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::open(&folder()).expect("a tokenizer"));
+    READ.clone()
+}
+
+/// A server on loopback.
+pub struct Server {
+    address: SocketAddr,
+    /// What its ranks were asked for.
+    asked: Arc<Mutex<Vec<NewSequence>>>,
+}
+
+/// What it answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find_map(|(key, value)| key.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    /// The body, where the time is 0.
+    pub fn timeless(&self) -> String {
+        let mut parts = self.body.split("\"created\":");
+        let first = parts.next().expect("there is a first").to_owned();
+        parts.fold(first, |text, part| text + "\"created\":0" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+    }
+
+    /// The events of a stream that ended well, without the last, which says so.
+    pub fn events(&self) -> Vec<Value> {
+        let blocks = self.body.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("{self:?} has no end"));
+        let blocks = blocks.split_terminator("\n\n").map(|block| block.strip_prefix("data: ").expect("an event"));
+        blocks.map(|data| serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"))).collect()
+    }
+}
+
+impl Server {
+    async fn start(script: Script) -> Self {
+        let asked = Arc::default();
+        let config = CoordinatorConfig {
+            world: 1,
+            kv_blocks: 64,
+            step_rows_max: 256,
+            sequences_max: PERMITS,
+            steps_in_flight_max: 1,
+            prefix_cache: true,
+            itl_bound: None,
+            step_limit: LIMIT,
+            pause_limit: LIMIT,
+            load_limit: LIMIT,
+            check_invariants: true,
+        };
+        let coordinator = Coordinator::start(config, Workers::InProcess(vec![rank(script, Arc::clone(&asked))]));
+        let ready = |status: &Status| matches!(status, Status::Ready { .. });
+        timeout(LIMIT, coordinator.status().wait_for(ready)).await.expect("it hangs").expect("it runs");
+        let tokenizer = tokenizer();
+        let info = Info {
+            model_id: "scripted".to_owned(),
+            model_dir: folder(),
+            backend: "script".to_owned(),
+            tensor_parallel: 1,
+            limits: api::Limits::of_model(POSITIONS, tokenizer.vocab_size(), tokenizer.token_bytes_max()),
+            tgi: server::dialects::tgi::Limits::default(),
+            max_concurrent_requests: PERMITS,
+        };
+        let pool = TokenizerPool::start(tokenizer, 1, PERMITS).expect("a thread");
+        let service = Service::new(coordinator, pool, vec![EOS], info);
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let listeners = Listeners { grpc: bind().await.expect("a port"), http: bind().await.expect("a port") };
+        let address = listeners.http.local_addr().expect("an address");
+        tokio::spawn(server::serve(service, listeners, server::Settings::default(), std::future::pending()));
+        Self { address, asked }
+    }
+
+    /// What the ranks were asked for since the last time.
+    pub fn asked(&self) -> Vec<NewSequence> {
+        std::mem::take(&mut self.asked.lock().expect("no panic"))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")).await
+    }
+
+    /// Posts JSON under a type that is not its own, as the request `test`.
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\nContent-Type: text/plain\r\n");
+        self.send(&format!("{head}X-Request-Id: test\r\nContent-Length: {length}\r\n\r\n{body}")).await
+    }
+
+    pub async fn complete(&self, body: &Value) -> Answer {
+        self.post("/v1/completions", &body.to_string()).await
+    }
+
+    pub async fn send(&self, request: &str) -> Answer {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+            stream.write_all(request.as_bytes()).await.expect("it reads");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.expect("it answers");
+            String::from_utf8(answer).expect("UTF-8")
+        };
+        let answer = timeout(LIMIT, exchange).await.expect("it hangs");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let body = if is_chunked { join_chunks(body) } else { body.to_owned() };
+        Answer { status, head: head.to_owned(), body }
+    }
+}
+
+fn join_chunks(mut rest: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, data) = rest.split_once("\r\n").expect("a chunk");
+        let size = usize::from_str_radix(size, 16).expect("its size");
+        if size == 0 {
+            return body;
+        }
+        body += &data[..size];
+        rest = data[size..].strip_prefix("\r\n").expect("the end of a chunk");
+    }
+}
+
+fn rank(script: Script, asked: Arc<Mutex<Vec<NewSequence>>>) -> InProcessRank {
+    Box::new(move |mut commands, answers| {
+        Box::pin(async move {
+            let mut known = HashMap::new();
+            while let Some(command) = commands.next().await {
+                let Command::Plan(plan) = command else { return Err("nobody asked for masks".to_owned()) };
+                tokio::time::sleep(script.pause).await;
+                if script.fails_at.is_some_and(|step| plan.step.0 >= step) {
+                    return Err("the device is on fire".to_owned());
+                }
+                asked.lock().expect("no panic").extend(plan.new.iter().cloned());
+                answers.send(script.answer(plan, &mut known));
+            }
+            Ok(())
+        })
+    })
+}
+
+impl Script {
+    fn answer(&self, plan: StepPlan, known: &mut HashMap<SeqId, NewSequence>) -> StepResult {
+        known.extend(plan.new.into_iter().map(|new| (new.seq, new)));
+        let outputs = plan.runs.iter().filter_map(|run| {
+            let sequence = &known[&run.seq];
+            let samples = if run.sample { vec![self.sample(sequence, run)] } else { Vec::new() };
+            let scored = if sequence.prompt_logprobs { run.start + 1..run.start + run.len + 1 } else { 0..0 };
+            let prompt_logprobs: Vec<f32> =
+                scored.filter(|&at| at < sequence.prompt_len).map(|at| -(at as f32)).collect();
+            (run.sample || !prompt_logprobs.is_empty()).then_some(SeqOutput { seq: run.seq, samples, prompt_logprobs })
+        });
+        StepResult { step: plan.step, outputs: outputs.collect(), device_time_us: 0 }
+    }
+
+    /// The token that the script has there. It is the more improbable the later it comes, and less so by the model alone. The
+    /// most probable tokens are itself, then its numbers' successors.
+    fn sample(&self, sequence: &NewSequence, run: &SeqRun) -> Sample {
+        let index = run.start + run.len - sequence.prompt_len;
+        let text = match sequence.sampling.settings().choice {
+            Choice::Greedy => 0,
+            Choice::Draw { index, .. } => index as usize,
+        };
+        let text = &self.texts[text % self.texts.len()];
+        let id = text[index % text.len()];
+        let scored = |id: u32, rank: usize| {
+            let model_logprob = -0.25 * (index + 1) as f32 - rank as f32;
+            ScoredToken { id, score: TokenScore { logprob: 2.0 * model_logprob, model_logprob } }
+        };
+        let top = (0..sequence.top_n).map(|rank| scored(id + rank as u32, rank)).collect();
+        Sample { token: scored(id, 0), top, logits: Vec::new() }
+    }
+}
