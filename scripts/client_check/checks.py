@@ -45,13 +45,13 @@ class Asked:
     def __init__(self, http, grpc, started=None):
         self.url, self.grpc, self.started = f"http://{http}", grpc, started
 
-    def request(self, path, body=None, headers=None, method=None):
+    def request(self, path, body=None, headers=None, method=None, timeout=60):
         """Sends `body`, as JSON if it is not bytes, and returns status, headers and body. Uses no client but Python's own."""
         data = json.dumps(body).encode() if isinstance(body, (dict, list)) else body
         headers = {"content-type": "application/json", **(headers or {})} if data is not None else headers or {}
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
                 return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -91,7 +91,7 @@ class Asked:
         """Keeps one request under way, which makes no progress: all that a server with --max-concurrent-requests 1 takes."""
         with self.stopped():
             body = {"inputs": "The fox said", "parameters": {"max_new_tokens": 1}}
-            holder = threading.Thread(target=self.request, args=("/generate", body))
+            holder = threading.Thread(target=self.request, args=("/generate", body), kwargs={"timeout": 600})
             holder.start()
             wait_until(lambda: self.metric("tgi_batch_current_size") + self.metric("tgi_queue_size") == 1)
             yield

@@ -21,5 +21,6 @@ pub use answer::{Answer, Completion, PromptToken, Timings, Token, TokenEvent};
 pub use limits::Limits;
 pub use request::{Grammar, Prompt, Request, Sampling, Stop};
 pub use step::{FinishReason, Priority, TokenBias};
+pub use text::{ChatError, Conversation};
 pub use validation::{CheckedRequest, ValidRequest, check};
 pub use violation::{Field, Range, Violation};

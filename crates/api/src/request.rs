@@ -2,6 +2,7 @@
 
 use crate::Priority;
 use step::TokenBias;
+use text::Conversation;
 
 /// A request for continuations of a prompt, as it is before validation.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,9 @@ pub enum Prompt {
     Text(String),
     /// Token ids, as they are.
     Ids(Vec<u32>),
+    /// What the model's chat template makes of a conversation. It has its special tokens from there; what the template says of
+    /// the end of an answer ends it, too.
+    Conversation(Box<Conversation>),
 }
 
 /// How tokens are chosen. `None` is off; the ranges are those of [`step::SamplingSettings`].

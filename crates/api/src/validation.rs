@@ -104,6 +104,13 @@ pub fn check(request: Request, limits: &Limits, fresh_seed: u64) -> Result<Check
 }
 
 impl CheckedRequest {
+    /// Tokens that the prompt may have, beside those that are to be generated.
+    #[must_use]
+    pub fn prompt_tokens_max(&self, limits: &Limits) -> usize {
+        let new = self.max_tokens.map_or(1, |new| new as usize);
+        limits.max_total_tokens.saturating_sub(new).min(limits.max_input_length)
+    }
+
     /// Tokenizes the prompt, if it is no list of ids, and holds its tokens against the limits.
     ///
     /// `encode`: the tokens of a prompt, all within the vocabulary; of more than its second argument, if that is given, only
@@ -216,6 +223,7 @@ fn check_prompt(prompt: &Prompt, truncate: Option<usize>, limits: &Limits) -> Re
     let is_empty = match prompt {
         Prompt::Text(text) => text.is_empty(),
         Prompt::Ids(ids) => ids.is_empty(),
+        Prompt::Conversation(_) => false,
     };
     if is_empty {
         return Err(Violation::EmptyPrompt);

@@ -1,6 +1,7 @@
 //! Which rule a request breaks.
 
 use step::ParamError;
+use text::ChatError;
 
 /// A field of a request. Each dialect has its own spelling of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +83,8 @@ pub enum Violation {
     UnknownToken { token: String, id: u32, vocab_size: usize },
     /// The tokenizer cannot read the text.
     Tokenizer(String),
+    /// The chat template cannot render the conversation.
+    Conversation(ChatError),
     /// The continuations of all prompts together are more than may run or wait at once.
     TooManyContinuations { max: usize, given: usize },
     /// What the field asks for does not exist here.
@@ -158,6 +161,7 @@ impl Violation {
             | Self::UnknownToken { .. }
             | Self::Tokenizer(_) => Field::Prompt,
             Self::TokenId { .. } => Field::PromptIds,
+            Self::Conversation(_) => Field::Messages,
             Self::TooManyContinuations { .. } => Field::Prompt,
         }
     }
@@ -198,6 +202,7 @@ impl Violation {
                 format!("`{field}` has the token `{token}` ({id}), but the model's vocabulary has {vocab_size} tokens")
             }
             Self::Tokenizer(cause) => format!("tokenizer error {cause}"),
+            Self::Conversation(error) => error.to_string(),
             Self::TooManyContinuations { max, given } => format!(
                 "the prompts must have at most {max} continuations together, as many as may run or wait. Given: {given}"
             ),

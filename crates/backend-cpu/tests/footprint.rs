@@ -4,10 +4,10 @@ use backend::{Backend, Collective, Footprint, Reference, ReferenceFootprint, Thr
 use backend_cpu::{Cpu, CpuFootprint, CpuOptions, Isa, allocated_bytes};
 use cap::Cap;
 use forward::{Capacity, Falcon};
-use model::{AttentionLayout, FalconConfig, LayerNorms, Partition, Positions};
-use sizing::{Published, Ranks, WeightFormat};
+use model::Partition;
+use sizing::{Ranks, WeightFormat};
 use std::alloc::System;
-use testkit::ZeroWeights;
+use testkit::{ZeroWeights, small_models};
 
 /// Counts what is not in buffers of the backend.
 #[global_allocator]
@@ -16,36 +16,9 @@ static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 /// Figures may be off by so much.
 const TOLERANCE: f64 = 0.01;
 
-/// The variants of the architecture, small, and one whose heads are no whole vectors.
-fn models() -> Vec<(&'static str, FalconConfig)> {
-    let published = |id| Published::find(id).expect("it is published").config();
-    let (seven, forty) = (published("huggingface-llm-falcon-7b-bf16"), published("huggingface-llm-falcon-40b-bf16"));
-    let small = |whole: FalconConfig| FalconConfig { layers: 3, vocab: 3_011, ..whole };
-    vec![
-        ("multi-query", small(FalconConfig { hidden: 264, q_heads: 11, head_dim: 24, ffn: 1_056, ..seven.clone() })),
-        ("grouped", small(FalconConfig { hidden: 512, q_heads: 8, kv_heads: 4, head_dim: 64, ffn: 2_048, ..forty })),
-        (
-            "biases, ALiBi, and as many heads for keys",
-            small(FalconConfig {
-                hidden: 512,
-                q_heads: 8,
-                kv_heads: 8,
-                head_dim: 64,
-                ffn: 2_048,
-                attention: AttentionLayout::MultiHead,
-                norms: LayerNorms::Sequential,
-                positions: Positions::Alibi,
-                bias: true,
-                tied: false,
-                ..seven
-            }),
-        ),
-    ]
-}
-
 /// Every rank of a few degrees, one after the other: loading asks nothing of the others.
 fn check<B: Backend>(what: &str, footprint: &dyn Footprint, open: impl Fn(Threads) -> B) {
-    for (name, config) in models() {
+    for (name, config) in small_models() {
         for world in [1, 2, 8] {
             let ranks = Ranks::new(&config, world, WeightFormat::Bf16, footprint);
             for (kv_blocks, rows_max) in [(64, 16), (700, 600)] {

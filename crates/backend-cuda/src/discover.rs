@@ -147,7 +147,7 @@ fn pci_bus_id(device: sys::CUdevice) -> Result<String, DriverError> {
 }
 
 impl Gpus {
-    /// The GPUs of `ranks` ranks: the first so many. Each must be new enough.
+    /// The first `ranks` GPUs. Each must be new enough.
     ///
     /// # Errors
     ///

@@ -22,15 +22,15 @@ pub struct CudaFootprint {
     pub(crate) product_blocks: usize,
     /// cuBLASLt is there.
     pub(crate) cublaslt: bool,
-    /// Kernels read the peers' memory, in launches of so many blocks.
+    /// Blocks of the kernels that read the peers' memory, if any do.
     pub(crate) peer_blocks: Option<usize>,
     /// As [`crate::CudaOptions::chunk_bytes`].
     pub(crate) chunk_bytes: usize,
 }
 
 impl CudaFootprint {
-    /// Of one of `ranks` ranks on GPUs of so many multiprocessors. It counts cuBLASLt's workspace, and memory for peers, which
-    /// ranks without them do not take.
+    /// Of one of `ranks` ranks on GPUs with `multiprocessors`. It counts cuBLASLt's workspace, and memory for peers, which ranks
+    /// without them do not take.
     #[must_use]
     pub fn new(multiprocessors: usize, shared: SharedMemory, ranks: usize) -> Self {
         Self {

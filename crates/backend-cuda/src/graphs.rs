@@ -14,7 +14,7 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::time::Instant;
 use step::BLOCK_TOKENS;
 
-/// Numbers of rows for which steps are captured, as far as a step may have so many.
+/// Numbers of rows for which steps are captured, up to the most rows of a step.
 const ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// A captured step.

@@ -1,8 +1,8 @@
-//! Numbers of rows at which this backend takes another way.
+//! Numbers of rows at which this backend switches algorithms.
 
-/// Up to so many rows, a norm is computed in the prologue of its product.
+/// The most rows for which a norm is computed in the prologue of its product.
 pub const NORM_PRODUCT_ROWS_MAX: usize = 16;
-/// Up to so many rows, this program's own kernels multiply; beyond, cuBLASLt does, where it is there.
+/// The most rows that this program's own kernels multiply; with more, cuBLASLt does, if it is installed.
 pub const OWN_PRODUCT_ROWS_MAX: usize = 64;
 /// Rows of logits that are computed at a time.
 pub const LOGITS_ROWS_MAX: usize = 256;

@@ -121,7 +121,7 @@ impl Drop for Chunk {
 #[derive(Debug)]
 pub(crate) struct View<T> {
     pub(crate) at: u64,
-    /// For how many rows there is room.
+    /// The most rows that it can hold.
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     /// Elements from one row to the next.

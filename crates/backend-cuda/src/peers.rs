@@ -19,8 +19,8 @@ const PARTIALS: usize = 3;
 /// The embedding's.
 const EMBEDDING: usize = 2;
 
-/// Up to so many bytes of partial sums, each rank reads all of them at once; beyond, each adds up a share of them first. With
-/// two ranks, sharing saves nothing.
+/// The most bytes of partial sums for which the all-reduce is one-shot: each rank reads all of them at once. Beyond, it is
+/// two-shot: each rank first adds up a share. With two ranks that saves nothing.
 const ONE_SHOT_BYTES_MAX: usize = 256 << 10;
 
 /// The connection, as far as it has been made.
@@ -135,7 +135,7 @@ impl PeerMemory {
         self.blocks
     }
 
-    /// Makes room for partial sums and logits of so many bytes. All ranks call it with the same numbers.
+    /// Allocates memory for partial sums and logits of at least these sizes. All ranks call it with the same numbers.
     pub(crate) fn reserve(
         &mut self,
         host: &mut dyn Collective,
@@ -303,12 +303,12 @@ fn flag_bytes(blocks: usize) -> usize {
     aligned(blocks * FLAG_LINE * size_of::<u32>())
 }
 
-/// Bytes of a rank's allocation that its peers read: flags for so many blocks, partial sums and logits of so many bytes.
+/// Bytes of a rank's allocation that its peers read: the flags of `blocks` blocks, partial sums, and logits.
 pub(crate) fn region_bytes(blocks: usize, partial_bytes: usize, logits_bytes: usize) -> usize {
     flag_bytes(blocks) + PARTIALS * aligned(partial_bytes) + aligned(logits_bytes)
 }
 
-/// Bytes of a buffer of partial sums of so many rows, and of the logits of the rank that has the most columns.
+/// Bytes of a buffer of partial sums, and of the logits of the rank that has the most columns.
 pub(crate) fn buffer_bytes(limits: &StepLimits) -> (usize, usize) {
     let widest = limits.vocab.iter().copied().max().unwrap_or(0);
     let partial = limits.rows * limits.hidden.next_multiple_of(PAD) * size_of::<f32>();

@@ -40,7 +40,7 @@ struct StepSequence {
     slot: u32,
 }
 
-/// Work for the prefill kernel.
+/// One item of work for the prefill kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct PrefillItem {
@@ -51,7 +51,7 @@ struct PrefillItem {
 const _: () = assert!(size_of::<StepInputs>() == 64 && size_of::<StepRow>() == 16);
 const _: () = assert!(size_of::<StepSequence>() == 16 && size_of::<PrefillItem>() == 8);
 
-/// From so many rows of a sequence on, the prefill kernel attends for it.
+/// The least number of rows of a sequence for which the prefill kernel attends.
 const PREFILL_ROWS_MIN: usize = 8;
 /// Every part begins at a multiple of this.
 const ALIGN: usize = 64;

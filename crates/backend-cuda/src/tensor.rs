@@ -52,14 +52,14 @@ impl CudaTensor {
         })
     }
 
-    /// Bytes of so many rows: their f32, their bf16, and their moments.
+    /// Bytes of `rows_max` rows: their f32, their bf16, and their moments.
     pub(crate) fn bytes(rows_max: usize, columns: usize) -> usize {
         let stride = columns.next_multiple_of(PAD);
         let moments = moment_stride(stride) * 2 * size_of::<f32>();
         rows_max * (stride * (size_of::<f32>() + size_of::<bf16>()) + moments)
     }
 
-    /// For how many rows there is room.
+    /// The most rows that it can hold.
     pub(crate) fn rows_max(&self) -> usize {
         self.rows_max
     }
@@ -102,7 +102,7 @@ impl CudaTensor {
         View::new(self.memory.at() + behind as u64, self.rows_max, self.stride, self.stride)
     }
 
-    /// Room for as many bf16 again, where the f32 are not needed.
+    /// A second bf16 copy, in the place of the f32, where those are not needed.
     pub(crate) fn second_bf16(&self) -> View<bf16> {
         View::new(self.memory.at(), self.rows_max, self.stride, self.stride)
     }
@@ -177,7 +177,7 @@ pub struct CudaVector {
 }
 
 impl CudaVector {
-    /// Bytes of so many elements.
+    /// Bytes of `len` elements.
     pub(crate) fn bytes(len: usize) -> usize {
         len.next_multiple_of(PAD) * size_of::<f32>()
     }

@@ -28,7 +28,7 @@ impl TokenBuffer {
         self.memory.at_least(arena, Self::bytes(self.slots + scratch_slots, self.stride)).map(|_| ())
     }
 
-    /// Bytes of so many slots of so many positions.
+    /// Bytes of `slots` slots of `positions` tokens each.
     pub(crate) fn bytes(slots: usize, positions: usize) -> usize {
         slots * positions * size_of::<u32>()
     }

@@ -11,10 +11,10 @@ use std::rc::Rc;
 const PIECE_BYTES: usize = 8 << 20;
 /// Threads that fill a piece; beyond a few, memory is what limits them.
 const READERS: usize = 4;
-/// A thread is worth starting for so many rows and elements.
+/// The least number of elements for which a thread is worth starting.
 const READER_ELEMENTS_MIN: usize = 1 << 16;
 
-/// The way of weights to the device.
+/// Copies weights to the device.
 pub(crate) struct WeightUpload(Staging);
 
 impl WeightUpload {

@@ -83,7 +83,7 @@ pub trait Footprint {
     /// The most rows of a step, whatever the memory.
     fn step_rows_max(&self) -> usize;
 
-    /// What a rank of these shapes takes.
+    /// Bytes that a rank of these shapes allocates.
     fn bytes(&self, shapes: &RankShapes) -> RankBytes;
 }
 

@@ -198,9 +198,8 @@ pub trait Backend: Sized {
     /// A weight of `rows` × `columns` (either may be 0), read through `read`.
     fn matrix(&mut self, rows: usize, columns: usize, read: &ReadWeights<'_>) -> Result<Self::Matrix, BackendError>;
 
-    /// A weight that is used where its file is mapped, once that has been read into memory; `None` if `weight` has none, and
-    /// from a backend that wants weights in its own memory, by [`Backend::matrix`]: that does not call `weight`, which looks
-    /// at the file.
+    /// Uses a weight in place in its mapped file, which is read into memory first. `None` if `weight` gives none, or if this
+    /// backend needs its own layout; then `weight`, which looks at the file, is not called.
     fn mapped_matrix(
         &mut self,
         weight: impl FnOnce() -> Option<MappedWeight>,

@@ -1,28 +1,40 @@
 //! `peregrine bench engine`: what all but the model costs.
 
+mod figures;
 mod steps;
 mod streams;
+mod tally;
 
 use crate::engine::{self, NotReady};
 use crate::memory;
 use crate::metrics::Distribution;
+use crate::target::{Dialect, TargetError, ns_per_event};
 use runtime::{BackendChoice, Engine, EngineError, EngineOptions, WorkerCommand};
-use serde_json::{Value, json};
 use server::{Listeners, Settings};
-use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
+use tally::Counted;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// Tokens of each prompt.
-const PROMPT_TOKENS: u32 = 16;
+pub use figures::{OverheadFigures, StreamFigures};
+
+/// Words of each prompt, of a token or two each.
+const PROMPT_WORDS: usize = 16;
+
+/// Tokens of each prompt at most, with what a chat's template adds.
+const PROMPT_TOKENS_MAX: u32 = 64;
 
 /// Tokens of each answer while memory is watched: many requests matter then, not many tokens.
 const SHORT_ANSWER_TOKENS: u32 = 16;
 
 const WARM_UP: Duration = Duration::from_secs(1);
+
+/// The dialects in which the engine is asked; gRPC, to which others are compared, is the first.
+const DIALECTS: [Dialect; 3] = [Dialect::Grpc, Dialect::OpenAi, Dialect::Tgi];
 
 /// What is measured, and how much of it.
 #[derive(Clone, Debug)]
@@ -31,18 +43,22 @@ pub struct OverheadOptions {
     pub worker: WorkerCommand,
     /// Requests at once.
     pub concurrency: u32,
-    /// Seconds for which tokens are counted.
+    /// How often each dialect is measured, in turns.
+    pub rounds: u32,
+    /// Seconds for which tokens are counted, in each round of each dialect.
     pub seconds: u32,
     /// Tokens of each answer while tokens are counted.
     pub output_len: u32,
     /// Requests over which memory is watched.
     pub requests: u32,
+    /// Other servers that are measured by the same load, each with the dialect in which it is asked.
+    pub peers: Vec<(Dialect, String)>,
 }
 
 impl OverheadOptions {
     fn engine(&self) -> EngineOptions {
         // Whole blocks.
-        let longest = PROMPT_TOKENS + self.output_len.max(SHORT_ANSWER_TOKENS) + 16;
+        let longest = PROMPT_TOKENS_MAX + self.output_len.max(SHORT_ANSWER_TOKENS) + 16;
         EngineOptions {
             backend: BackendChoice::Instant,
             kv_tokens: Some(self.concurrency * longest),
@@ -54,26 +70,10 @@ impl OverheadOptions {
     }
 }
 
-/// What was measured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OverheadFigures {
-    /// Tokens per second over all streams.
-    pub tokens_per_s: f64,
-    /// Tokens in one message, on average: more than one where the reader lags.
-    pub tokens_per_message: f64,
-    /// Microseconds of one plan and one commit, by running sequences.
-    pub plan_commit_us: BTreeMap<usize, Distribution>,
-    /// Requests over which memory was watched.
-    pub requests: u32,
-    /// Bytes that the process grew by, for each of them.
-    pub bytes_per_request: f64,
-    /// Resident bytes when a fifth of the requests was answered, and after all.
-    pub resident_bytes: [u64; 2],
-}
-
 /// Why the engine could not be measured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum OverheadError {
     /// The engine cannot be started.
     #[error(transparent)]
@@ -84,12 +84,12 @@ pub enum OverheadError {
     /// Its server cannot listen.
     #[error("the server: {0}")]
     Server(String),
-    /// The engine did not answer as it should.
-    #[error("the engine's gRPC API: {0}")]
-    Status(#[from] tonic::Status),
-    /// It cannot be reached.
-    #[error("the engine's gRPC API")]
-    Connect(#[from] tonic::transport::Error),
+    /// A server did not answer as it should.
+    #[error("{name}")]
+    Target { name: String, source: TargetError },
+    /// An answer has fewer tokens than were asked for, or they came in fewer messages.
+    #[error("an answer of {expected} tokens: the server counts {counted}, and {came} came")]
+    Count { expected: u32, counted: u32, came: u32 },
     /// The process cannot tell its memory.
     #[error("reading the process's memory")]
     Memory(#[from] std::io::Error),
@@ -106,13 +106,14 @@ pub async fn run(options: &OverheadOptions) -> Result<OverheadFigures, OverheadE
     let failed = |error: &dyn Display| OverheadError::Server(error.to_string());
     let bind = async || TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(&error));
     let listeners = Listeners { grpc: bind().await?, http: bind().await? };
-    let address = listeners.grpc.local_addr().map_err(|error| failed(&error))?.to_string();
+    let address = |listener: &TcpListener| listener.local_addr().map_err(|error| failed(&error));
+    let addresses = Addresses { grpc: address(&listeners.grpc)?, http: address(&listeners.http)? };
     let (end, ended) = oneshot::channel::<()>();
     let serving = tokio::spawn(server::serve(service, listeners, Settings::default(), async {
         // The sender is dropped or used, which says the same.
         let _ = ended.await;
     }));
-    let figures = measure(options, &address).await;
+    let figures = measure(options, &addresses).await;
     drop(end);
     serving.await.expect("the server does not panic");
     coordinator.drain();
@@ -120,13 +121,34 @@ pub async fn run(options: &OverheadOptions) -> Result<OverheadFigures, OverheadE
     figures
 }
 
-/// Measures the engine whose gRPC API is at `address`, in this process, and whose workers answer at once.
-async fn measure(options: &OverheadOptions, address: &str) -> Result<OverheadFigures, OverheadError> {
-    let streams = Streams::connect(address, options.concurrency).await?;
+/// Where the engine is asked.
+struct Addresses {
+    grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+/// One server in one dialect, with what it has brought.
+struct Contender {
+    name: String,
+    streams: Streams,
+    tokens_per_s: Vec<f64>,
+    counted: Counted,
+    client_ns_per_event: Option<f64>,
+}
+
+/// Measures the engine that is asked at `addresses`, in this process, and whose worker answers at once.
+async fn measure(options: &OverheadOptions, addresses: &Addresses) -> Result<OverheadFigures, OverheadError> {
+    let mut contenders = contenders(options, addresses).await?;
     let window = Duration::from_secs(options.seconds.into());
-    let counted = streams.run_for(options.output_len, WARM_UP, window).await?;
+    for _ in 0..options.rounds {
+        for contender in &mut contenders {
+            let counted = contender.streams.run_for(options.output_len, WARM_UP, window).await?;
+            contender.tokens_per_s.push(counted.tokens as f64 / window.as_secs_f64());
+            contender.counted.add(&counted);
+        }
+    }
     // What is built up by use is there after a fifth.
-    let first = options.requests / 5;
+    let (streams, first) = (&contenders[0].streams, options.requests / 5);
     streams.run_requests(SHORT_ANSWER_TOKENS, first).await?;
     let before = memory::resident_bytes()?;
     streams.run_requests(SHORT_ANSWER_TOKENS, options.requests - first).await?;
@@ -134,8 +156,7 @@ async fn measure(options: &OverheadOptions, address: &str) -> Result<OverheadFig
     let measured = tokio::task::spawn_blocking(steps::plan_commit_us).await;
     let growth = after as f64 - before as f64;
     Ok(OverheadFigures {
-        tokens_per_s: counted.tokens as f64 / window.as_secs_f64(),
-        tokens_per_message: counted.tokens as f64 / counted.messages.max(1) as f64,
+        streams: contenders.into_iter().map(Contender::figures).collect(),
         plan_commit_us: measured.expect("the measurement does not panic"),
         requests: options.requests,
         bytes_per_request: growth / f64::from((options.requests - first).max(1)),
@@ -143,58 +164,36 @@ async fn measure(options: &OverheadOptions, address: &str) -> Result<OverheadFig
     })
 }
 
-impl OverheadFigures {
-    /// As one object.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        let medians = self.plan_commit_us.iter().map(|(running, us)| (running.to_string(), json!(us.median())));
-        json!({
-            "tokens_per_s": self.tokens_per_s,
-            "tokens_per_message": self.tokens_per_message,
-            "plan_commit_us": medians.collect::<serde_json::Map<_, _>>(),
-            "requests": self.requests,
-            "bytes_per_request": self.bytes_per_request,
-            "resident_bytes": self.resident_bytes,
-        })
+/// The engine in each dialect, then the peers.
+async fn contenders(options: &OverheadOptions, addresses: &Addresses) -> Result<Vec<Contender>, OverheadError> {
+    let timed = Arc::new(runtime::timed::by_text()?);
+    let own = DIALECTS.map(|dialect| {
+        let address = if dialect == Dialect::Grpc { addresses.grpc } else { addresses.http };
+        (dialect, address.to_string(), dialect.name().to_owned())
+    });
+    let peer =
+        |(dialect, address): &(Dialect, String)| (*dialect, address.clone(), format!("{} {address}", dialect.name()));
+    let mut contenders = Vec::new();
+    for (dialect, address, name) in own.into_iter().chain(options.peers.iter().map(peer)) {
+        let streams = Streams::connect(&name, &address, dialect, options.concurrency, &timed).await?;
+        let cost = ns_per_event(dialect).await.transpose();
+        let client_ns_per_event = cost.map_err(|source| OverheadError::Target { name: name.clone(), source })?;
+        let (tokens_per_s, counted) = (Vec::new(), Counted::default());
+        contenders.push(Contender { name, streams, tokens_per_s, counted, client_ns_per_event });
     }
-
-    /// As tables.
-    #[must_use]
-    pub fn markdown(&self) -> String {
-        let [before, after] = self.resident_bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
-        let mut text = format!(
-            "{:.0} tokens/s over gRPC, {:.2} tokens in a message.\n{} requests: resident memory from {before:.1} to \
-             {after:.1} MiB, {:.1} bytes a request.\n\n| running sequences | plan + commit p50 / p90 / p99, µs | ns a \
-             sequence |\n|---|---|---|\n",
-            self.tokens_per_s, self.tokens_per_message, self.requests, self.bytes_per_request,
-        );
-        for (running, us) in &self.plan_commit_us {
-            let [p50, p90, p99] = [50.0, 90.0, 99.0].map(|percent| us.percentile(percent));
-            let _ =
-                writeln!(text, "| {running} | {p50:.1} / {p90:.1} / {p99:.1} | {:.0} |", p50 * 1e3 / *running as f64);
-        }
-        text
-    }
+    Ok(contenders)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_have_their_keys() {
-        let figures = OverheadFigures {
-            tokens_per_s: 1e5,
-            tokens_per_message: 2.0,
-            plan_commit_us: [(1, Distribution::of(vec![1.0])), (256, Distribution::of(vec![30.0, 10.0, 20.0]))].into(),
-            requests: 10,
-            bytes_per_request: -0.5,
-            resident_bytes: [1 << 20, 1 << 20],
-        };
-        let object = figures.json();
-        assert_eq!(object["tokens_per_s"], 1e5);
-        assert_eq!(object["plan_commit_us"], json!({"1": 1.0, "256": 20.0}));
-        assert_eq!(object["bytes_per_request"], -0.5);
-        assert!(figures.markdown().contains("| 256 | 20.0 / 28.0 / 29.8 | 78 |"), "{}", figures.markdown());
+impl Contender {
+    fn figures(self) -> StreamFigures {
+        let Counted { tokens, messages, .. } = self.counted;
+        let delay = |percent| self.counted.delay_ms(percent);
+        StreamFigures {
+            name: self.name,
+            tokens_per_s: Distribution::of(self.tokens_per_s),
+            tokens_per_message: tokens as f64 / messages.max(1) as f64,
+            delay_ms: delay(50.0).zip(delay(99.0)).map(|(p50, p99)| [p50, p99]),
+            client_ns_per_event: self.client_ns_per_event,
+        }
     }
 }

@@ -266,7 +266,7 @@ mod tests {
         };
         let known = Known { request: request(None), alone: vec![1, 2, 3] };
         let judged = |ids: &[u32], cancel_after| {
-            let mut record = Record::new();
+            let mut record = Record::new(None);
             record.ids = ids.to_vec();
             judge(&known, &request(cancel_after), &record, Ok(()))
         };
@@ -280,6 +280,6 @@ mod tests {
         }
         let wrong = judged(&[1, 9, 3], None).expect("another token");
         assert!(wrong.starts_with("3 tokens came, 3 alone, the first 1 are equal"), "{wrong}");
-        assert!(judge(&known, &known.request, &Record::new(), Err(TargetError::Broken("no".to_owned()))).is_some());
+        assert!(judge(&known, &known.request, &Record::new(None), Err(TargetError::Broken("no".to_owned()))).is_some());
     }
 }

@@ -7,10 +7,13 @@ mod record;
 
 use crate::dataset::{Request, Vocabulary};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::TargetError;
+pub(crate) use http::ns_per_event;
 pub use record::{Arrival, Counts, Record};
+pub(crate) use record::{Observer, Seen};
 
 /// What a server is asked in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +140,17 @@ impl Target {
     /// Sends the `index`-th request and records its answer. An answer without error ended as its protocol says. An error
     /// comes with what arrived before it.
     pub async fn ask(&self, index: usize, request: &Request) -> (Record, Result<(), TargetError>) {
-        let mut record = Record::new();
+        self.ask_observed(index, request, None).await
+    }
+
+    /// The same, with one who sees each message when it comes.
+    pub(crate) async fn ask_observed(
+        &self,
+        index: usize,
+        request: &Request,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> (Record, Result<(), TargetError>) {
+        let mut record = Record::new(observer);
         let answered = async {
             match &self.kind {
                 Kind::Grpc(grpc) => grpc.ask(index, request, self.stream, &mut record).await,

@@ -18,7 +18,7 @@ pub struct CoordinatorConfig {
     pub step_rows_max: usize,
     /// The most sequences that run at once.
     pub sequences_max: usize,
-    /// The most steps that ranks have been told of and not answered: 2, so that they never wait for the coordinator, or 1.
+    /// The most steps that are sent and not answered: 2, so that ranks never wait for the coordinator, or 1.
     pub steps_in_flight_max: usize,
     /// Sequences that begin alike share what has been computed.
     pub prefix_cache: bool,

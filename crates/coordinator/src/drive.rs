@@ -19,17 +19,17 @@ use tracing::{error, info, warn};
 /// How long the loop listens for what other ranks say about a failure before it ends the epoch.
 const FAILURE_GRACE: Duration = Duration::from_millis(300);
 
-/// How long the loop waits for processes to end that have been told to. They are killed long before.
+/// How long the loop waits for the processes that it has asked to end. They are killed long before.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
-/// Bytes of the reason of a failure that callers are told.
+/// The most bytes of a failure's reason that callers get.
 const REASON_BYTES_MAX: usize = 2048;
 
 /// Where the epoch is.
 enum Phase {
     Loading(Vec<Worker>),
     Running(Vec<RankLink>),
-    /// Nothing is planned any more. The processes have been told to end.
+    /// No more steps are planned, and the processes have been asked to end.
     Ending,
 }
 

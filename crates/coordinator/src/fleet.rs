@@ -65,7 +65,7 @@ enum Phase {
 enum Report {
     /// In its own words.
     Error(String),
-    /// Its connection ended. Why is better told by the end of its process, if that follows.
+    /// Its connection ended. If its process ends, too, that says better why.
     Lost(String),
     Exited {
         status: String,
@@ -87,7 +87,7 @@ impl fmt::Display for Report {
 /// Bytes of a report in the reason of a failure.
 const REPORT_BYTES_MAX: usize = 1024;
 
-/// The text, or so much of it.
+/// The text, cut to at most `bytes_max` bytes and an ellipsis.
 pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
     match text.floor_char_boundary(bytes_max) {
         end if end < text.len() => format!("{} …", &text[..end]),

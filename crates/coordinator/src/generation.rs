@@ -30,7 +30,7 @@ impl Generation {
         self.updates.poll_recv(cx)
     }
 
-    /// Whether there is an update that nobody has taken.
+    /// Whether an update waits to be taken.
     #[must_use]
     pub fn has_next(&self) -> bool {
         !self.updates.is_empty()

@@ -13,7 +13,7 @@ pub type InProcessRank = Box<dyn FnOnce(RankCommands, RankAnswers) -> RankRun + 
 /// A rank at work.
 pub type RankRun = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// What the rank is told.
+/// A message to the rank.
 pub struct RankCommands(mpsc::UnboundedReceiver<pb::WorkerCommand>);
 
 impl RankCommands {

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use step::{SeqId, SeqRun};
 
-    /// A step of so many rows.
+    /// A step of this many rows.
     fn plan(step: u64, rows: usize) -> StepPlan {
         let (new_blocks, draft_tokens) = (Vec::new(), Vec::new());
         let run = SeqRun { seq: SeqId(0), start: 0, len: rows, new_blocks, draft_tokens, sample: true, masked: false };

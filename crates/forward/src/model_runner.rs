@@ -41,11 +41,11 @@ struct Sequence {
     slot: usize,
     /// Steps in flight that run it.
     in_flight: usize,
-    /// No plan names it any more: it is forgotten with the last of these.
+    /// No plan names it any more: it is removed when the last of these steps ends.
     retired: bool,
-    /// Tokens that these sample, which are not among those of `spec` yet.
+    /// Tokens that these steps sample, which `spec` does not have yet.
     unseen: usize,
-    /// One of these has drafts, of which it is not known yet how many hold.
+    /// One of these steps has draft tokens that are not verified yet.
     drafting: bool,
 }
 

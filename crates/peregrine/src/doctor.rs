@@ -17,7 +17,8 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Every problem is reported, with what would fix it; the exit code is 1 if there is one. What only makes the model slower is a \
 warning. Without --strict, missing peer access between GPUs, and a missing cuBLASLt or NCCL, are warnings: another all-reduce is \
-used then. Nothing is started, and no weight is read.";
+used then. Nothing is started, and no weight is read, but those of an output projection that is tied to the embedding table and \
+stored beside it.";
 
 /// What to check.
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ pub use cuda::CudaArgs;
 use model::FalconConfig;
 use runtime::{BackendChoice, EngineOptions, WorkerCommand};
 use rustix::param::linux_execfn;
+use server::ChatOverflow;
 use server::dialects::tgi;
 use sizing::Asked;
 use std::ffi::{OsStr, OsString};
@@ -200,6 +201,8 @@ impl EngineArgs {
             max_input_length: self.max_input_length,
             max_total_tokens: self.max_total_tokens,
             tgi: self.tgi.into(),
+            chat_template: None,
+            chat_overflow: ChatOverflow::default(),
             tokenizer_threads: self.tokenizer_threads as usize,
             threads_per_rank: self.threads_per_rank.map(|threads| threads as usize),
             isa: self.isa,

@@ -17,6 +17,7 @@ mod output;
 mod parameters;
 mod plan;
 mod progress;
+mod sagemaker;
 mod serve;
 mod signals;
 mod threads;
@@ -25,7 +26,8 @@ mod watermark_detect;
 mod worker;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -89,8 +91,26 @@ fn start_log(command: &Command) -> Result<()> {
     Ok(())
 }
 
+/// The command line, with what SageMaker's variables add to it.
+fn parse() -> Cli {
+    let given = sagemaker::arguments(std::env::args_os().collect(), |name| std::env::var_os(name));
+    let (arguments, environment) =
+        given.unwrap_or_else(|error| Cli::command().error(ErrorKind::InvalidValue, error).exit());
+    let mut cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| {
+        if error.use_stderr() {
+            environment.origins().for_each(|origin| log::say(&origin));
+            log::flush();
+        }
+        error.exit()
+    });
+    if let Command::Serve(args) = &mut cli.command {
+        args.environment = environment;
+    }
+    cli
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let code = start_log(&cli.command).and_then(|()| run(cli.command)).unwrap_or_else(|error| {
         log::say(&format!("error: {error:#}"));
         ExitCode::FAILURE
@@ -114,7 +134,6 @@ fn run(command: Command) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use std::collections::BTreeSet;
 
     /// The flags of a table's first column.

@@ -61,6 +61,29 @@ pub struct ParameterArgs {
     /// Go on after an end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
+    /// Sample from tokens at least P times as probable as the most probable one; from 0 to 1.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Subtracted from the logits of tokens that have been generated; from -2 to 2.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Subtracted from a token's logit each time that it was generated; from -2 to 2.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    count_frequency_penalty: Option<f32>,
+    /// Added to a token's logit; from -100 to 100. May be given several times.
+    #[arg(long, value_name = "ID=X", value_parser = bias, allow_hyphen_values = true)]
+    logit_bias: Vec<(u32, f32)>,
+    /// End no text before N tokens.
+    #[arg(long, value_name = "N")]
+    min_tokens: Option<u32>,
+    /// Tokens that end the answer.
+    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    stop_token_ids: Vec<u32>,
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
+    parsed.ok_or_else(|| "expected a token id, =, and a number".to_owned())
 }
 
 impl From<ParameterArgs> for Parameters {
@@ -85,6 +108,12 @@ impl From<ParameterArgs> for Parameters {
             top_n_tokens: args.top_n_tokens,
             grammar: None,
             ignore_eos: args.ignore_eos,
+            min_p: args.min_p,
+            presence_penalty: args.presence_penalty,
+            count_frequency_penalty: args.count_frequency_penalty,
+            logit_bias: args.logit_bias.into_iter().collect(),
+            min_tokens: args.min_tokens,
+            stop_token_ids: args.stop_token_ids,
         }
     }
 }

@@ -15,12 +15,11 @@ use roofline::Prediction;
 use runtime::BackendFootprints;
 use serde::Serialize;
 use sizing::{NODES, Node, NodeSite, Plan, Site};
-use weights::Checkpoint;
 
 const AFTER_HELP: &str = "\
 A model fits if every rank has memory for its weights, a reserve, its steps, and the given KV cache, or else that of one sequence of \
-the model's maximum length. The exit code is 0 whether or not it fits: see `fits` in the JSON. All figures are computed; no weights \
-are read, and no GPU is needed.";
+the model's maximum length. The exit code is 0 whether or not it fits: see `fits` in the JSON. All figures are computed; no weights are \
+read, but those of an output projection that is tied to the embedding table and stored beside it, and no GPU is needed.";
 
 /// What to plan.
 #[derive(Args, Clone, Debug)]
@@ -126,7 +125,7 @@ fn report(args: &PlanArgs) -> Result<String> {
         .filter(|_| args.predict && plan.fits)
         .map(|node| Prediction::new(&model.config, node, world, plan.kv_tokens));
     let serve = plan.fits.then(|| serve_command(args, &plan));
-    let report = Report { plan, checkpoint: checkpoint_of(&model), serve, prediction };
+    let report = Report { plan, checkpoint: model.checkpoint, serve, prediction };
     Ok(if args.json {
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
@@ -152,17 +151,6 @@ fn target(args: &PlanArgs, model: &Model) -> Result<Target> {
         site: Box::new(NodeSite { node, backend, footprints: &BackendFootprints }),
         ranks_max: node.gpus,
         ranks: node.gpus,
-    })
-}
-
-/// What a folder has of the model's weights; `None` of a published id.
-fn checkpoint_of(model: &Model) -> Option<String> {
-    let dir = std::path::Path::new(&model.name);
-    let opened = dir.is_dir().then(|| Checkpoint::open(dir))?;
-    Some(match opened {
-        Ok(checkpoint) if checkpoint.notes().is_empty() => "ok".to_owned(),
-        Ok(checkpoint) => checkpoint.notes().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-        Err(error) => error.to_string(),
     })
 }
 

@@ -3,13 +3,15 @@
 use crate::engine_args::{EngineArgs, ranks, seconds};
 use crate::heap;
 use crate::progress;
+use crate::sagemaker::Environment;
 use crate::signals::Signals;
 use crate::threads::start_runtime;
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use coordinator::{Coordinator, Status};
-use runtime::Engine;
-use server::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, Listeners, Settings};
+use runtime::{Engine, EngineOptions};
+use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, Listeners, Settings};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -29,6 +31,12 @@ pub struct ServeArgs {
     /// Where HTTP listens, as HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http_addr: String,
+    /// File of a chat template, in place of the model's own. If not given: that of the model's folder, or Falcon's format.
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// What is done with a conversation that is too long.
+    #[arg(long, value_enum, default_value_t = Overflow::Error)]
+    chat_overflow: Overflow,
     /// Seconds after which a stream that nobody reads is ended, so that others may run.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_STALL_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stalled_stream_timeout: u64,
@@ -43,9 +51,35 @@ pub struct ServeArgs {
     /// callers and /health why the model failed.
     #[arg(long)]
     exit_on_failure: bool,
+    /// Serve as SageMaker asks of a container: HTTP on 0.0.0.0:8080, the model of /opt/ml/model, --exit-on-failure, and limits
+    /// from the variables that Text Generation Inference's container knows. Flags that are given win.
+    #[arg(long)]
+    sagemaker: bool,
+    /// What was made of those variables.
+    #[arg(skip)]
+    pub environment: Environment,
     /// Check flags, addresses, model and memory as for a start, and end: nothing is started, and no weight is read.
     #[arg(long)]
     check: bool,
+}
+
+/// What is done with a conversation that is too long.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Overflow {
+    /// It is refused.
+    Error,
+    /// Its oldest turns are left out; system messages and the last turn stay.
+    Cut,
+}
+
+impl ServeArgs {
+    fn options(&self) -> Result<EngineOptions> {
+        let chat_overflow = match self.chat_overflow {
+            Overflow::Error => ChatOverflow::Error,
+            Overflow::Cut => ChatOverflow::Cut,
+        };
+        Ok(EngineOptions { chat_template: self.chat_template.clone(), chat_overflow, ..self.engine.options()? })
+    }
 }
 
 /// Serves until a signal asks for the end, or the model cannot be loaded.
@@ -56,6 +90,7 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode> {
+    args.environment.log();
     let settings = Settings {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
         payload_limit: args.payload_limit as usize,
@@ -74,13 +109,13 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         );
     }
     if args.check {
-        let info = Engine::check(&args.engine.options()?, args.tensor_parallel)?;
+        let info = Engine::check(&args.options()?, args.tensor_parallel)?;
         info!("{} over {} workers, backend {}: ready to start", info.model_id, info.tensor_parallel, info.backend);
         return Ok(ExitCode::SUCCESS);
     }
     // From here on a signal must end the workers, too. Each of the two sees every signal.
     let (mut first, mut second) = (Signals::new()?, Signals::new()?);
-    let Engine { coordinator, service } = Engine::start(&args.engine.options()?, args.tensor_parallel)?;
+    let Engine { coordinator, service } = Engine::start(&args.options()?, args.tensor_parallel)?;
     let info = service.info();
     info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);

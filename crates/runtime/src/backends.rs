@@ -134,7 +134,7 @@ pub fn open_rank(
             worker::load(Cpu::new(&options, collective)?, spec, progress)
         }
         "reference" => worker::load(Reference::new(collective), spec, progress),
-        "instant" => Ok(instant::load()),
+        "instant" => Ok(instant::load(spec.world)),
         "cuda" => {
             if cuda.cpu_binding {
                 bind_next_to_gpu(spec.rank);

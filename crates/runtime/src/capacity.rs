@@ -6,6 +6,7 @@ use backend_cpu::{CpuFootprint, Isa};
 use backend_cuda::{CudaFootprint, GpuInfo, SharedMemory, discover};
 use model::FalconConfig;
 use sizing::{Asked, Backend, Fit, Footprints, Gpu, Reserve, Site, cpu_reserves, fit, gpu_reserves};
+use weights::{Checkpoint, Unresolved};
 
 /// What the backends allocate, on devices that need not be there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +75,26 @@ impl Machine {
     pub fn fit(&self, config: &FalconConfig, world: usize, asked: &Asked) -> Result<Fit, CapacityError> {
         Ok(fit(config, world, self, asked)?)
     }
+
+    /// As [`Self::fit`], of a checkpoint, which is resolved. No weight is read before it is known that the model fits with
+    /// one table for embedding and output, if it is tied: an output projection of its own only takes more.
+    ///
+    /// # Errors
+    ///
+    /// [`CapacityError::DoesNotFit`].
+    pub fn fit_checkpoint(
+        &self,
+        checkpoint: Unresolved,
+        world: usize,
+        asked: &Asked,
+    ) -> Result<(Checkpoint, Fit), CapacityError> {
+        let fit = self.fit(checkpoint.config(), world, asked)?;
+        let was_tied = checkpoint.config().tied;
+        let checkpoint = checkpoint.resolve();
+        let is_same = checkpoint.config().tied == was_tied;
+        let fit = if is_same { fit } else { self.fit(checkpoint.config(), world, asked)? };
+        Ok((checkpoint, fit))
+    }
 }
 
 /// Threads of each rank: as many as asked for, or an even share of the cores.
@@ -110,6 +131,39 @@ impl Site for Machine {
             Self::Gpus(gpus) => Box::new(CudaFootprint::of(&gpus[0], ranks)),
             Self::Host(host) if host.is_reference => Box::new(ReferenceFootprint),
             Self::Host(host) => Box::new(CpuFootprint::new(host.isa, threads_of_rank(host.threads, ranks))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::goldens::checkpoints;
+
+    fn host(memory_bytes: u64) -> Machine {
+        Machine::Host(Host { memory_bytes, threads: None, isa: None, is_reference: true })
+    }
+
+    /// A head that is stored and no copy of the embedding table counts, but only once the model would fit without it.
+    #[test]
+    fn a_checkpoint_fits_with_the_head_that_it_turns_out_to_have() {
+        let cases = checkpoints();
+        for (name, stays_tied) in [("head-equal", true), ("head-differs", false)] {
+            let case = cases.iter().find(|case| case.name == name).expect("it is one of them");
+            let open = || Checkpoint::open_unresolved(&case.dir).expect("a checkpoint");
+            let tied = open().config().clone();
+            let asked = Asked::new(&tied, None, Some(16), Some(1));
+            let fits = |memory: &u64| host(*memory).fit(&tied, 1, &asked).is_ok();
+            let (mut no, mut least) = (0, 1_u64 << 40);
+            while least - no > 1 {
+                let middle = no.midpoint(least);
+                if fits(&middle) { least = middle } else { no = middle }
+            }
+            assert!(host(no).fit_checkpoint(open(), 1, &asked).is_err(), "{name}");
+            assert_eq!(host(least).fit_checkpoint(open(), 1, &asked).is_ok(), stays_tied, "{name}");
+            let (checkpoint, fit) = host(2 * least).fit_checkpoint(open(), 1, &asked).expect("there is enough");
+            assert_eq!(checkpoint.config().tied, stays_tied, "{name}");
+            assert_eq!(fit, host(2 * least).fit(checkpoint.config(), 1, &asked).expect("there is enough"), "{name}");
         }
     }
 }

@@ -9,12 +9,13 @@ use backend_cpu::Isa;
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
 use server::dialects::tgi;
-use server::{Info, Service, TokenizerPool};
+use server::{Chat, ChatOverflow, Info, Service, TokenizerPool};
 use sizing::{Asked, CONCURRENT_REQUESTS_MAX, Fit};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use step::BLOCK_TOKENS;
-use text::Tokenizer;
+use text::{ChatTemplate, Tokenizer};
+use weights::{Checkpoint, Unresolved};
 
 /// Which model runs, and how.
 #[derive(Clone, Debug)]
@@ -47,6 +48,10 @@ pub struct EngineOptions {
     pub max_total_tokens: Option<usize>,
     /// The most that a request may ask for in TGI's dialect.
     pub tgi: tgi::Limits,
+    /// The file of a chat template; `None`: the model's own.
+    pub chat_template: Option<PathBuf>,
+    /// What is done with a conversation that is too long.
+    pub chat_overflow: ChatOverflow,
     /// Threads that tokenize prompts.
     pub tokenizer_threads: usize,
     /// Threads that compute in each rank; `None`: an even share of the cores. (cpu)
@@ -97,6 +102,8 @@ impl EngineOptions {
             max_input_length: None,
             max_total_tokens: None,
             tgi: tgi::Limits::default(),
+            chat_template: None,
+            chat_overflow: ChatOverflow::default(),
             tokenizer_threads: Self::TOKENIZER_THREADS,
             threads_per_rank: None,
             isa: None,
@@ -129,11 +136,11 @@ impl Engine {
     /// [`EngineError`]: the model is not there or does not fit, or a setting does not suit it. What goes wrong in a worker is
     /// told by the coordinator's status.
     pub fn start(options: &EngineOptions, world: u32) -> Result<Self, EngineError> {
-        let Prepared { tokenizer, eos, info, processes, scheduling } = Prepared::new(options, world as usize)?;
+        let Prepared { tokenizer, chat, eos, info, processes, scheduling } = Prepared::new(options, world as usize)?;
         let tokenizing = TokenizerPool::start(tokenizer, options.tokenizer_threads, info.max_concurrent_requests)
             .map_err(EngineError::TokenizerThreads)?;
         let coordinator = Coordinator::start(scheduling, Workers::Processes(processes));
-        let service = Service::new(coordinator.clone(), tokenizing, eos, info);
+        let service = Service::new(coordinator.clone(), tokenizing, chat, eos, info);
         Ok(Self { coordinator, service })
     }
 
@@ -150,6 +157,7 @@ impl Engine {
 /// All that is decided before a worker starts.
 struct Prepared {
     tokenizer: Tokenizer,
+    chat: Chat,
     /// Ids that end a text.
     eos: Vec<u32>,
     info: Info,
@@ -163,15 +171,30 @@ impl Prepared {
         if !model_dir.is_dir() {
             return Err(EngineError::NoFolder { dir: model_dir });
         }
-        let config = check(&model_dir, options.backend)?;
+        let (config, checkpoint) = open(&model_dir, options.backend)?;
         let tokenizer = Tokenizer::open(&model_dir)?;
         compare_vocabularies(&config, &tokenizer)?;
+        if tokenizer.ignores_clean_up() {
+            tracing::info!("tokenizer_config.json `clean_up_tokenization_spaces` has no effect, as in transformers 5");
+        }
         let eos = end_of_text(&model_dir, &config, &tokenizer)?;
+        let template = match &options.chat_template {
+            Some(file) => ChatTemplate::from_file(file, &model_dir)?,
+            None => ChatTemplate::open(&model_dir)?,
+        };
+        let chat = Chat { template, overflow: options.chat_overflow };
         let backend = options.backend.resolve(world)?;
         let requests = options.max_concurrent_requests;
         let asked = Asked::new(&config, options.kv_tokens, options.max_batch_tokens, requests);
-        let fit = Machine::of(backend, options.threads_per_rank, options.isa)
-            .and_then(|machine| machine.fit(&config, world, &asked))
+        let (config, fit) = Machine::of(backend, options.threads_per_rank, options.isa)
+            .and_then(|machine| match checkpoint {
+                Some(checkpoint) => {
+                    let (checkpoint, fit) = machine.fit_checkpoint(checkpoint, world, &asked)?;
+                    log_notes(&checkpoint);
+                    Ok((checkpoint.config().clone(), fit))
+                }
+                None => machine.fit(&config, world, &asked).map(|fit| (config, fit)),
+            })
             .map_err(|error| EngineError::Capacity { dir: model_dir.clone(), error })?;
         let kv_tokens = fit.kv_blocks * BLOCK_TOKENS as u32;
         let usual = (kv_tokens / REQUEST_TOKENS).clamp(CONCURRENT_REQUESTS_LEAST, CONCURRENT_REQUESTS_MAX);
@@ -201,16 +224,21 @@ impl Prepared {
         };
         tracing::info!("KV cache of {kv_tokens} tokens, steps of up to {} tokens", fit.step_rows);
         let scheduling = options.scheduling(world, &fit, max_concurrent_requests);
-        Ok(Self { tokenizer, eos, info, processes, scheduling })
+        Ok(Self { tokenizer, chat, eos, info, processes, scheduling })
     }
 }
 
-/// Holds the checkpoint against its config, once for all ranks, and says in the log what its owner should know.
-fn check(model_dir: &Path, backend: BackendChoice) -> Result<FalconConfig, EngineError> {
+/// Holds the checkpoint against its config, once for all ranks. No weight is read; the instant backend needs none.
+fn open(model_dir: &Path, backend: BackendChoice) -> Result<(FalconConfig, Option<Unresolved>), EngineError> {
     if backend == BackendChoice::Instant {
-        return Ok(weights::read_config(model_dir)?);
+        return Ok((weights::read_config(model_dir)?, None));
     }
-    let checkpoint = weights::Checkpoint::open(model_dir)?;
+    let checkpoint = Checkpoint::open_unresolved(model_dir)?;
+    Ok((checkpoint.config().clone(), Some(checkpoint)))
+}
+
+/// Says in the log what a checkpoint's owner should know.
+fn log_notes(checkpoint: &Checkpoint) {
     for note in checkpoint.notes() {
         if note.is_warning() {
             tracing::warn!("{note}");
@@ -218,7 +246,6 @@ fn check(model_dir: &Path, backend: BackendChoice) -> Result<FalconConfig, Engin
             tracing::info!("{note}");
         }
     }
-    Ok(checkpoint.config().clone())
 }
 
 impl EngineOptions {

@@ -3,7 +3,7 @@
 use backend::CollectiveError;
 use backend_cuda::DiscoverError;
 use std::path::PathBuf;
-use text::{EosError, TokenizerError};
+use text::{ChatTemplateError, EosError, TokenizerError};
 use weights::WeightsError;
 
 /// Why an engine cannot be started.
@@ -29,6 +29,9 @@ pub enum EngineError {
     /// The model's tokenizer.json, or a file beside it.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The model's chat template, or the one that was named.
+    #[error(transparent)]
+    ChatTemplate(#[from] ChatTemplateError),
     /// A file names an end of text that the model does not have.
     #[error("{}/{error}", .dir.display())]
     EndOfText {

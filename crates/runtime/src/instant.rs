@@ -1,5 +1,6 @@
 //! A rank that answers at once, to measure all that is not the model.
 
+use crate::timed;
 use forward::StepError;
 use std::ops::Range;
 use step::{Sample, SampleMask, ScoredToken, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore};
@@ -8,16 +9,18 @@ use worker::{Loaded, StepRunner};
 /// Ids of ordinary words in every Falcon tokenizer.
 pub const ORDINARY_TOKENS: Range<u32> = 1_000..1_500;
 
-/// Samples without a model: tokens that differ by sequence and position.
-#[derive(Default)]
+/// Samples without a model: tokens that say when they were sampled, or, as ranks must agree, ones that differ by sequence and
+/// position if there are several.
 struct Instant {
+    is_alone: bool,
     /// The step that was begun.
     result: Option<StepResult>,
 }
 
-/// A rank that answers every step at once, without a model.
-pub fn load() -> Loaded {
-    Loaded { runner: Box::new(Instant::default()), weight_bytes: 0, kv_bytes: 0 }
+/// One of `world` ranks that answer every step at once, without a model.
+pub fn load(world: usize) -> Loaded {
+    let runner = Box::new(Instant { is_alone: world == 1, result: None });
+    Loaded { runner, weight_bytes: 0, kv_bytes: 0 }
 }
 
 impl StepRunner for Instant {
@@ -27,7 +30,11 @@ impl StepRunner for Instant {
 
     fn begin(&mut self, plan: StepPlan, _: &[SampleMask]) -> Result<(), StepError> {
         let sampled = plan.runs.iter().filter(|run| run.sample);
-        let output = |run: &SeqRun| SeqOutput { seq: run.seq, samples: vec![sample(run)], prompt_logprobs: Vec::new() };
+        let now = self.is_alone.then(timed::now);
+        let output = |run: &SeqRun| {
+            let samples = vec![sample(now.unwrap_or_else(|| ordinary(run)))];
+            SeqOutput { seq: run.seq, samples, prompt_logprobs: Vec::new() }
+        };
         self.result = Some(StepResult { step: plan.step, outputs: sampled.map(output).collect(), device_time_us: 0 });
         Ok(())
     }
@@ -37,10 +44,13 @@ impl StepRunner for Instant {
     }
 }
 
-fn sample(run: &SeqRun) -> Sample {
+fn ordinary(run: &SeqRun) -> u32 {
     let (first, count) = (ORDINARY_TOKENS.start, ORDINARY_TOKENS.len());
     let letter = (run.seq.0 as usize).wrapping_mul(7).wrapping_add(run.start + run.len) % count;
-    let id = first + u32::try_from(letter).expect("small");
+    first + u32::try_from(letter).expect("small")
+}
+
+fn sample(id: u32) -> Sample {
     let score = TokenScore { logprob: -1.0, model_logprob: -1.0 };
     Sample { token: ScoredToken { id, score }, top: Vec::new(), logits: Vec::new() }
 }

@@ -4,6 +4,7 @@
 //! * [`open_rank`]: what a worker runs: the backend that its coordinator chose, with its shard loaded.
 //! * [`Machine`]: how large KV cache and steps are here, before anything is read.
 //! * [`demo`]: the model that comes with the program.
+//! * [`timed`]: tokens that say when they were sampled, for the benchmark of all but the model.
 //!
 //! **Invariant:** only this crate picks a backend. It reads no arguments, handles no signals and prints nothing.
 
@@ -19,6 +20,7 @@ mod error;
 mod instant;
 mod launch;
 mod memory;
+pub mod timed;
 mod traces;
 
 pub use backends::{BackendChoice, CudaSettings, cpu_options, open_rank};

@@ -12,10 +12,10 @@ const WEIGHT: f64 = 0.25;
 /// A step that takes more than this share of the bound is late: it missed the target by too much.
 const LATE: f64 = 0.92;
 
-/// Two late steps within so many steps mean that the second had too many prompt tokens; a single one may be noise.
+/// Two late steps within this many steps mean that the second had too many prompt tokens; a single one may be noise.
 const STEPS_APART: usize = 16;
 
-/// After so many steps that were not late, the ceiling rises again.
+/// The ceiling rises again after this many steps that were not late.
 const STEPS_TO_TRUST: usize = 256;
 
 /// Keeps the inter-token latency of sequences that decode below a bound, by limiting how many prompt tokens run beside

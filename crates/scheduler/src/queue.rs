@@ -4,7 +4,7 @@ use crate::sequence::Sequence;
 use std::collections::VecDeque;
 use step::{Priority, SeqId};
 
-/// How often the first of a class is overtaken before nobody overtakes it any more.
+/// How many sequences may overtake the first of a class.
 pub(crate) const OVERTAKEN_MAX: u64 = 64;
 
 /// Sequences of each priority, first come first served.

@@ -110,8 +110,8 @@ impl Scheduler {
         }
     }
 
-    /// From the next plan on, a step runs at most so many tokens of prompts beside sequences that decode. At least one; no
-    /// limit to begin with. Where nothing decodes, prompts may fill the step.
+    /// From the next plan on, a step runs at most `rows` tokens of prompts (and at least one) beside sequences that decode. There
+    /// is no limit at first. Where nothing decodes, prompts may fill the step.
     pub fn limit_prompt_rows(&mut self, rows: usize) {
         self.prompt_rows = rows.max(1);
     }

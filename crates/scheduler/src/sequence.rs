@@ -14,7 +14,7 @@ pub struct Submission {
     pub eos: Vec<u32>,
     /// Tokens that end it as a stop sequence does.
     pub stop_token_ids: Vec<u32>,
-    /// Neither kind is chosen, nor ends it, until so many tokens have followed.
+    /// The least number of tokens to generate: until then neither kind is chosen, nor ends it.
     pub min_tokens: usize,
     /// How its tokens are chosen.
     pub sampling: SamplingParams,
@@ -29,7 +29,7 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// Why it ends with the token that has made it so many `generated` tokens long, if it does.
+    /// Why it ends with `token`, the last of `generated` tokens, if it does.
     pub(crate) fn finish(&self, token: u32, generated: usize) -> Option<FinishReason> {
         if generated >= self.max_new_tokens {
             Some(FinishReason::Length)

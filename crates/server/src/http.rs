@@ -1,6 +1,7 @@
 //! HTTP: the routes of all dialects, within limits of what a request may bring.
 
 mod json;
+pub(crate) mod openapi;
 mod reply;
 mod request_id;
 mod sse;
@@ -11,12 +12,13 @@ pub(crate) use request_id::RequestId;
 pub(crate) use sse::{EventBuffer, EventStream, Events, event_stream};
 
 use crate::Service;
-use crate::dialects::{openai, sagemaker, tgi};
+use crate::dialects::sagemaker::{self, runtime};
+use crate::dialects::{openai, tgi};
 use crate::incoming::{IncomingError, LargeBodies, check_headers};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -37,13 +39,20 @@ pub(crate) struct Shared {
 /// All routes over one service.
 pub(crate) fn router(shared: Shared) -> Router {
     let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router());
-    let routes = routes.merge(openai::router()).merge(sagemaker::router());
+    let routes = routes.merge(openai::router()).merge(sagemaker::router()).merge(openapi::router());
     routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(shared)
 }
 
 /// What there is, by its dialects.
 fn routes() -> String {
-    let dialects = [&["GET /metrics"][..], tgi::routes::ROUTES, openai::ROUTES, sagemaker::ROUTES];
+    let dialects = [
+        &["GET /metrics"][..],
+        tgi::routes::ROUTES,
+        openai::ROUTES,
+        sagemaker::ROUTES,
+        runtime::ROUTES,
+        openapi::ROUTES,
+    ];
     dialects.concat().join(", ")
 }
 
@@ -87,7 +96,7 @@ pub(crate) fn limited(routes: Router, bodies: LargeBodies, payload_limit: usize)
 type Refusal = fn(Rejection) -> Response;
 
 /// The dialects whose paths begin alike. All other paths are TGI's.
-const DIALECTS: [(&str, Refusal); 1] = [(openai::PREFIX, openai::rejected)];
+const DIALECTS: [(&str, Refusal); 2] = [(openai::PREFIX, openai::rejected), (runtime::PREFIX, runtime::rejected)];
 
 /// The answer to a request that no route has taken.
 fn refused(path: &str, rejection: Rejection) -> Response {
@@ -95,9 +104,14 @@ fn refused(path: &str, rejection: Rejection) -> Response {
     of_path.map_or(tgi::routes::rejected as Refusal, |&(_, refusal)| refusal)(rejection)
 }
 
-/// `Retry-After`, in whole seconds, and not too few.
-pub(crate) fn whole_seconds(wait: Duration) -> HeaderValue {
-    HeaderValue::from(wait.as_millis().div_ceil(1000) as u64)
+/// When to come back, in milliseconds. OpenAI's clients look at it first.
+pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// Says when to come back: in whole seconds, and not too few, and in milliseconds.
+pub(crate) fn retry_after(headers: &mut HeaderMap, wait: Duration) {
+    let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(RETRY_AFTER, HeaderValue::from(milliseconds.div_ceil(1000)));
+    headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds));
 }
 
 impl From<&IncomingError> for Rejection {

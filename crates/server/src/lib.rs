@@ -9,6 +9,7 @@
 
 mod accept;
 mod admission;
+mod chat;
 mod descriptors;
 pub mod dialects;
 mod error;
@@ -24,6 +25,7 @@ mod socket;
 mod token_stream;
 mod tokenizing;
 
+pub use chat::{Chat, ChatOverflow};
 pub use descriptors::raise_descriptor_limit;
 pub use dialects::grpc::GrpcApi;
 pub use error::Error;

@@ -1,16 +1,16 @@
 //! What every API calls.
 
 use crate::admission::Admission;
+use crate::chat::{Chat, unix_seconds};
 use crate::dialects::tgi;
 use crate::metrics::{Metrics, Outcome, OutcomeGuard};
 use crate::token_stream::{Arrival, Submitted};
 use crate::tokenizing::{PromptEncoder, invalid};
 use crate::{Error, TokenStream, TokenizerPool};
-use api::{Answer, CheckedRequest, Limits, Prompt, Request, ValidRequest, Violation};
+use api::{Answer, CheckedRequest, Conversation, Limits, Prompt, Request, ValidRequest, Violation};
 use coordinator::{Coordinator, Status, Submission};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use step::BLOCK_TOKENS;
 use text::{Token, Tokenizer};
 use tokio::sync::watch;
@@ -43,6 +43,7 @@ struct Shared {
     info: Info,
     coordinator: Coordinator,
     tokenizing: TokenizerPool,
+    chat: Chat,
     /// When it began, in seconds since 1970.
     created: u64,
     /// Tokens that end a text.
@@ -55,10 +56,10 @@ struct Shared {
 impl Service {
     /// A service over a coordinator, which may still be loading. `eos` are the tokens that end a text.
     #[must_use]
-    pub fn new(coordinator: Coordinator, tokenizing: TokenizerPool, eos: Vec<u32>, info: Info) -> Self {
+    pub fn new(coordinator: Coordinator, tokenizing: TokenizerPool, chat: Chat, eos: Vec<u32>, info: Info) -> Self {
         let (admission, metrics) = (Admission::new(info.max_concurrent_requests), Arc::default());
         let created = unix_seconds();
-        Self(Arc::new(Shared { info, coordinator, tokenizing, created, eos, admission, metrics }))
+        Self(Arc::new(Shared { info, coordinator, tokenizing, chat, created, eos, admission, metrics }))
     }
 
     /// What runs.
@@ -102,6 +103,23 @@ impl Service {
         let _permit = self.0.admission.take()?;
         self.0.info.limits.check_bytes(&text)?;
         self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text, true).map_err(|error| invalid(&error))).await
+    }
+
+    /// The prompt of a conversation, in text, and its tokens. How many there are does not matter.
+    ///
+    /// # Errors
+    ///
+    /// The chat template's, the tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
+    pub async fn tokenize_conversation(&self, conversation: Conversation) -> Result<(String, Vec<Token>), Error> {
+        let _permit = self.0.admission.take()?;
+        let (chat, limits) = (self.0.chat.clone(), self.0.info.limits);
+        let job = move |tokenizer: &Tokenizer, _: &dyn Fn() -> bool| {
+            let prompt = chat.render(&conversation)?;
+            limits.check_bytes(&prompt)?;
+            let tokens = tokenizer.tokens(&prompt, false).map_err(|error| invalid(&error))?;
+            Ok((prompt, tokens))
+        };
+        self.0.tokenizing.run(job).await
     }
 
     /// The text of tokens.
@@ -230,7 +248,7 @@ impl Service {
 
     /// Tokenizes the prompt of a request.
     async fn encode(&self, mut request: CheckedRequest) -> Result<ValidRequest, Error> {
-        let Shared { info, tokenizing, .. } = &*self.0;
+        let Shared { info, tokenizing, chat, .. } = &*self.0;
         let limits = info.limits;
         if let (Prompt::Text(text), true) = (&mut request.prompt, request.truncate.is_some()) {
             // What is before cannot be in the prompt, and must not wait for a thread either.
@@ -241,21 +259,23 @@ impl Service {
         if matches!(request.prompt, Prompt::Ids(_)) {
             return Ok(request.encode(&limits, |_, _| unreachable!("ids are not encoded"))?);
         }
+        let chat = chat.clone();
         let job = move |tokenizer: &Tokenizer, goes_on: &dyn Fn() -> bool| {
-            let add_special_tokens = request.add_special_tokens;
-            request.encode(&limits, |prompt, truncate| {
+            let (room, add_special_tokens) = (request.prompt_tokens_max(&limits), request.add_special_tokens);
+            let is_conversation = matches!(request.prompt, Prompt::Conversation(_));
+            let mut valid = request.encode(&limits, |prompt, truncate| {
                 let encoder = PromptEncoder { tokenizer, limits: &limits, truncate, goes_on };
                 match prompt {
                     Prompt::Text(text) => encoder.text(&text, add_special_tokens),
                     Prompt::Ids(ids) => Ok(ids),
+                    Prompt::Conversation(conversation) => chat.encode(&encoder, &conversation, room),
                 }
-            })
+            })?;
+            if is_conversation {
+                valid.stop.extend_from_slice(chat.template.stops());
+            }
+            Ok(valid)
         };
         tokenizing.run(job).await
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

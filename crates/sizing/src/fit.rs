@@ -80,11 +80,11 @@ pub struct DoesNotFit {
 /// What would fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// A KV cache of so many tokens, at most.
+    /// A KV cache of at most this many tokens.
     KvTokens(u64),
-    /// Steps of so many rows, at most, beside the KV cache.
+    /// Steps of at most this many rows, beside the KV cache.
     StepRows(u32),
-    /// So many ranks, at least, on such devices.
+    /// At least this many ranks, on such devices.
     MoreRanks(usize),
     /// Nothing, on this machine.
     Nothing,

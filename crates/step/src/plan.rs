@@ -29,7 +29,7 @@ pub struct NewSequence {
     pub prompt_len: usize,
     /// How its next tokens are chosen.
     pub sampling: SamplingParams,
-    /// None of `ends` is chosen until so many tokens have been generated.
+    /// The least number of tokens to generate: until then none of `ends` is chosen.
     pub min_tokens: usize,
     /// The tokens that would end the sequence; empty where `min_tokens` is 0.
     pub ends: Vec<u32>,
@@ -87,7 +87,7 @@ impl StepPlan {
     }
 }
 
-/// What a rank is told.
+/// A message to a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Run a step.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// The most tokens that [`SamplingSettings::logit_bias`] may name: backends have room for so many.
+/// The most tokens that [`SamplingSettings::logit_bias`] may name: backends reserve memory for them.
 pub const LOGIT_BIAS_MAX: usize = 1024;
 /// A logit gains at most this by [`SamplingSettings::logit_bias`], and loses at most as much (OpenAI's limit).
 const BIAS_MAX: f32 = 100.0;

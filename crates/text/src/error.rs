@@ -1,6 +1,8 @@
 //! Why a tokenizer cannot be opened, or a text not be encoded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 /// Why a tokenizer cannot be opened, or a text not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +29,7 @@ pub enum TokenizerError {
     /// A file beside tokenizer.json is no JSON object.
     #[error("{path}: not a JSON object: {source}")]
     Json { path: PathBuf, source: serde_json::Error },
-    /// A value in a file beside tokenizer.json is of another type.
+    /// A value in a file beside tokenizer.json is of another type, or contradicts tokenizer.json.
     #[error("{path}: `{key}`: expected {expected}, found {found}")]
     Value {
         path: PathBuf,
@@ -67,4 +69,12 @@ pub enum TokenizerError {
     /// Whoever asked no longer wants the tokens.
     #[error("tokenizing was cancelled")]
     Cancelled,
+}
+
+impl TokenizerError {
+    /// [`Self::Value`], with the beginning of what was found.
+    pub(crate) fn value(path: &Path, key: &str, expected: &'static str, found: &Value) -> Self {
+        let found: String = found.to_string().chars().take(60).collect();
+        Self::Value { path: path.to_owned(), key: key.to_owned(), expected, found }
+    }
 }

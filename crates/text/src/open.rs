@@ -8,6 +8,7 @@ use tokenizers::{DecoderWrapper, Encoding};
 
 use crate::cut::SplitPoints;
 use crate::lfs::is_lfs_pointer;
+use crate::settings::Settings;
 use crate::special_tokens::SpecialTokens;
 use crate::tokenizer::Inner;
 use crate::{EosToken, TokenizerError};
@@ -43,6 +44,8 @@ pub(crate) fn read(dir: &Path) -> Result<Inner, TokenizerError> {
     library.with_padding(None).with_truncation(None).map_err(unreadable)?;
     let special_tokens = SpecialTokens::read(dir)?;
     special_tokens.add_to(&mut library)?;
+    let settings = Settings::read(dir)?;
+    settings.apply(&mut library)?;
     let eos = special_tokens
         .eos()
         .and_then(|(text, file)| Some(EosToken { id: library.token_to_id(text)?, text: text.to_owned(), file }));
@@ -51,7 +54,7 @@ pub(crate) fn read(dir: &Path) -> Result<Inner, TokenizerError> {
     }
     let template = template(&library).map_err(unreadable)?.ok_or(TokenizerError::Template { path })?;
     let (entries, lone_bytes, cuts) = (entries(&library), lone_bytes(&library), SplitPoints::new(&library));
-    Ok(Inner { library, entries, lone_bytes, template, cuts, eos })
+    Ok(Inner { library, entries, lone_bytes, template, cuts, eos, cleans_up: settings.cleans_up })
 }
 
 /// Whether the decoder joins the bytes that tokens spell, and does nothing else.

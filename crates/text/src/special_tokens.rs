@@ -14,7 +14,7 @@ use tokenizers::AddedToken;
 use crate::TokenizerError;
 use crate::lfs::is_lfs_pointer;
 
-const CONFIG: &str = "tokenizer_config.json";
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const MAP: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
 
@@ -110,6 +110,11 @@ impl SpecialTokens {
         self.roles[at].as_ref().map(|named| (&*named.token.content, named.file))
     }
 
+    /// The texts of the tokens that have a role, such as `bos_token`, by role.
+    pub(crate) fn by_role(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        ROLES.into_iter().zip(&self.roles).filter_map(|(role, named)| Some((role, &*named.as_ref()?.token.content)))
+    }
+
     /// Takes the named tokens of `file`, which go before those of files read earlier.
     fn take_names(&mut self, file: &'static str, object: &Map<String, Value>) -> Result<(), TokenizerError> {
         for (at, role) in ROLES.iter().enumerate() {
@@ -176,13 +181,12 @@ impl SpecialTokens {
     }
 
     fn wrong(&self, file: &str, key: &str, expected: &'static str, found: &Value) -> TokenizerError {
-        let found: String = found.to_string().chars().take(60).collect();
-        TokenizerError::Value { path: self.dir.join(file), key: key.to_owned(), expected, found }
+        TokenizerError::value(&self.dir.join(file), key, expected, found)
     }
 }
 
 /// A JSON object, if the file is there.
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError> {
+pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

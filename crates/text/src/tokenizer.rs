@@ -44,11 +44,13 @@ pub(crate) struct Inner {
     pub(crate) template: Template,
     pub(crate) cuts: SplitPoints,
     pub(crate) eos: Option<EosToken>,
+    pub(crate) cleans_up: bool,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in the model's folder `dir`, and the special tokens that tokenizer_config.json,
-    /// special_tokens_map.json and added_tokens.json add to it, where they are there.
+    /// Reads `tokenizer.json` in the model's folder `dir`, the special tokens that tokenizer_config.json,
+    /// special_tokens_map.json and added_tokens.json add to it, and whether special tokens in a text are split
+    /// (`split_special_tokens` of tokenizer_config.json); each of these files may be missing.
     ///
     /// # Errors
     ///
@@ -191,6 +193,13 @@ impl Tokenizer {
     #[must_use]
     pub fn eos(&self) -> Option<&EosToken> {
         self.0.eos.as_ref()
+    }
+
+    /// Whether tokenizer_config.json has `clean_up_tokenization_spaces: true`, by which transformers 4 decodes `Hello .` as
+    /// `Hello.`, and transformers 5 does not. It is ignored here: a text is what its tokens spell.
+    #[must_use]
+    pub fn ignores_clean_up(&self) -> bool {
+        self.0.cleans_up
     }
 
     /// The tokens that a model of `vocab` tokens does not have, with their ids. A text that has one cannot be run.

@@ -104,6 +104,67 @@ fn special_tokens_that_only_other_files_name() {
     assert!(!tokenizer.is_special(VOCAB));
 }
 
+/// Values of transformers 4.57.6 and 5.23.0, which are the same.
+#[test]
+fn special_tokens_are_split_where_that_is_asked_for() {
+    let added = json!({"1024": {"content": "<|im_start|>", "special": true}, "1025": {"content": "<plain>", "normalized": false}});
+    let config = |split: Value| {
+        let mut config = json!({"eos_token": "<|endoftext|>", "added_tokens_decoder": added});
+        if !split.is_null() {
+            config["split_special_tokens"] = split;
+        }
+        beside(&[("tokenizer_config.json", config)])
+    };
+    let texts = ["<|endoftext|>Once", "<|im_start|>a<plain>", " <|endoftext|> b"];
+    let ids = |tokenizer: &Tokenizer| texts.map(|text| tokenizer.encode(text).unwrap());
+    for whole in [config(json!(null)), config(json!(false))] {
+        assert_eq!(ids(&whole), [vec![11, 572], vec![1024, 76, 1025], vec![232, 11, 278]]);
+    }
+    let split = config(json!(true));
+    let end = [39, 103, 407, 90, 795, 80, 777, 103, 41];
+    let start = [39, 103, 401, 74, 355, 805, 103, 41];
+    assert_eq!(
+        ids(&split),
+        [[&end[..], &[572]].concat(), [&start[..], &[76, 1025]].concat(), [&[232], &end[..], &[278]].concat()]
+    );
+    // Only text is split: a token that the model chooses is special all the same.
+    assert_eq!(split.decode(&[11, 572], true), "Once");
+    assert!(split.tokens(texts[0], true).unwrap().len() == 10 && split.is_special(11));
+}
+
+/// Transformers 4.57 puts the config's value into a pre-tokenizer that is ByteLevel alone, and 5.23 does not.
+#[test]
+fn a_prefix_space_is_as_the_pre_tokenizer_has_it_and_a_contradiction_is_refused() {
+    let level =
+        |prefix| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
+    let asked = |asked| [("tokenizer_config.json", json!({"add_prefix_space": asked}))];
+    for prefix in [true, false] {
+        let alone = |file: &mut Value| file["pre_tokenizer"] = level(prefix);
+        let once = |tokenizer: Tokenizer| tokenizer.decode(&tokenizer.encode("Once").unwrap(), false);
+        let expected = if prefix { " Once" } else { "Once" };
+        for files in [&asked(json!(prefix))[..], &asked(json!(null)), &[]] {
+            assert_eq!(once(open(alone, files).unwrap()), expected, "{files:?}");
+        }
+        let message = open(alone, &asked(json!(!prefix))).err().unwrap().to_string();
+        assert!(message.contains("`add_prefix_space`: expected the value of tokenizer.json"), "{message}");
+        // A sequence, such as Falcon's, is changed by neither.
+        let sequence =
+            |file: &mut Value| file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [level(prefix)]});
+        assert_eq!(once(open(sequence, &asked(json!(!prefix))).unwrap()), expected);
+    }
+}
+
+#[test]
+fn spaces_are_not_cleaned_up() {
+    let clean_up = |value: bool| beside(&[("tokenizer_config.json", json!({"clean_up_tokenization_spaces": value}))]);
+    for value in [true, false] {
+        let tokenizer = clean_up(value);
+        assert_eq!(tokenizer.decode(&tokenizer.encode("a , b .").unwrap(), true), "a , b .");
+        assert_eq!(tokenizer.ignores_clean_up(), value);
+    }
+    assert!(!beside(&[]).ignores_clean_up());
+}
+
 #[test]
 fn the_end_of_text_is_named_as_transformers_reads_it() {
     let end = |files: &[(&str, Value)]| {
@@ -222,6 +283,12 @@ fn errors_name_the_file_and_what_is_expected() {
         ("tokenizer.json", pointer, "tokenizer.json: a Git LFS pointer"),
         ("tokenizer_config.json", pointer, "tokenizer_config.json: a Git LFS pointer"),
         ("tokenizer_config.json", "[1]", "tokenizer_config.json: not a JSON object"),
+        (
+            "tokenizer_config.json",
+            r#"{"split_special_tokens": null}"#,
+            "`split_special_tokens`: expected true or false",
+        ),
+        ("tokenizer_config.json", r#"{"add_prefix_space": "yes"}"#, "`add_prefix_space`: expected true or false"),
         ("tokenizer_config.json", r#"{"eos_token": 11}"#, "`eos_token`: expected a token's text, or an object"),
         ("tokenizer_config.json", r#"{"added_tokens_decoder": []}"#, "`added_tokens_decoder`: expected an object"),
         (

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// A step may take so many times as long as the longest one of its size.
+/// Limit of a step, as a multiple of the longest step of its size.
 const TIMES_LONGEST: u32 = 20;
 
-/// Where nothing of any size has been measured, a step may take so many times as long as one must be allowed at least: the
-/// first ones fault in memory, and nobody knows how fast the machine is.
+/// Limit of a step while none has been measured, as a multiple of `least`: the first steps fault in memory, and the speed of
+/// the machine is not known.
 const TIMES_UNKNOWN: u32 = 30;
 
 /// Steps of up to `2^i` rows are of size `i`.

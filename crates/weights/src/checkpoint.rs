@@ -7,28 +7,14 @@ use model::{FalconConfig, NamesError, Partition, TensorNames};
 use safetensors::Dtype;
 use std::path::Path;
 
-/// Reads `config.json` of the model directory `dir`, and nothing else: see [`inspect`] for a config that is true of the
-/// tensors beside it.
+/// Reads `config.json` of the model directory `dir`, and nothing else: [`Checkpoint::config`] is true of the tensors
+/// beside it.
 ///
 /// # Errors
 ///
 /// If the file cannot be read, or is not the config of a Falcon model.
 pub fn read_config(dir: &Path) -> Result<FalconConfig, WeightsError> {
     parse_config(dir).map(|(config, _)| config)
-}
-
-/// What the model in `dir` is, from `config.json` and the headers of its weights. A directory without weights of any format
-/// is taken for a model that is yet to come: its config is all that is asked for.
-///
-/// # Errors
-///
-/// As [`Checkpoint::open`].
-pub fn inspect(dir: &Path) -> Result<FalconConfig, WeightsError> {
-    match Checkpoint::open(dir) {
-        Ok(checkpoint) => Ok(checkpoint.config),
-        Err(WeightsError::NoCheckpoint { .. }) => read_config(dir),
-        Err(error) => Err(error),
-    }
 }
 
 fn parse_config(dir: &Path) -> Result<(FalconConfig, Vec<u8>), WeightsError> {
@@ -47,17 +33,36 @@ pub struct Checkpoint {
     notes: Vec<Note>,
 }
 
-impl Checkpoint {
-    /// Opens `model.safetensors` in `dir`, or else the files that `model.safetensors.index.json` names, and holds their
-    /// headers against `config.json`. No weight is read, but for an output projection that is stored beside the embedding
-    /// table that it is tied to: the two are compared, and where they differ, the config is changed to one that is not
-    /// tied, as transformers 5 does.
-    ///
-    /// # Errors
-    ///
-    /// [`WeightsError`], which names the file, and the tensor where there is one. The same folder always gives the same.
-    pub fn open(dir: &Path) -> Result<Self, WeightsError> {
-        let mut checkpoint = Self::open_unresolved(dir)?;
+/// A checkpoint of which no weight was read yet. If the config ties the output projection to the embedding table and both are
+/// stored, it is not known whether they are equal.
+#[derive(Debug)]
+pub struct Unresolved(Checkpoint);
+
+impl Unresolved {
+    /// The model as `config.json` has it. If it is tied, [`resolve`](Self::resolve) may find that it is not.
+    #[must_use]
+    pub fn config(&self) -> &FalconConfig {
+        &self.0.config
+    }
+
+    /// The notes that need no weight.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.0.notes
+    }
+
+    /// As [`Checkpoint::in_huge_pages`].
+    #[must_use]
+    pub fn in_huge_pages(&self) -> bool {
+        self.0.in_huge_pages()
+    }
+
+    /// Compares an output projection with the embedding table that it is tied to, if both are stored, which reads them: 2 ×
+    /// vocabulary × hidden size elements. If they differ, the config is changed to one that is not tied, as transformers 5
+    /// does.
+    #[must_use]
+    pub fn resolve(self) -> Checkpoint {
+        let Self(mut checkpoint) = self;
         if let Some(head) = checkpoint.names.stored_head() {
             let table = checkpoint.names.name(model::TensorId::EMBEDDINGS);
             if !checkpoint.files.holds_equal(table, head) {
@@ -65,7 +70,28 @@ impl Checkpoint {
                 checkpoint.untie();
             }
         }
-        Ok(checkpoint)
+        checkpoint
+    }
+}
+
+impl Checkpoint {
+    /// [`open_unresolved`](Self::open_unresolved) and [`resolve`](Unresolved::resolve) in one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_unresolved`](Self::open_unresolved).
+    pub fn open(dir: &Path) -> Result<Self, WeightsError> {
+        Self::open_unresolved(dir).map(Unresolved::resolve)
+    }
+
+    /// Opens `model.safetensors` in `dir`, or else the files that `model.safetensors.index.json` names, and holds their
+    /// headers against `config.json`. No weight is read.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError`], which names the file, and the tensor where there is one. The same folder always gives the same.
+    pub fn open_unresolved(dir: &Path) -> Result<Unresolved, WeightsError> {
+        Self::open_headers(dir).map(Unresolved)
     }
 
     /// As [`open`](Self::open), where it is known already whether embedding table and output projection are tied: nothing is
@@ -73,16 +99,16 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// As [`open_unresolved`](Self::open_unresolved).
     pub fn open_resolved(dir: &Path, tied: bool) -> Result<Self, WeightsError> {
-        let mut checkpoint = Self::open_unresolved(dir)?;
+        let mut checkpoint = Self::open_headers(dir)?;
         if !tied {
             checkpoint.untie();
         }
         Ok(checkpoint)
     }
 
-    fn open_unresolved(dir: &Path) -> Result<Self, WeightsError> {
+    fn open_headers(dir: &Path) -> Result<Self, WeightsError> {
         // What else lies there says more than that a file is missing or has surprising fields.
         let layout = layout::find(dir);
         if let Err(error @ (WeightsError::AdapterAlone(_) | WeightsError::Gguf { .. })) = layout {
@@ -126,8 +152,8 @@ impl Checkpoint {
         &self.notes
     }
 
-    /// Whether the page cache has all files in huge pages, by and large, or they are small: then weights can be read where they
-    /// are mapped, at full speed.
+    /// Whether every file is small, or mostly in huge pages of the page cache: then weights can be read where they are mapped, at
+    /// full speed.
     #[must_use]
     pub fn in_huge_pages(&self) -> bool {
         self.files.in_huge_pages()

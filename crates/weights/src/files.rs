@@ -41,7 +41,7 @@ impl Files {
         Ok(opened)
     }
 
-    /// Whether the page cache has all files in huge pages, by and large, or they are small.
+    /// Whether every file is small, or mostly in huge pages of the page cache.
     pub(crate) fn in_huge_pages(&self) -> bool {
         self.files.iter().all(|file| file.has_few_tlb_misses())
     }

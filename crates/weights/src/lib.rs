@@ -1,8 +1,8 @@
 //! A rank's shard of a safetensors checkpoint, read over mmap.
 //!
 //! * [`Checkpoint`] opens a model directory: it maps the safetensors files, and holds their headers against `config.json`.
-//!   [`Note`]s say what about it may surprise.
-//! * [`inspect`] says what the model is, also where its weights are yet to come; [`read_config`] reads `config.json` alone.
+//!   [`Note`]s say what about it may surprise. It is [`Unresolved`] until tied weights that are stored twice were compared.
+//! * [`read_config`] reads `config.json` alone.
 //! * [`read_generation_eos`] reads the ends of a text from `generation_config.json`.
 //! * [`ShardReader`] copies a rank's tensors out of the maps by byte runs, from as many threads as the caller likes.
 //! * [`Mapped`] is a tensor where its file is mapped, for devices that can use it there.
@@ -28,7 +28,7 @@ mod note;
 mod progress;
 mod reader;
 
-pub use checkpoint::{Checkpoint, inspect, read_config};
+pub use checkpoint::{Checkpoint, Unresolved, read_config};
 pub use error::WeightsError;
 pub use generation::read_generation_eos;
 pub use mapped::Mapped;

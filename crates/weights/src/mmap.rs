@@ -42,7 +42,7 @@ impl MappedFile {
 
     /// True if TLB misses will not matter: the file is small, or at least ¾ of the probed places are huge pages in the page
     /// cache. With small pages, misses cost a stream of reads up to a fifth. From then on, what is not in the page cache yet
-    /// comes there in huge pages, if the file system has them.
+    /// is read into huge pages, if the file system has them.
     pub(crate) fn has_few_tlb_misses(&self) -> bool {
         *self.few_tlb_misses.get_or_init(|| {
             advise_huge_pages(&self.map);

@@ -110,7 +110,7 @@ fn run(
     }
 }
 
-/// Reports the device's end. What it owns stays as it is: to give it back would mean to wait for what hangs.
+/// Reports the device's end. What it owns is not released: that would wait for what hangs.
 fn fail(
     runner: Box<dyn StepRunner>,
     error: &str,

@@ -123,7 +123,8 @@ async fn report_load(
     let _ = events.send(event);
 }
 
-/// Passes commands on to the device, until they end. What is none ends them, and the coordinator is told.
+/// Passes commands on to the device, until the stream ends. A message that is no command ends it, and the coordinator gets an
+/// error.
 async fn pass_on(
     mut inbound: Streaming<pb::WorkerCommand>,
     commands: mpsc::UnboundedSender<Command>,
@@ -143,7 +144,7 @@ async fn pass_on(
     }
 }
 
-/// An error as the coordinator is told of it.
+/// An error as it is sent to the coordinator.
 fn told(error: &str) -> Status {
     match error.len() {
         0..=ERROR_BYTES_MAX => Status::internal(error),

@@ -205,8 +205,9 @@ def no_json(server):
 
 @check
 def async_invocations_are_refused(server):
-    with raises(ClientError) as caught:
-        client(server).invoke_endpoint_async(EndpointName=ENDPOINT, InputLocation="s3://bucket/key")
+    inference = client(server)
+    with raises(inference.exceptions.ValidationError) as caught:
+        inference.invoke_endpoint_async(EndpointName=ENDPOINT, InputLocation="s3://bucket/key")
     assert caught[0].response["Error"]["Message"], caught[0].response
 
 

@@ -23,21 +23,22 @@ def benchmark(server, *backend):
             *[str(pathlib.Path(sys.executable).parent / "guidellm"), "run"],
             *["--backend", ",".join(["kind=openai_http", f"target={server.url}", *backend])],
             *["--tokenizer", f"kind=hf_auto,model={tokenizer}"],
-            *["--profile", "kind=synchronous", "--max-requests", str(REQUESTS)],
+            *["--profile", "kind=synchronous", "--constraint", f"kind=max_requests,count={REQUESTS}"],
             *["--data", f"kind=synthetic_text,prompt_tokens=16,output_tokens={TOKENS}"],
-            *["--output-dir", folder, "--outputs", "json"],
+            *["--output", f"kind=json,path={folder}/report.json", "--disable-console"],
         ]
         ended = subprocess.run(command, timeout=LIMIT_S, capture_output=True, text=True)
         print(ended.stdout, ended.stderr, file=sys.stderr)
-        found = sorted(pathlib.Path(folder).rglob("*.json"))
-        assert found, f"exit code {ended.returncode}: {(ended.stdout + ended.stderr)[-400:]}"
-        return json.loads(found[0].read_text())["benchmarks"][0]
+        found = pathlib.Path(folder) / "report.json"
+        assert found.exists(), f"exit code {ended.returncode}: {(ended.stdout + ended.stderr)[-400:]}"
+        return json.loads(found.read_text())["benchmarks"][0]
 
 
 def answered(server, *backend):
     """Requires that every request was answered, as its own counts say: its exit code is 0 in any case."""
     run = benchmark(server, *backend)
-    equal({name: len(found) for name, found in run["requests"].items() if isinstance(found, list)}["successful"], REQUESTS)
+    counts = {outcome: len(run["requests"][outcome]) for outcome in ["successful", "errored", "incomplete"]}
+    equal(counts, {"successful": REQUESTS, "errored": 0, "incomplete": 0})
     for request in run["requests"]["successful"]:
         equal(request["output_metrics"]["text_tokens"], TOKENS)
 

@@ -70,6 +70,14 @@ def streams(server):
 
 
 @check
+def streams_have_the_text_of_special_tokens(server):
+    """The client's fault, which passes on the text of every token: whole answers have none of it."""
+    inference = client(server)
+    text = "".join(inference.text_generation(PROMPT, max_new_tokens=100, stream=True))
+    equal(text, server.text(max_new_tokens=100) + "<|endoftext|>")
+
+
+@check
 def streams_with_details(server):
     inference = client(server)
     *_, last = inference.text_generation(STORY, max_new_tokens=8, stream=True, details=True)

@@ -82,6 +82,13 @@ def chat(server):
 
 
 @check
+def chat_streams_cannot_be_read_by_the_client(server):
+    """Its fault: it wants role and tool_calls in every delta, trips over its own error where there are none, and takes [DONE] for JSON."""
+    with raises(AttributeError, "'status'"):
+        list(client(server).chat(MESSAGES, max_tokens=4, stream=True))
+
+
+@check
 def asynchronous(server):
     async def ask():
         inference = AsyncClient(server.url, timeout=60)

@@ -166,7 +166,7 @@ fn resident_blocks(shared: SharedMemory) -> (usize, usize) {
     (blocks, bytes(blocks))
 }
 
-/// Blocks of a launch at most, on a device of so many multiprocessors.
+/// The most blocks of a launch, on a device with `multiprocessors`.
 pub(crate) fn blocks_of(multiprocessors: usize, shared: SharedMemory) -> usize {
     resident_blocks(shared).0 * multiprocessors
 }

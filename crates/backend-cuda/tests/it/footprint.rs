@@ -5,40 +5,13 @@ use backend::{Collective, Threads};
 use backend_cuda::{Cuda, CudaFootprint, CudaOptions, discover};
 use cudarc::driver::result::mem_get_info;
 use forward::{Capacity, Falcon};
-use model::{AttentionLayout, FalconConfig, LayerNorms, Partition, Positions};
-use sizing::{Published, Ranks, WeightFormat};
+use model::{FalconConfig, Partition};
+use sizing::{Ranks, WeightFormat};
 use std::time::Duration;
-use testkit::ZeroWeights;
+use testkit::{ZeroWeights, small_models};
 
 /// Figures may be off by so much.
 const TOLERANCE: f64 = 0.01;
-
-/// The variants of the architecture, small.
-fn models() -> Vec<(&'static str, FalconConfig)> {
-    let published = |id| Published::find(id).expect("it is published").config();
-    let (seven, forty) = (published("huggingface-llm-falcon-7b-bf16"), published("huggingface-llm-falcon-40b-bf16"));
-    let small = |whole: FalconConfig| FalconConfig { layers: 3, vocab: 8_011, ..whole };
-    vec![
-        ("multi-query", small(FalconConfig { hidden: 712, q_heads: 11, head_dim: 64, ffn: 2_848, ..seven.clone() })),
-        ("grouped", small(FalconConfig { hidden: 1_024, q_heads: 16, kv_heads: 4, head_dim: 64, ffn: 4_096, ..forty })),
-        (
-            "biases, ALiBi, and as many heads for keys",
-            small(FalconConfig {
-                hidden: 512,
-                q_heads: 8,
-                kv_heads: 8,
-                head_dim: 64,
-                ffn: 2_048,
-                attention: AttentionLayout::MultiHead,
-                norms: LayerNorms::Sequential,
-                positions: Positions::Alibi,
-                bias: true,
-                tied: false,
-                ..seven
-            }),
-        ),
-    ]
-}
 
 fn check(name: &str, config: &FalconConfig, world: usize, capacity: Capacity) {
     let gpus = discover().expect("a driver");
@@ -73,7 +46,7 @@ fn of_all_models() {
     install();
     // Each degree with both capacities, each model with one for each degree.
     let capacities = [(64, 16), (700, 600)];
-    for (index, (name, config)) in models().into_iter().enumerate() {
+    for (index, (name, config)) in small_models().into_iter().enumerate() {
         for (turn, world) in [1, 2, 8].into_iter().enumerate() {
             let (kv_blocks, rows_max) = capacities[(index + turn) % 2];
             check(name, &config, world, Capacity { kv_blocks, rows_max, logits_rows_max: 256 });

@@ -1,6 +1,5 @@
 //! The scheduler alone.
 
-use super::PROMPT_TOKENS;
 use crate::metrics::Distribution;
 use scheduler::{Scheduler, SchedulerConfig, Submission};
 use std::collections::BTreeMap;
@@ -9,6 +8,9 @@ use step::{
     BLOCK_TOKENS, Priority, Sample, SamplingParams, SamplingSettings, ScoredToken, SeqId, SeqOutput, StepPlan,
     StepResult, TokenScore,
 };
+
+/// Tokens of each prompt.
+const PROMPT_TOKENS: u32 = 16;
 
 /// Numbers of running sequences.
 const RUNNING: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];

@@ -1,53 +1,57 @@
 //! Many streams at once, of which only tokens are counted.
 
-use super::PROMPT_TOKENS;
+use super::tally::{Counted, Tally};
+use super::{OverheadError, PROMPT_WORDS};
+use crate::dataset::{Parameters, Prompt, Request, Vocabulary};
+use crate::target::{Dialect, Target, TargetOptions};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
-use wire::generation as pb;
-use wire::generation::generation_client::GenerationClient;
 
 const STREAMS_PER_CONNECTION: u32 = 128;
 
-/// Connections, and how many requests there are at once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A server, how it is asked, and how many requests there are at once.
+#[derive(Clone)]
 pub(super) struct Streams {
-    clients: Vec<GenerationClient<Channel>>,
+    name: Arc<str>,
+    target: Target,
     concurrency: u32,
+    tally: Arc<Tally>,
 }
 
-/// What came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) tokens: u64,
-    pub(super) messages: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    tokens: AtomicU64,
-    messages: AtomicU64,
-    /// Requests that have been sent.
+/// The requests of a run.
+struct Requests {
+    request: Request,
+    /// How many there are.
+    count: u64,
     sent: AtomicU64,
     end: AtomicBool,
 }
 
-impl Counters {
-    fn read(&self) -> Counted {
-        Counted { tokens: self.tokens.load(Ordering::Relaxed), messages: self.messages.load(Ordering::Relaxed) }
-    }
-}
-
 impl Streams {
-    pub(super) async fn connect(address: &str, concurrency: u32) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-        let mut clients = Vec::new();
-        for _ in 0..concurrency.div_ceil(STREAMS_PER_CONNECTION) {
-            clients.push(GenerationClient::new(endpoint.connect().await?));
-        }
-        Ok(Self { clients, concurrency })
+    /// `timed` are the tokens that say when they were sampled, by their texts.
+    pub(super) async fn connect(
+        name: &str,
+        address: &str,
+        dialect: Dialect,
+        concurrency: u32,
+        timed: &Arc<HashMap<String, u32>>,
+    ) -> Result<Self, OverheadError> {
+        let options = TargetOptions {
+            address: address.to_owned(),
+            dialect,
+            model: None,
+            api_key: None,
+            stream: true,
+            limit: REQUEST_TIMEOUT,
+        };
+        let target = Target::connect(&options, concurrency.div_ceil(STREAMS_PER_CONNECTION) as usize).await;
+        let target = target.map_err(|source| OverheadError::Target { name: name.to_owned(), source })?;
+        Ok(Self { name: name.into(), target, concurrency, tally: Arc::new(Tally::new(timed.clone())) })
     }
 
     /// Counts what comes within `window`, after `warm_up`.
@@ -56,67 +60,74 @@ impl Streams {
         new_tokens: u32,
         warm_up: Duration,
         window: Duration,
-    ) -> Result<Counted, Status> {
-        let counters = Arc::new(Counters::default());
-        let tasks = self.start(new_tokens, u64::MAX, &counters);
+    ) -> Result<Counted, OverheadError> {
+        let requests = Requests::new(new_tokens, u64::MAX);
+        let tasks = self.start(&requests);
         tokio::time::sleep(warm_up).await;
-        let before = counters.read();
+        let before = self.tally.read();
         tokio::time::sleep(window).await;
-        let after = counters.read();
-        counters.end.store(true, Ordering::Relaxed);
+        let after = self.tally.read();
+        requests.end.store(true, Ordering::Relaxed);
         join(tasks).await?;
-        Ok(Counted { tokens: after.tokens - before.tokens, messages: after.messages - before.messages })
+        Ok(after.since(&before))
     }
 
     /// Runs so many requests.
-    pub(super) async fn run_requests(&self, new_tokens: u32, requests: u32) -> Result<Counted, Status> {
-        let counters = Arc::new(Counters::default());
-        join(self.start(new_tokens, requests.into(), &counters)).await?;
-        Ok(counters.read())
+    pub(super) async fn run_requests(&self, new_tokens: u32, count: u32) -> Result<(), OverheadError> {
+        join(self.start(&Requests::new(new_tokens, count.into()))).await
     }
 
     /// As many tasks as requests run at once, each asking again as soon as it has its answer.
-    fn start(&self, new_tokens: u32, requests: u64, counters: &Arc<Counters>) -> JoinSet<Result<(), Status>> {
+    fn start(&self, requests: &Arc<Requests>) -> JoinSet<Result<(), OverheadError>> {
         let mut tasks = JoinSet::new();
         for index in 0..self.concurrency as usize {
-            let (mut client, counters) = (self.clients[index % self.clients.len()].clone(), counters.clone());
+            let (streams, requests) = (self.clone(), requests.clone());
             tasks.spawn(async move {
-                let more = || counters.sent.fetch_add(1, Ordering::Relaxed) < requests;
-                while !counters.end.load(Ordering::Relaxed) && more() {
-                    ask(&mut client, new_tokens, &counters).await?;
+                while requests.is_more() {
+                    streams.ask(index, &requests.request).await?;
                 }
                 Ok(())
             });
         }
         tasks
     }
+
+    async fn ask(&self, index: usize, request: &Request) -> Result<(), OverheadError> {
+        let (record, result) = self.target.ask_observed(index, request, Some(self.tally.clone())).await;
+        result.map_err(|source| OverheadError::Target { name: self.name.to_string(), source })?;
+        // Messages are what is measured: each token must have come in one.
+        let expected = request.parameters.max_new_tokens;
+        let came: u32 = record.arrivals.iter().map(|arrival| arrival.tokens).sum();
+        let counted = record.generated();
+        if (came, counted) == (expected, expected) {
+            Ok(())
+        } else {
+            Err(OverheadError::Count { expected, counted, came })
+        }
+    }
 }
 
-async fn join(mut tasks: JoinSet<Result<(), Status>>) -> Result<(), Status> {
+impl Requests {
+    fn new(new_tokens: u32, count: u64) -> Arc<Self> {
+        let words = Vocabulary::text();
+        let prompt: String = words.split_inclusive(' ').take(PROMPT_WORDS).collect();
+        let request = Request {
+            prompt: Prompt::Text(prompt),
+            parameters: Parameters { max_new_tokens: new_tokens, ..Parameters::default() },
+            ignore_eos: true,
+            cancel_after: None,
+        };
+        Arc::new(Self { request, count, sent: AtomicU64::new(0), end: AtomicBool::new(false) })
+    }
+
+    fn is_more(&self) -> bool {
+        !self.end.load(Ordering::Relaxed) && self.sent.fetch_add(1, Ordering::Relaxed) < self.count
+    }
+}
+
+async fn join(mut tasks: JoinSet<Result<(), OverheadError>>) -> Result<(), OverheadError> {
     while let Some(joined) = tasks.join_next().await {
         joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     }
     Ok(())
-}
-
-async fn ask(client: &mut GenerationClient<Channel>, new_tokens: u32, counters: &Counters) -> Result<(), Status> {
-    let parameters =
-        pb::Parameters { max_new_tokens: Some(new_tokens), ignore_eos: Some(true), ..pb::Parameters::default() };
-    let request = pb::GenerateRequest {
-        input_ids: (1_000..1_000 + PROMPT_TOKENS).collect(),
-        parameters: Some(parameters),
-        ..pb::GenerateRequest::default()
-    };
-    let mut answer = client.generate_stream(request).await?.into_inner();
-    let mut tokens = 0;
-    while let Some(message) = answer.message().await? {
-        tokens += message.tokens.len() as u64;
-        counters.tokens.fetch_add(message.tokens.len() as u64, Ordering::Relaxed);
-        counters.messages.fetch_add(1, Ordering::Relaxed);
-    }
-    if tokens == u64::from(new_tokens) {
-        Ok(())
-    } else {
-        Err(Status::data_loss(format!("{tokens} tokens came, expected {new_tokens}")))
-    }
 }

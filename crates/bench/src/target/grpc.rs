@@ -1,7 +1,7 @@
 //! `peregrine.v1.Generation`.
 
 use super::error::shortened;
-use super::record::Counts;
+use super::record::{Counts, Seen};
 use super::{Record, ServerInfo, TargetError, TargetOptions, base_url};
 use crate::dataset::{Prompt, Request, Vocabulary};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -91,8 +91,8 @@ impl Grpc {
                 let missing = "the last message, with `generated_text`,";
                 return if complete { Ok(()) } else { Err(TargetError::incomplete(missing)) };
             };
-            if !message.tokens.is_empty() {
-                record.arrived(message.tokens.len());
+            if let Some(first) = message.tokens.first() {
+                record.arrived(message.tokens.len(), Seen::Id(first.id));
             }
             record.ids.extend(message.tokens.iter().map(|token| token.id));
             complete |= message.generated_text.is_some();

@@ -1,6 +1,7 @@
 //! The dialects over HTTP.
 
 mod answer;
+mod cost;
 mod dialect;
 mod frames;
 mod parameters;
@@ -11,12 +12,14 @@ use crate::dataset::Request;
 use answer::Answer;
 use bytes::Bytes;
 use dialect::{Framing, HttpDialect, error_in, over_http, parsed};
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use sse_stream::SseByteStream;
+
+pub(crate) use cost::ns_per_event;
 
 #[derive(Clone)]
 pub(super) struct Http {
@@ -67,28 +70,14 @@ impl Http {
         if !stream {
             answer.whole(&text(response).await?, record)?;
         } else if content_type(&response).starts_with(expected) {
-            self.stream(response, &mut answer, record).await?;
+            match self.dialect.framing() {
+                Framing::Events => read(bytes_of(response), &mut answer, record).await?,
+                Framing::AwsFrames => read(frames::payloads(bytes_of(response)).boxed(), &mut answer, record).await?,
+            }
         } else {
             return Err(no_stream(expected, &content_type(&response), &text(response).await?));
         }
         answer.end()
-    }
-
-    async fn stream(&self, response: Response, answer: &mut Answer, record: &mut Record) -> Result<(), TargetError> {
-        let bytes = match self.dialect.framing() {
-            Framing::Events => bytes_of(response),
-            Framing::AwsFrames => frames::payloads(bytes_of(response)).boxed(),
-        };
-        let mut events = SseByteStream::new(bytes);
-        while let Some(event) = events.next().await {
-            let event = event.map_err(broken_event)?;
-            match (event.event.as_deref(), event.data.as_deref()) {
-                (Some("error"), None) => answer.event(Some("error"), "an event without data", record)?,
-                (_, None) => {}
-                (kind, Some(data)) => answer.event(kind, data, record)?,
-            }
-        }
-        Ok(())
     }
 
     fn url(&self, route: &str) -> String {
@@ -112,6 +101,23 @@ fn headers(options: &TargetOptions) -> Result<HeaderMap, TargetError> {
         headers.insert(AUTHORIZATION, value);
     }
     Ok(headers)
+}
+
+/// Takes the server-sent events in these bytes.
+async fn read<S>(bytes: S, answer: &mut Answer, record: &mut Record) -> Result<(), TargetError>
+where
+    S: Stream<Item = Result<Bytes, TargetError>> + Unpin,
+{
+    let mut events = SseByteStream::new(bytes);
+    while let Some(event) = events.next().await {
+        let event = event.map_err(broken_event)?;
+        match (event.event.as_deref(), event.data.as_deref()) {
+            (Some("error"), None) => answer.event(Some("error"), "an event without data", record)?,
+            (_, None) => {}
+            (kind, Some(data)) => answer.event(kind, data, record)?,
+        }
+    }
+    Ok(())
 }
 
 /// The body as it comes.

@@ -1,5 +1,6 @@
 //! What came in answer to a request.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One message with tokens.
@@ -12,15 +13,30 @@ pub struct Arrival {
 }
 
 /// What came in answer to a request.
-#[derive(Debug)]
 pub struct Record {
     start: Instant,
+    observer: Option<Arc<dyn Observer>>,
     /// Every message with tokens.
     pub arrivals: Vec<Arrival>,
     /// The tokens, where the dialect tells their ids.
     pub ids: Vec<u32>,
     /// What the server counted itself.
     pub counts: Counts,
+}
+
+/// Sees messages with tokens when they come.
+pub(crate) trait Observer: Send + Sync {
+    /// A message with this many tokens has come.
+    fn message(&self, tokens: u32, first: Seen<'_>);
+}
+
+/// A token of a message, as far as the dialect tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen<'a> {
+    /// Its id.
+    Id(u32),
+    /// The text of the message.
+    Text(&'a str),
 }
 
 /// What a server counts itself, as far as it tells.
@@ -35,13 +51,16 @@ pub struct Counts {
 }
 
 impl Record {
-    pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), arrivals: Vec::new(), ids: Vec::new(), counts: Counts::default() }
+    pub(crate) fn new(observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { start: Instant::now(), observer, arrivals: Vec::new(), ids: Vec::new(), counts: Counts::default() }
     }
 
     /// A message with this many tokens has come now.
-    pub(super) fn arrived(&mut self, tokens: usize) {
+    pub(super) fn arrived(&mut self, tokens: usize, first: Seen<'_>) {
         let tokens = u32::try_from(tokens).expect("a message is smaller than that");
+        if let Some(observer) = &self.observer {
+            observer.message(tokens, first);
+        }
         self.arrivals.push(Arrival { at: self.start.elapsed().as_secs_f32(), tokens });
     }
 

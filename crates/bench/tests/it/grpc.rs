@@ -21,6 +21,7 @@ fn details() -> pb::Details {
 #[tonic::async_trait]
 impl Generation for StandIn {
     type GenerateStreamStream = Pin<Box<dyn Stream<Item = Result<pb::GenerateStreamResponse, Status>> + Send>>;
+    type ChatStreamStream = Self::GenerateStreamStream;
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
         let details = (request.get_ref().inputs != "cut").then(details);
@@ -42,6 +43,14 @@ impl Generation for StandIn {
             _ => vec![Ok(first), Ok(last)],
         };
         Ok(Response::new(Box::pin(stream::iter(messages))))
+    }
+
+    async fn chat(&self, _: Request<pb::ChatRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn chat_stream(&self, _: Request<pb::ChatRequest>) -> Result<Response<Self::ChatStreamStream>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 
     async fn tokenize(&self, _: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {

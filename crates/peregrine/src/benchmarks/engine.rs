@@ -3,6 +3,7 @@
 use crate::engine_args::{CudaArgs, worker_command};
 use crate::output::print;
 use anyhow::Result;
+use bench::Dialect;
 use bench::overhead::OverheadOptions;
 use clap::{Args, value_parser};
 
@@ -12,8 +13,11 @@ pub struct OverheadArgs {
     /// Requests at once.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=8192))]
     concurrency: u32,
-    /// Seconds for which tokens are counted.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u32).range(1..=3600))]
+    /// How often each dialect is measured, in turns: gRPC, OpenAI's completions, TGI, then the peers.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds for which tokens are counted, in each round of each dialect.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// Tokens of each answer while tokens are counted.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1024))]
@@ -21,6 +25,9 @@ pub struct OverheadArgs {
     /// Requests over which memory is watched.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = value_parser!(u32).range(1..=100_000_000))]
     requests: u32,
+    /// Another server to measure by the same load, as DIALECT=ADDR, with the dialects of `bench serve`.
+    #[arg(long, value_name = "DIALECT=ADDR", value_parser = peer)]
+    peer: Vec<(Dialect, String)>,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -31,10 +38,22 @@ pub async fn run(args: &OverheadArgs) -> Result<()> {
     let options = OverheadOptions {
         worker: worker_command(&CudaArgs::default())?,
         concurrency: args.concurrency,
+        rounds: args.rounds,
         seconds: args.seconds,
         output_len: args.output_len,
         requests: args.requests,
+        peers: args.peer.clone(),
     };
     let figures = bench::overhead::run(&options).await?;
     print(&if args.json { format!("{}\n", figures.json()) } else { figures.markdown() })
+}
+
+fn peer(text: &str) -> Result<(Dialect, String), String> {
+    let parse = || {
+        let (name, address) = text.split_once('=')?;
+        let dialect = Dialect::ALL.into_iter().find(|dialect| dialect.name() == name)?;
+        Some((dialect, address.to_owned()))
+    };
+    let names = || Dialect::ALL.map(Dialect::name).join(", ");
+    parse().ok_or_else(|| format!("{text:?} is no peer: expected DIALECT=ADDR, with one of {}", names()))
 }

@@ -5,10 +5,11 @@ use crate::units::{gb, grouped};
 use backend_cpu::Isa;
 use runtime::Machine;
 use serde::Serialize;
+use sizing::Fit;
 use std::fmt;
 use std::path::Path;
 use step::BLOCK_TOKENS;
-use weights::Checkpoint;
+use weights::{Checkpoint, Unresolved, WeightsError};
 
 /// What was found of it.
 pub(super) struct Found {
@@ -75,45 +76,57 @@ pub(super) fn look(args: &DoctorArgs, dir: &Path, backend: Option<&str>, ranks: 
         found.problems.push(format!("--model {folder}: there is no such folder"));
         return found;
     }
-    let config = match weights::inspect(dir) {
-        Ok(config) => config,
+    let (config, checkpoint) = match Checkpoint::open_unresolved(dir) {
+        Ok(checkpoint) => (checkpoint.config().clone(), Some(checkpoint)),
         Err(error) => {
             found.problems.push(error.to_string());
-            return found;
+            // Where the weights are yet to come, the config alone says what would fit.
+            let has_none = matches!(error, WeightsError::NoCheckpoint { .. });
+            match weights::read_config(dir) {
+                Ok(config) if has_none => (config, None),
+                _ => return found,
+            }
         }
     };
-    match Checkpoint::open(dir) {
-        Ok(checkpoint) => {
-            found.model.files_in_huge_pages = Some(checkpoint.in_huge_pages());
-            found.warnings.extend(checkpoint.notes().iter().map(ToString::to_string));
+    found.model.files_in_huge_pages = checkpoint.as_ref().map(Unresolved::in_huge_pages);
+    let mut notes = checkpoint.as_ref().map(|checkpoint| checkpoint.notes().to_vec()).unwrap_or_default();
+    let fitted = backend.map(|backend| {
+        let machine = Machine::of(backend, None, None)?;
+        let asked = args.sizes.asked(&config);
+        match checkpoint {
+            Some(checkpoint) => machine.fit_checkpoint(checkpoint, ranks, &asked).map(|(checkpoint, fit)| {
+                notes = checkpoint.notes().to_vec();
+                fit
+            }),
+            None => machine.fit(&config, ranks, &asked),
         }
-        Err(error) => found.problems.push(error.to_string()),
-    }
+    });
+    found.warnings.extend(notes.iter().map(ToString::to_string));
     // With a matrix unit, weights are copied to memory of their own.
     if backend == Some("cpu") && found.model.files_in_huge_pages == Some(false) && Isa::detect() != Isa::Amx {
         let what = "the page cache does not have the model's files in huge pages: weights are copied into memory";
         found.warnings.push(format!("{what}, which takes longer to load, once for each start"));
     }
-    let Some(backend) = backend else { return found };
-    let asked = args.sizes.asked(&config);
-    match Machine::of(backend, None, None).and_then(|machine| machine.fit(&config, ranks, &asked)) {
-        Ok(fit) => {
-            found.model.fits = Some(true);
-            found.model.takes = Some(Takes {
-                kv_tokens: u64::from(fit.kv_blocks) * BLOCK_TOKENS as u64,
-                step_tokens: fit.step_rows,
-                weight_bytes: fit.bytes.weights,
-                kv_bytes: fit.bytes.kv_cache,
-                activation_bytes: fit.bytes.activations,
-                scratch_bytes: fit.bytes.scratch,
-                reserve_bytes: fit.reserve_bytes,
-                memory_bytes: fit.memory_bytes,
-            });
-        }
-        Err(error) => {
-            found.model.fits = Some(false);
-            found.problems.push(format!("--model {folder}: {error}"));
-        }
+    found.model.fits = fitted.as_ref().map(Result::is_ok);
+    match fitted {
+        Some(Ok(fit)) => found.model.takes = Some(Takes::of(&fit)),
+        Some(Err(error)) => found.problems.push(format!("--model {folder}: {error}")),
+        None => {}
     }
     found
+}
+
+impl Takes {
+    fn of(fit: &Fit) -> Self {
+        Self {
+            kv_tokens: u64::from(fit.kv_blocks) * BLOCK_TOKENS as u64,
+            step_tokens: fit.step_rows,
+            weight_bytes: fit.bytes.weights,
+            kv_bytes: fit.bytes.kv_cache,
+            activation_bytes: fit.bytes.activations,
+            scratch_bytes: fit.bytes.scratch,
+            reserve_bytes: fit.reserve_bytes,
+            memory_bytes: fit.memory_bytes,
+        }
+    }
 }

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use model::FalconConfig;
 use sizing::{PUBLISHED, Published};
 use std::path::Path;
+use weights::{Checkpoint, WeightsError};
 
 /// The node that a folder's model is planned for, if none is named.
 pub const FOLDER_NODE: &str = "p4de.24xlarge";
@@ -14,22 +15,38 @@ pub struct Model {
     pub name: String,
     /// Its shape.
     pub config: FalconConfig,
+    /// What a folder has of its weights, in a sentence; `None` of a published id.
+    pub checkpoint: Option<String>,
     /// Name of its default node.
     pub default_node: &'static str,
 }
 
 impl Model {
-    /// The model in the folder `name`, of which only `config.json` is read, or else the published one with that id.
+    /// The model in the folder `name`, whose weights may be yet to come, or else the published one with that id.
     pub fn open(name: &str) -> Result<Self> {
         let dir = Path::new(name);
-        let (config, default_node) = if dir.is_dir() {
-            (weights::inspect(dir)?, FOLDER_NODE)
+        let (config, checkpoint, default_node) = if dir.is_dir() {
+            let (config, checkpoint) = look(dir)?;
+            (config, Some(checkpoint), FOLDER_NODE)
         } else if let Some(published) = Published::find(name) {
-            (published.config(), published.node)
+            (published.config(), None, published.node)
         } else {
             let known = PUBLISHED.map(|published| published.id).join("\n  ");
             bail!("--model {name}: there is no such folder, and no such id; ids are\n  {known}");
         };
-        Ok(Self { name: name.to_owned(), config, default_node })
+        Ok(Self { name: name.to_owned(), config, checkpoint, default_node })
     }
+}
+
+/// A folder's model, and what is to be said of its weights.
+fn look(dir: &Path) -> Result<(FalconConfig, String)> {
+    Ok(match Checkpoint::open(dir) {
+        Ok(checkpoint) => {
+            let notes: Vec<_> = checkpoint.notes().iter().map(ToString::to_string).collect();
+            let said = if notes.is_empty() { "ok".to_owned() } else { notes.join("; ") };
+            (checkpoint.config().clone(), said)
+        }
+        Err(error @ WeightsError::NoCheckpoint { .. }) => (weights::read_config(dir)?, error.to_string()),
+        Err(error) => return Err(error.into()),
+    })
 }

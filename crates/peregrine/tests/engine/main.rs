@@ -3,6 +3,7 @@
 mod amx;
 mod batching;
 mod cuda;
+mod ends;
 mod fleet;
 mod goldens;
 mod seeds;

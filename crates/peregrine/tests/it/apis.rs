@@ -399,6 +399,8 @@ async fn http_has_the_shape_of_tgi() {
     for (path, status, message) in [("/nowhere", 404, "there is no /nowhere"), ("/generate", 405, "no GET /generate")] {
         let answer = server.get(path).await;
         assert!(answer.status == status && field(&answer, "error").contains(message), "{answer:?}");
+        // Clients choose their exception by it.
+        assert_eq!(field(&answer, "error_type"), "not_found");
     }
     let metrics = server.get("/metrics").await.body;
     // Those above that are no requests are among them.

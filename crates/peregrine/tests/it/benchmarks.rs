@@ -117,10 +117,20 @@ async fn a_soak_that_is_interrupted_says_what_it_saw() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_engine_alone_is_measured() {
-    let small = ["--concurrency", "16", "--seconds", "1", "--output-len", "20", "--requests", "200"];
+    let small = ["--concurrency", "16", "--rounds", "1", "--seconds", "1", "--output-len", "20", "--requests", "200"];
     let output = bench(&[&["engine", "--json"][..], &small].concat()).await;
     let figures: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{output}: {error}"));
-    assert!(figures["tokens_per_s"].as_f64().is_some_and(|tokens| tokens > 0.0), "{figures}");
+    for dialect in ["grpc", "openai", "tgi"] {
+        let of = &figures["streams"][dialect];
+        for key in ["tokens_per_s", "ratio_to_grpc", "tokens_per_message", "p50_delay_ms", "p99_delay_ms"] {
+            assert!(of[key].as_f64().is_some_and(|value| value > 0.0), "{dialect}, {key}: {figures}");
+        }
+        assert_eq!(of["client_ns_per_event"].is_f64(), dialect != "grpc", "{figures}");
+    }
+    // Over server-sent events, each token is a message.
+    for dialect in ["openai", "tgi"] {
+        assert_eq!(figures["streams"][dialect]["tokens_per_message"], 1.0, "{figures}");
+    }
     assert!(figures["bytes_per_request"].is_f64(), "{figures}");
     let running: Vec<u32> = (0..7).map(|power| 4u32.pow(power)).collect();
     let us = |running: &u32| figures["plan_commit_us"][running.to_string()].as_f64();

@@ -10,6 +10,7 @@
 //! * [`benchmarks`]: `peregrine bench`.
 //! * [`bodies`]: the largest bodies there may be.
 //! * [`cuda`]: GPUs, which are stood in for.
+//! * [`dialects`]: the HTTP dialects, and how flags and variables set them.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`capacity`]: what cannot fit, where a model runs, and what `doctor` says.
 //! * [`load`]: what requests share, and what they must not hold.
@@ -31,13 +32,16 @@ mod checkpoints;
 mod connections;
 mod cuda;
 mod descriptors;
+mod dialects;
 mod generate_cli;
+mod grpc_chat;
 mod lifecycle;
 mod load;
 mod logs;
 mod malformed;
 mod memory;
 mod openai;
+mod openapi;
 mod pauses;
 #[path = "../support/standin.rs"]
 mod standin;

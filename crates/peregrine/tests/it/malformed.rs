@@ -21,7 +21,10 @@ const BODIES: [(&str, &str); 9] = [
         "/generate",
         r#"{"inputs":"Once","parameters":{"max_new_tokens":1,"top_k":3,"stop":["a"],"seed":1,"details":true}}"#,
     ),
-    ("/generate_stream", r#"{"inputs":"Once","parameters":{"max_new_tokens":1,"temperature":0.5,"truncate":5}}"#),
+    (
+        "/generate_stream",
+        r#"{"inputs":"Once","parameters":{"max_new_tokens":1,"grammar":null,"truncate":5,"logit_bias":{}}}"#,
+    ),
     ("/invocations", r#"{"inputs":"Once","parameters":{"max_new_tokens":1,"top_p":0.5},"stream":true}"#),
     ("/endpoints/a/invocations", r#"{"inputs":"Once","parameters":{"max_new_tokens":1,"best_of":1}}"#),
     ("/endpoints/a/invocations-response-stream", r#"{"inputs":"Once","parameters":{"max_new_tokens":1}}"#),

@@ -15,6 +15,10 @@ async fn complete(server: &Server, body: &Value) -> Value {
     parse(&server.post("/v1/completions", &body.to_string()).await)
 }
 
+async fn chat(server: &Server, body: &Value) -> Value {
+    parse(&server.post("/v1/chat/completions", &body.to_string()).await)
+}
+
 /// The events of a stream, in the order of their arrival, without the last, which says that it ended well.
 fn events(answer: &HttpAnswer) -> Vec<Value> {
     assert!(answer.head.contains("content-type: text/event-stream"), "{answer:?}");
@@ -91,15 +95,56 @@ async fn streams_are_whole_answers_in_pieces() {
     let mut pieces = events(&server.post("/v1/completions", &body.to_string()).await);
     let usage = pieces.pop().expect("the usage");
     assert_eq!((&usage["choices"], &usage["usage"]["total_tokens"]), (&json!([]), &whole["usage"]["total_tokens"]));
-    let mut order = Vec::new();
     for (index, choice) in whole["choices"].as_array().expect("a list").iter().enumerate() {
         let of_choice = |event: &&Value| event["choices"][0]["index"] == index;
         let text: String = pieces.iter().filter(of_choice).filter_map(|e| e["choices"][0]["text"].as_str()).collect();
         assert_eq!(choice["text"], text);
         assert!(!text.contains("the"), "the stop string is never shown: {text}");
-        order.push(pieces.iter().rposition(|event| of_choice(&event)).expect("its last event"));
     }
-    let first = pieces.iter().map(|event| event["choices"][0]["index"].as_u64()).take(order[0]);
-    assert!(first.collect::<std::collections::BTreeSet<_>>().len() > 1, "continuations come side by side");
+    let order = pieces.iter().map(|event| event["choices"][0]["index"].as_u64());
+    assert!(!order.is_sorted(), "continuations come side by side");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_chat_is_the_completion_of_its_prompt() {
+    let server = Server::ready(["--max-total-tokens", "96", "--chat-overflow", "cut"]).await;
+    let messages =
+        json!([{"role": "system", "content": "Tell a story."}, {"role": "user", "content": "Once upon a time"}]);
+    let chat_body = json!({"messages": messages, "temperature": 0, "max_tokens": 30});
+    let answer = chat(&server, &chat_body).await;
+    let prompt = "System: Tell a story.\nUser: Once upon a time\nFalcon:";
+    let completion =
+        complete(&server, &json!({"prompt": prompt, "temperature": 0, "max_tokens": 30, "stop": "\nUser:"})).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], completion["choices"][0]["text"]);
+    assert_eq!(answer["choices"][0]["finish_reason"], completion["choices"][0]["finish_reason"]);
+    assert_eq!(answer["usage"]["prompt_tokens"], completion["usage"]["prompt_tokens"]);
+
+    // A conversation that is too long loses what is oldest.
+    let mut long = vec![messages[0].clone()];
+    long.extend((0..40).map(|_| json!({"role": "user", "content": "Who is there?"})));
+    long.push(messages[1].clone());
+    let answer = chat(&server, &json!({"messages": long, "temperature": 0, "max_tokens": 30})).await;
+    let tokens = answer["usage"]["prompt_tokens"].as_u64().expect("a number");
+    assert!((40..=66).contains(&tokens), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_chat_template_may_come_from_a_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("other.jinja");
+    std::fs::write(&file, "{% for m in messages %}{{ m.content }}{% endfor %}").expect("it can be written");
+    let arguments = ["--chat-template".as_ref(), file.as_os_str()];
+    let server = Server::ready(arguments).await;
+    let answer =
+        chat(&server, &json!({"messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 12}))
+            .await;
+    let completion = complete(&server, &json!({"prompt": PROMPT, "temperature": 0, "max_tokens": 12})).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], completion["choices"][0]["text"]);
+    let models = parse(&server.get("/v1/models").await);
+    assert_eq!(models["data"][0]["id"], "falcon-demo");
+    let root = models["data"][0]["root"].as_str().expect("a path");
+    assert!(std::path::Path::new(root).join("tokenizer.json").is_file(), "{root}");
     server.stop().await;
 }

@@ -18,9 +18,7 @@ fn rows() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("a", json!({"best_of": 2, "top_k": 5, "seed": 1}), "seed", "`seed` must not be set when `best_of` > 1"),
         ("a", json!({"temperature": 0.0}), "temperature", "`temperature` must be strictly positive"),
         ("a", json!({"temperature": -0.5}), "temperature", "`temperature` must be strictly positive"),
-        ("a", json!({"temperature": 1e39}), "temperature", "`temperature` must be strictly positive"),
         ("a", json!({"repetition_penalty": 0}), "repetition_penalty", "`repetition_penalty` must be strictly positive"),
-        ("a", json!({"frequency_penalty": 1e39}), "frequency_penalty", "`frequency_penalty` must be a finite number"),
         ("a", json!({"top_p": 1.0}), "top_p", "`top_p` must be > 0.0 and < 1.0"),
         ("a", json!({"top_p": 0.0}), "top_p", "`top_p` must be > 0.0 and < 1.0"),
         ("a", json!({"typical_p": 1.5}), "typical_p", "`typical_p` must be > 0.0 and < 1.0"),
@@ -61,6 +59,9 @@ async fn each_rule_has_its_message_and_status_over_both_faces() {
         let described = (&*violations[0].field, violations[0].description.starts_with(message));
         assert_eq!(described, (field, true), "{request}");
     }
+    // JSON cannot say what no f32 can be.
+    let answer = server.post("/generate", r#"{"inputs": "a", "parameters": {"temperature": 1e39}}"#).await;
+    assert!(answer.status == 400 && answer.body.contains("parameters.temperature: number out of range"), "{answer:?}");
     only_over_grpc(&server).await;
     server.stop().await;
 }

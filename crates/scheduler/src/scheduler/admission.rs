@@ -36,7 +36,7 @@ impl Scheduler {
         self.admit_waiting(rows, draft);
     }
 
-    /// Admits all for which there is room.
+    /// Admits the waiting sequences that fit, in order of priority and arrival.
     fn admit_waiting(&mut self, rows: &mut PromptRows, draft: &mut Draft) {
         let mut too_large = None;
         while let Some(place) = self.queue.must_run_next() {

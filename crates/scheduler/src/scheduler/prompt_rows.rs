@@ -1,6 +1,6 @@
 //! How the rows of a step are shared among prompts.
 
-/// One in so many rows for prompts is for those that fit there whole.
+/// The share of prompt rows that is kept for short prompts is one over this.
 const SHORT_SHARE: usize = 4;
 
 /// The rows of a step that prompts may have.
@@ -32,7 +32,7 @@ impl PromptRows {
         if self.fits_short(wanted) { wanted } else { wanted.min(self.any) }
     }
 
-    /// Gives it so many.
+    /// Takes the rows of [`Self::offer`], and returns how many they are.
     pub(super) fn take(&mut self, wanted: usize) -> usize {
         let rows = self.offer(wanted);
         if self.fits_short(wanted) {

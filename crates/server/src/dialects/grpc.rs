@@ -1,5 +1,6 @@
 //! `peregrine.v1.Generation`, with TGI's parameters.
 
+mod chat;
 pub mod convert;
 mod status;
 
@@ -37,15 +38,21 @@ impl GrpcApi {
     }
 }
 
+/// The messages of a stream.
+type Messages = Pin<Box<dyn Stream<Item = Result<pb::GenerateStreamResponse, Status>> + Send>>;
+
+/// What the answer is to hold, and what is asked for.
+type Asked = (Shape, ApiRequest);
+
 #[tonic::async_trait]
 impl Generation for GrpcApi {
-    type GenerateStreamStream = Pin<Box<dyn Stream<Item = Result<pb::GenerateStreamResponse, Status>> + Send>>;
+    type GenerateStreamStream = Messages;
+    type ChatStreamStream = Messages;
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let (shape, request) = self.translate(request.into_inner(), false)?;
-        let answer = until(deadline, self.service.generate(request)).await??;
-        Ok(Response::new(response_to_pb(shape.response(answer))))
+        let asked = self.translate(request.into_inner(), false)?;
+        self.whole(asked, deadline).await
     }
 
     async fn generate_stream(
@@ -53,14 +60,20 @@ impl Generation for GrpcApi {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         let deadline = deadline(request.metadata());
-        let (shape, request) = self.translate(request.into_inner(), true)?;
-        let mut tokens = until(deadline, self.service.start(request)).await??;
-        tokens.end_without_reader(deadline, self.stall_limit);
-        let messages = try_unfold((tokens, shape), move |(mut tokens, shape)| async move {
-            let message = next_message(&mut tokens, &shape, deadline).await?;
-            Ok(message.map(|message| (message, (tokens, shape))))
-        });
-        Ok(Response::new(Box::pin(messages)))
+        let asked = self.translate(request.into_inner(), true)?;
+        self.streamed(asked, deadline).await
+    }
+
+    async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        let asked = self.translate_chat(request.into_inner(), false)?;
+        self.whole(asked, deadline).await
+    }
+
+    async fn chat_stream(&self, request: Request<pb::ChatRequest>) -> Result<Response<Self::ChatStreamStream>, Status> {
+        let deadline = deadline(request.metadata());
+        let asked = self.translate_chat(request.into_inner(), true)?;
+        self.streamed(asked, deadline).await
     }
 
     async fn tokenize(&self, request: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
@@ -103,12 +116,36 @@ impl Generation for GrpcApi {
 }
 
 impl GrpcApi {
-    /// What is asked for, and what the answer is to hold.
-    fn translate(&self, request: pb::GenerateRequest, stream: bool) -> Result<(Shape, ApiRequest), Error> {
+    fn translate(&self, request: pb::GenerateRequest, stream: bool) -> Result<Asked, Error> {
         let service = &self.service;
         let request = service.translated(request_from_pb(request))?;
         let shape = Shape::new(&request.inputs, &request.parameters, service.tokenizer());
         Ok((shape, service.translated(request.translate(stream, &service.info().tgi))?))
+    }
+
+    fn translate_chat(&self, request: pb::ChatRequest, stream: bool) -> Result<Asked, Status> {
+        let service = &self.service;
+        let asked = chat::translate(request, stream, &service.info().tgi, service.tokenizer());
+        asked.inspect_err(|_| service.count_rejection())
+    }
+
+    async fn whole(
+        &self,
+        (shape, request): Asked,
+        deadline: Option<Instant>,
+    ) -> Result<Response<pb::GenerateResponse>, Status> {
+        let answer = until(deadline, self.service.generate(request)).await??;
+        Ok(Response::new(response_to_pb(shape.response(answer))))
+    }
+
+    async fn streamed(&self, (shape, request): Asked, deadline: Option<Instant>) -> Result<Response<Messages>, Status> {
+        let mut tokens = until(deadline, self.service.start(request)).await??;
+        tokens.end_without_reader(deadline, self.stall_limit);
+        let messages = try_unfold((tokens, shape), move |(mut tokens, shape)| async move {
+            let message = next_message(&mut tokens, &shape, deadline).await?;
+            Ok(message.map(|message| (message, (tokens, shape))))
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 }
 

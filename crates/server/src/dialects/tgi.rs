@@ -10,6 +10,8 @@ pub(crate) mod routes;
 mod tokenize;
 
 pub use error::{ErrorBody, ErrorKind, field_name, message};
+pub(crate) use info::InfoResponse;
 pub use request::{GenerateRequest, Inputs, Limits, Parameters};
 pub(crate) use response::Shape;
 pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, Token};
+pub(crate) use tokenize::{ChatTokenizeResponse, TokenizeRequest, TokenizeResponse};

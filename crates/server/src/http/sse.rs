@@ -73,6 +73,16 @@ impl IntoResponse for EventStream {
 }
 
 impl EventStream {
+    /// The stream, shown another way.
+    pub(crate) fn wrapped<E: Events>(self, wrap: impl FnOnce(Box<dyn Events>) -> E) -> Self {
+        Self { events: Box::new(wrap(self.events)), ..self }
+    }
+
+    /// The type of the stream.
+    pub(crate) fn content_type(&self) -> &'static str {
+        self.events.content_type()
+    }
+
     /// The stream, with headers of its own.
     pub(crate) fn with_headers(self, headers: HeaderMap) -> Self {
         Self { headers, ..self }

@@ -3,12 +3,12 @@
 use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome, STALL_LIMIT};
 use crate::ledger::{VOCAB, engine};
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Totals, Workers};
-use server::{GrpcApi, Info, Service, TokenizerPool};
+use server::{Chat, ChatOverflow, GrpcApi, Info, Service, TokenizerPool};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use step::{BLOCK_TOKENS, Command};
-use text::Tokenizer;
+use text::{ChatTemplate, Tokenizer};
 use tokio::task::JoinSet;
 use tonic::Code;
 use wire::generation as pb;
@@ -19,10 +19,12 @@ const LIMIT: Duration = Duration::from_secs(100_000);
 /// Positions of a sequence.
 const POSITIONS: usize = 128;
 
-/// Prompts are token ids, so it only decodes.
-static TOKENIZER: LazyLock<TokenizerPool> = LazyLock::new(|| {
+/// Prompts are token ids, so it only decodes, and there are no conversations.
+static TOKENIZER: LazyLock<(TokenizerPool, Chat)> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizer");
-    TokenizerPool::start(Tokenizer::open(&folder).expect("a tokenizer"), 1, 1).expect("a thread")
+    let pool = TokenizerPool::start(Tokenizer::open(&folder).expect("a tokenizer"), 1, 1).expect("a thread");
+    let template = ChatTemplate::open(&folder).expect("Falcon's own");
+    (pool, Chat { template, overflow: ChatOverflow::Error })
 });
 
 /// What goes wrong with a rank at one of its steps.
@@ -227,7 +229,7 @@ async fn serve(plan: Plan) -> Tally {
         tgi: server::dialects::tgi::Limits::default(),
         max_concurrent_requests: plan.permits,
     };
-    let service = Service::new(coordinator.clone(), TOKENIZER.clone(), EOS.to_vec(), info);
+    let service = Service::new(coordinator.clone(), TOKENIZER.0.clone(), TOKENIZER.1.clone(), EOS.to_vec(), info);
     let (api, counts) = (Arc::new(GrpcApi::new(service, Some(STALL_LIMIT))), Arc::new(Counts::default()));
     let mut callers = JoinSet::new();
     for caller in &plan.callers {

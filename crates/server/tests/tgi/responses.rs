@@ -83,7 +83,6 @@ fn details_of_a_stream() {
 #[test]
 fn errors() {
     let rows = [
-        (ErrorBody::rejection("m"), 422, r#"{"error":"m","error_type":"validation"}"#),
         (
             ErrorBody::from(&Error::Generation { reason: "worker 3 died".to_owned() }),
             424,

@@ -35,7 +35,7 @@ pub(super) const CRATES: &[Crate] = &[
     Crate {
         name: "api",
         what: "what a request asks for and is answered with, in no protocol's words, and its validation",
-        uses: Only(&["step"]),
+        uses: Only(&["step", "text"]),
     },
     Crate {
         name: "scheduler",
@@ -47,7 +47,11 @@ pub(super) const CRATES: &[Crate] = &[
         what: "logits processors, seeded draws, watermark: the reference for every backend",
         uses: Only(&["step"]),
     },
-    Crate { name: "text", what: "tokenizer, ends of a text, incremental detokenizer, stop strings", uses: Only(&[]) },
+    Crate {
+        name: "text",
+        what: "tokenizer, ends of a text, incremental detokenizer, stop strings, chat templates",
+        uses: Only(&[]),
+    },
     Crate { name: "timeouts", what: "clocks that stand still in a pause, limits of a step, polling", uses: Only(&[]) },
     Crate { name: "weights", what: "safetensors over mmap: a rank's byte runs", uses: Only(&["model"]) },
     Crate {
@@ -222,12 +226,9 @@ mod tests {
         let page = format!("# Architecture\n\n{BEGIN}old\n{END}\nmore\n");
         let written = with_table(&page).expect("both marks");
         assert!(written.starts_with("# Architecture\n\n<!--") && written.ends_with("\nmore\n"), "{written}");
-        assert!(
-            written.contains("| `api` | requests, parameters and answers, with their validation | step |\n"),
-            "{written}"
-        );
+        assert!(written.contains("| `weights` | safetensors over mmap: a rank's byte runs | model |\n"), "{written}");
         assert!(check(&Tree::of(&[(PAGE, &written)])).is_empty());
-        for wrong in [&page[..], "# Architecture\n", &written.replace("| step |", "| step, wire |")] {
+        for wrong in [&page[..], "# Architecture\n", &written.replace("| model |", "| model, wire |")] {
             assert_eq!(check(&Tree::of(&[(PAGE, wrong)])).len(), 1, "{wrong}");
         }
         assert_eq!(check(&Tree::of(&[])).len(), 1);

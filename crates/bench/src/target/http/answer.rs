@@ -74,7 +74,7 @@ mod tests {
     /// Takes these events, each with its type if it has one, then the end.
     fn ends(dialect: Dialect, events: &[(&str, &str)]) -> (Record, Result<(), String>) {
         let answers = over_http(dialect).expect("one over HTTP").answers();
-        let (mut answer, mut record) = (Answer::new(answers), Record::new());
+        let (mut answer, mut record) = (Answer::new(answers), Record::new(None));
         for (kind, data) in events {
             let kind = (!kind.is_empty()).then_some(*kind);
             if let Err(error) = answer.event(kind, data, &mut record) {

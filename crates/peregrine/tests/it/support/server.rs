@@ -149,7 +149,12 @@ impl Server {
 
     /// `POST path` with a JSON body.
     pub async fn post(&self, path: &str, body: &str) -> HttpAnswer {
-        self.http(&post_text(path, body)).await
+        self.ask("POST", path, body).await
+    }
+
+    /// `method path` with a JSON body.
+    pub async fn ask(&self, method: &str, path: &str, body: &str) -> HttpAnswer {
+        self.http(&post_text(path, body).replacen("POST", method, 1)).await
     }
 
     /// `POST path` with a body that does not say what it is.

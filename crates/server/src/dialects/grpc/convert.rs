@@ -21,17 +21,21 @@ pub struct UnexpectedMessage {
 ///
 /// [`Violation::Conflict`], if there are two prompts.
 pub fn request_from_pb(request: pb::GenerateRequest) -> Result<GenerateRequest, Violation> {
-    let priority = match request.priority() {
-        pb::Priority::Low => Priority::Low,
-        pb::Priority::Unspecified | pb::Priority::Normal => Priority::Normal,
-        pb::Priority::High => Priority::High,
-    };
+    let priority = priority_from_pb(request.priority());
     Ok(GenerateRequest {
         inputs: Inputs::either(request.inputs, request.input_ids)?,
         parameters: parameters_from_pb(request.parameters.unwrap_or_default()),
         stream: false,
         priority,
     })
+}
+
+pub(crate) fn priority_from_pb(priority: pb::Priority) -> Priority {
+    match priority {
+        pb::Priority::Low => Priority::Low,
+        pb::Priority::Unspecified | pb::Priority::Normal => Priority::Normal,
+        pb::Priority::High => Priority::High,
+    }
 }
 
 /// A request to be sent over gRPC.
@@ -50,7 +54,7 @@ pub fn request_to_pb(request: GenerateRequest) -> pb::GenerateRequest {
     pb::GenerateRequest { inputs, input_ids, parameters, priority: priority.into() }
 }
 
-fn parameters_from_pb(parameters: pb::Parameters) -> Parameters {
+pub(crate) fn parameters_from_pb(parameters: pb::Parameters) -> Parameters {
     use pb::parameters::Grammar;
     Parameters {
         best_of: parameters.best_of.map(|n| n as usize),
@@ -76,6 +80,12 @@ fn parameters_from_pb(parameters: pb::Parameters) -> Parameters {
             Grammar::Regex(value) => json!({"type": "regex", "value": value}),
         }),
         ignore_eos: parameters.ignore_eos.unwrap_or(false),
+        min_p: parameters.min_p,
+        presence_penalty: parameters.presence_penalty,
+        count_frequency_penalty: parameters.count_frequency_penalty,
+        logit_bias: parameters.logit_bias.into_iter().collect(),
+        min_tokens: parameters.min_tokens,
+        stop_token_ids: parameters.stop_token_ids,
     }
 }
 
@@ -102,6 +112,12 @@ fn parameters_to_pb(parameters: Parameters) -> pb::Parameters {
         top_n_tokens: parameters.top_n_tokens,
         ignore_eos: Some(parameters.ignore_eos),
         grammar: parameters.grammar.as_ref().map(grammar_to_pb),
+        min_p: parameters.min_p,
+        presence_penalty: parameters.presence_penalty,
+        count_frequency_penalty: parameters.count_frequency_penalty,
+        logit_bias: parameters.logit_bias.into_iter().collect(),
+        min_tokens: parameters.min_tokens,
+        stop_token_ids: parameters.stop_token_ids,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use super::error::Failure;
+use super::error::{Failure, Form};
 use super::logprobs::{CompletionLogprobs, Offsets};
 use super::prompts::Prompts;
 use super::request::{Parameters, read};
@@ -19,7 +19,7 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 const LOGPROBS_MAX: u32 = 5;
 
 /// What completions have beside [`Parameters`].
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, utoipa::ToSchema)]
 pub struct CompletionRequest {
     /// What is continued.
     pub prompt: Prompts,
@@ -58,7 +58,7 @@ struct Shape {
 pub(super) async fn answer(shared: &Shared, id: &RequestId, body: &[u8]) -> Result<Reply, Failure> {
     let Shared { service, stall_limit, .. } = shared;
     let call = Call::read(body, service).inspect_err(|_| service.count_rejection())?;
-    let failed = |error: Error| Failure::new(&error);
+    let failed = |error: Error| Failure::new(&error, Form::Completion);
     let head = Head::new(format!("cmpl-{id}"), "text_completion", service);
     let mut tokens = service.start_all(call.requests).await.map_err(failed)?;
     if !call.streams {
@@ -78,7 +78,7 @@ impl Call {
         let CompletionRequest { prompt: Prompts(prompts), max_tokens, best_of, echo, logprobs } = read(body)?;
         let (streams, includes_usage) = (parameters.streams(), parameters.includes_usage());
         let (echo, n) = (echo.unwrap_or(false), parameters.n.unwrap_or(1));
-        let broken = |violation| Failure::new(&Error::Validation(violation));
+        let broken = |violation| Failure::new(&Error::Validation(violation), Form::Completion);
         if let Some(given) = logprobs.filter(|&given| given > LOGPROBS_MAX) {
             let (max, given) = (LOGPROBS_MAX as usize, given as usize);
             return Err(broken(Violation::TooMany { field: Field::TopTokens, max, given }));
@@ -214,6 +214,6 @@ impl Events for CompletionEvents {
     }
 
     fn error(&mut self, error: &Error, out: &mut EventBuffer) {
-        out.error(&Failure::new(error).body);
+        out.error(&Failure::new(error, Form::Completion).body);
     }
 }

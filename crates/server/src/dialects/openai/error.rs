@@ -2,17 +2,17 @@
 
 use crate::Error;
 use crate::dialects::tgi;
-use crate::http::{Rejection, whole_seconds};
-use api::{Field, Violation};
+use crate::http::{self, Rejection};
+use api::{ChatError, Field, Violation};
 use axum::Json;
 use axum::http::StatusCode;
-use axum::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::time::Duration;
 
 /// The JSON of an error, as a body or as the event that ends a stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = openai::ErrorBody)]
 pub struct ErrorBody {
     /// OpenAI's object.
     pub error: ErrorObject,
@@ -21,7 +21,7 @@ pub struct ErrorBody {
 }
 
 /// OpenAI's description of an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ErrorObject {
     /// For people.
     pub message: String,
@@ -40,6 +40,13 @@ pub(crate) struct Failure {
     status: StatusCode,
     pub(crate) body: ErrorBody,
     retry_after: Option<Duration>,
+}
+
+/// Which of the two kinds of requests it is. They spell some fields differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Completion,
+    Chat,
 }
 
 impl Failure {
@@ -64,15 +71,18 @@ impl Failure {
         Self { status, body: ErrorBody { error, error_type: tgi::ErrorKind::Validation }, retry_after: None }
     }
 
-    fn of_violation(violation: &Violation) -> Self {
-        let param = field_name(violation.field()).to_owned();
-        Self::invalid(param, Some(code_of(violation)), message(violation))
+    fn of_violation(violation: &Violation, form: Form) -> Self {
+        let param = match violation {
+            Violation::Conversation(error) => param_of(error),
+            other => field_name(other.field(), form).to_owned(),
+        };
+        Self::invalid(param, Some(code_of(violation)), message(violation, form))
     }
 
-    /// What is said of `error`.
-    pub(crate) fn new(error: &Error) -> Self {
+    /// What is said of `error` to a request of this form.
+    pub(crate) fn new(error: &Error, form: Form) -> Self {
         let (status, kind, code) = match error {
-            Error::Validation(violation) => return Self::of_violation(violation),
+            Error::Validation(violation) => return Self::of_violation(violation, form),
             Error::Overloaded { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"))
             }
@@ -106,24 +116,39 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         if let Some(wait) = self.retry_after {
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, whole_seconds(wait));
-            let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(milliseconds));
+            http::retry_after(response.headers_mut(), wait);
         }
         response
     }
 }
 
 /// How OpenAI spells a field; where it has none, vLLM.
-fn field_name(field: Field) -> &'static str {
-    match field {
-        Field::PromptIds => "prompt",
-        Field::Truncate => "truncate_prompt_tokens",
-        Field::PromptLogprobs => "echo",
-        Field::TopTokens => "logprobs",
-        Field::Grammar => "response_format",
-        same => same.name(),
+fn field_name(field: Field, form: Form) -> &'static str {
+    match (field, form) {
+        (Field::Prompt | Field::PromptIds, Form::Chat) => "messages",
+        (Field::PromptIds, Form::Completion) => "prompt",
+        (Field::Truncate, _) => "truncate_prompt_tokens",
+        (Field::PromptLogprobs, _) => "echo",
+        (Field::TopTokens, Form::Completion) => "logprobs",
+        (Field::TopTokens, Form::Chat) => "top_logprobs",
+        (Field::Grammar, _) => "response_format",
+        (same, _) => same.name(),
+    }
+}
+
+/// Where in the request a conversation is at fault.
+fn param_of(error: &ChatError) -> String {
+    match error {
+        ChatError::NotAnObject { index, .. } => format!("messages[{index}]"),
+        ChatError::Content { index, .. } => format!("messages[{index}].content"),
+        ChatError::PartType { index, part, .. } => format!("messages[{index}].content[{part}].type"),
+        ChatError::PartText { index, part } => format!("messages[{index}].content[{part}].text"),
+        ChatError::UnknownTemplate { .. } | ChatError::NoDefault { .. } => "chat_template".to_owned(),
+        ChatError::ContinueAndPrompt | ChatError::NothingToContinue | ChatError::ContinuationLost => {
+            "continue_final_message".to_owned()
+        }
+        ChatError::Reserved { name } => format!("chat_template_kwargs.{name}"),
+        _ => "messages".to_owned(),
     }
 }
 
@@ -142,24 +167,25 @@ fn code_of(violation: &Violation) -> &'static str {
     }
 }
 
-/// What is said of a broken rule. Clients know what is too long by the words "maximum context length".
-fn message(violation: &Violation) -> String {
-    let prompt = field_name(Field::Prompt);
+/// What is said of a broken rule. litellm knows what is too long by the words with which each begins.
+fn message(violation: &Violation, form: Form) -> String {
+    let name = |field| field_name(field, form);
+    let prompt = name(Field::Prompt);
     match *violation {
         Violation::TotalTokens { max, prompt: tokens, new } => format!(
-            "the maximum context length of this model is {max} tokens: `{prompt}` has {tokens}, and `max_tokens` asks for \
+            "This model's maximum context length is {max} tokens: `{prompt}` has {tokens}, and `max_tokens` asks for \
              {new}, which is {} too many together",
             tokens + new as usize - max
         ),
         Violation::PromptTokens { max, given } => format!(
-            "the maximum context length of this model leaves {max} tokens for `{prompt}`, which has {given}: {} too many",
+            "This model's maximum context length is exceeded: `{prompt}` may have {max} tokens, and has {given}: {} too many",
             given - max
         ),
         Violation::PromptBytes { max, tokens, given } => format!(
-            "the maximum context length of this model leaves {tokens} tokens for `{prompt}`, which are at most {max} bytes. \
+            "This model's maximum context length is exceeded: `{prompt}` may have {tokens} tokens, which are at most {max} bytes. \
              It has {given}: {} too many",
             given - max
         ),
-        ref other => other.message(field_name),
+        ref other => other.message(name),
     }
 }

@@ -1,4 +1,4 @@
-//! Log-probabilities. They are the model's own, before any parameter changes them.
+//! Log-probabilities, in the two shapes that OpenAI has for them. They are the model's own, before any parameter changes them.
 
 use api::{PromptToken, TokenEvent};
 use serde::ser::{Serialize, Serializer};
@@ -8,7 +8,7 @@ use text::{Detokenizer, Tokenizer};
 const LEAST: f32 = -9999.0;
 
 /// Log-probabilities of a completion. The lists have an entry for each token.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct CompletionLogprobs {
     /// Where the token begins in the text, in characters.
     pub text_offset: Vec<usize>,
@@ -17,6 +17,7 @@ pub struct CompletionLogprobs {
     /// Their texts; `bytes:\x…` where a token is no whole characters.
     pub tokens: Vec<String>,
     /// The most probable tokens and the token itself; null for tokens of an echoed prompt.
+    #[schema(value_type = Vec<Option<std::collections::HashMap<String, f32>>>)]
     pub top_logprobs: Vec<Option<TopLogprobs>>,
 }
 
@@ -28,6 +29,36 @@ impl Serialize for TopLogprobs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
     }
+}
+
+/// Log-probabilities of a message.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct ChatLogprobs {
+    /// Of each token.
+    pub content: Vec<ChatTokenLogprob>,
+    /// Models here do not have it.
+    pub refusal: Option<()>,
+}
+
+/// A token of a message.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct ChatTokenLogprob {
+    /// The token.
+    #[serde(flatten)]
+    pub token: ChatTopLogprob,
+    /// The most probable tokens in its place.
+    pub top_logprobs: Vec<ChatTopLogprob>,
+}
+
+/// A token with its log-probability.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct ChatTopLogprob {
+    /// Its text; U+FFFD where it is no whole characters.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The bytes of its text.
+    pub bytes: Vec<u8>,
 }
 
 /// Makes the log-probabilities of one completion, in the order of its tokens.
@@ -71,6 +102,17 @@ impl Offsets {
         if !event.token.special {
             self.characters += event.token.text.chars().count();
         }
+    }
+}
+
+impl ChatTokenLogprob {
+    pub(crate) fn new(tokenizer: &Tokenizer, event: &TokenEvent) -> Self {
+        let of = |token: &api::Token| ChatTopLogprob {
+            token: tokenizer.decode(&[token.id], false),
+            logprob: at_least(token.model_logprob),
+            bytes: tokenizer.bytes(token.id).to_vec(),
+        };
+        Self { token: of(&event.token), top_logprobs: event.top.iter().map(of).collect() }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::Service;
 use serde::Serialize;
 
 /// The models that there are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ModelList {
     /// "list".
     pub object: &'static str,
@@ -14,7 +14,7 @@ pub struct ModelList {
 }
 
 /// A model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Model {
     /// Its name: that of its folder.
     pub id: String,

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 const TEMPERATURE_MIN: f32 = 1e-5;
 
 /// The parameters that completions and chats share: OpenAI's, and vLLM's that are not OpenAI's.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, utoipa::ToSchema)]
+#[schema(as = openai::Parameters)]
 pub struct Parameters {
     /// Any name is the one model's.
     pub model: Option<String>,
@@ -58,14 +59,14 @@ pub struct Parameters {
 }
 
 /// How a stream is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 pub struct StreamOptions {
     /// An event of its own, before the end, has the usage; no.
     pub include_usage: Option<bool>,
 }
 
 /// A seed. vLLM takes signed ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(untagged, expecting = "expected an integer of 64 bits")]
 pub enum Seed {
     /// Within 0 and 2^64 - 1.
@@ -75,7 +76,7 @@ pub enum Seed {
 }
 
 /// Texts that end a continuation.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of strings")]
 pub enum StopStrings {
     /// One.
@@ -85,7 +86,7 @@ pub enum StopStrings {
 }
 
 /// What a text must follow.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, utoipa::ToSchema)]
 pub struct ResponseFormat {
     /// `text`, `json_object`, `json_schema`, or Text Generation Inference's `json` and `regex`.
     #[serde(rename = "type")]

@@ -1,13 +1,13 @@
 //! What a client gets.
 
-use super::logprobs::CompletionLogprobs;
-use crate::service::unix_seconds;
+use super::logprobs::{ChatLogprobs, CompletionLogprobs};
+use crate::chat::unix_seconds;
 use crate::{Service, TokenStream};
 use api::{Answer, FinishReason};
 use serde::Serialize;
 
 /// What every answer and every event of a stream begins with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Head {
     /// Of the request.
     pub id: String,
@@ -31,7 +31,7 @@ impl Head {
 }
 
 /// A whole completion, or an event of its stream.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Completion {
     /// Its beginning; `object` is "text_completion".
     #[serde(flatten)]
@@ -40,11 +40,12 @@ pub struct Completion {
     pub choices: Vec<CompletionChoice>,
     /// The tokens. In a stream there if it was asked for, and null in all events but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
 }
 
 /// A continuation of a prompt.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct CompletionChoice {
     /// Which it is: those of the first prompt first.
     pub index: usize,
@@ -56,8 +57,81 @@ pub struct CompletionChoice {
     pub finish_reason: Option<&'static str>,
 }
 
+/// A whole chat completion.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ChatCompletion {
+    /// Its beginning; `object` is "chat.completion".
+    #[serde(flatten)]
+    pub head: Head,
+    /// The messages that could come next.
+    pub choices: Vec<ChatChoice>,
+    /// The tokens.
+    pub usage: Usage,
+}
+
+/// A message that could come next.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ChatChoice {
+    /// Which it is.
+    pub index: usize,
+    /// The message.
+    pub message: ChatMessage,
+    /// If they were asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// "stop" or "length".
+    pub finish_reason: &'static str,
+}
+
+/// A message of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct ChatMessage {
+    /// "assistant".
+    pub role: &'static str,
+    /// Its text.
+    pub content: String,
+    /// Models here do not have it.
+    pub refusal: Option<()>,
+}
+
+/// An event of a stream of chat completions.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ChatChunk {
+    /// Its beginning; `object` is "chat.completion.chunk".
+    #[serde(flatten)]
+    pub head: Head,
+    /// A piece of a message; none in the event that has the usage.
+    pub choices: Vec<ChatChunkChoice>,
+    /// The tokens, if they were asked for; null in all events but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// A piece of a message.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ChatChunkChoice {
+    /// Of which message.
+    pub index: usize,
+    /// What it adds.
+    pub delta: ChatDelta,
+    /// If they were asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// "stop" or "length"; null before the end.
+    pub finish_reason: Option<&'static str>,
+}
+
+/// What an event adds to a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct ChatDelta {
+    /// "assistant", in the first event of a message alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// Text.
+    pub content: String,
+}
+
 /// The tokens of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Usage {
     /// Of all prompts.
     pub prompt_tokens: usize,
@@ -70,7 +144,7 @@ pub struct Usage {
 }
 
 /// More of the prompts' tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PromptTokensDetails {
     /// Those that the prefix cache had.
     pub cached_tokens: usize,

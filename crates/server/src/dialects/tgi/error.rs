@@ -5,7 +5,7 @@ use api::{Field, Violation};
 use serde::{Deserialize, Serialize};
 
 /// TGI's kinds of errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// The request is at fault.
@@ -18,6 +18,8 @@ pub enum ErrorKind {
     IncompleteGeneration,
     /// The server cannot serve.
     Healthcheck,
+    /// There is no such route.
+    NotFound,
 }
 
 impl ErrorKind {
@@ -30,12 +32,13 @@ impl ErrorKind {
             Self::Overloaded => 429,
             Self::IncompleteGeneration => 500,
             Self::Healthcheck => 503,
+            Self::NotFound => 404,
         }
     }
 }
 
 /// The JSON of an error, as a body or as the event that ends a stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ErrorBody {
     /// For people.
     pub error: String,
@@ -45,12 +48,6 @@ pub struct ErrorBody {
 }
 
 impl ErrorBody {
-    /// A request that broke a rule of its own protocol, such as JSON that cannot be read.
-    #[must_use]
-    pub fn rejection(message: impl Into<String>) -> Self {
-        Self { error: message.into(), kind: ErrorKind::Validation }
-    }
-
     /// The server cannot serve.
     #[must_use]
     pub fn unhealthy() -> Self {
@@ -89,6 +86,7 @@ pub fn field_name(field: Field) -> &'static str {
         Field::MaxTokens => "max_new_tokens",
         Field::N => "best_of",
         Field::RelativeFrequencyPenalty => "frequency_penalty",
+        Field::FrequencyPenalty => "count_frequency_penalty",
         Field::PromptLogprobs => "decoder_input_details",
         Field::TopTokens => "top_n_tokens",
         same => same.name(),
@@ -100,6 +98,9 @@ pub fn field_name(field: Field) -> &'static str {
 pub fn message(violation: &Violation) -> String {
     use Violation as V;
     match *violation {
+        V::Sampling(ref error) => {
+            error.to_string().replace(&format!("`{}`", error.field()), &format!("`{}`", field_name(violation.field())))
+        }
         V::TooMany { field: Field::BestOf | Field::N, max: 1, .. } => {
             "`best_of` != 1 is not allowed for this endpoint".to_owned()
         }

@@ -4,7 +4,7 @@ use crate::Service;
 use serde::Serialize;
 
 /// The order of the fields is that of their JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct InfoResponse {
     model_id: String,
     /// Commits of the model's repository are not known of a folder.

@@ -1,7 +1,9 @@
 //! What a client sends.
 
-use api::{Field, Grammar, Priority, Prompt, Range, Request, Sampling, Stop, Violation};
+use api::{Field, Grammar, Priority, Prompt, Range, Request, Sampling, Stop, TokenBias, Violation};
 use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 const DEFAULT_MAX_NEW_TOKENS: u32 = 20;
 
@@ -23,9 +25,10 @@ impl Default for Limits {
 }
 
 /// A request for a continuation. Unknown keys of its JSON are ignored.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, utoipa::ToSchema)]
 pub struct GenerateRequest {
     /// The prompt.
+    #[schema(value_type = String)]
     pub inputs: Inputs,
     /// How it is continued.
     #[serde(default)]
@@ -71,7 +74,7 @@ impl Inputs {
 
 /// How a prompt is continued: TGI's parameters, as they are before validation. `None` is the default, which is given
 /// with each; JSON may say `null` for it. The other fields take no `null`, as in TGI.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Parameters {
     /// Make so many continuations and answer with the likeliest; 1.
@@ -109,9 +112,21 @@ pub struct Parameters {
     /// Answer with so many of the most probable tokens beside each; 0.
     pub top_n_tokens: Option<u32>,
     /// A grammar that the text must follow: `{"type": "json" or "regex", "value": …}`. Any is rejected for now.
-    pub grammar: Option<serde_json::Value>,
+    pub grammar: Option<Value>,
     /// Go on after the end-of-text token. Ours, for benchmarks.
     pub ignore_eos: bool,
+    /// Draw from the tokens that are at least this times as probable as the most probable one; all. Ours.
+    pub min_p: Option<f32>,
+    /// Logits of tokens that have been generated lose this; 0. Ours, as OpenAI's.
+    pub presence_penalty: Option<f32>,
+    /// Logits lose this for each time that the token has been generated; 0. Ours: OpenAI's `frequency_penalty`.
+    pub count_frequency_penalty: Option<f32>,
+    /// What the logits of tokens gain, by id. Ours, as OpenAI's.
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// No end of text before so many tokens; 0. Ours.
+    pub min_tokens: Option<u32>,
+    /// Tokens that end the generation. Ours.
+    pub stop_token_ids: Vec<u32>,
 }
 
 impl GenerateRequest {
@@ -137,7 +152,8 @@ impl GenerateRequest {
                 strings: parameters.stop,
                 keep_string: true,
                 ignore_eos: parameters.ignore_eos,
-                ..Stop::default()
+                token_ids: parameters.stop_token_ids,
+                min_tokens: parameters.min_tokens.unwrap_or(0),
             },
             priority,
             ..Request::new(match inputs {
@@ -208,7 +224,7 @@ impl Parameters {
     }
 
     fn sampling(&self) -> Sampling {
-        let filters = self.top_k.is_some() || self.top_p.is_some() || self.typical_p.is_some();
+        let filters = [self.top_p, self.typical_p, self.min_p].iter().any(Option::is_some) || self.top_k.is_some();
         Sampling {
             draw: self.do_sample || self.temperature.is_some_and(|t| t != 1.0) || filters,
             seed: self.seed,
@@ -219,15 +235,18 @@ impl Parameters {
             repetition_penalty: self.repetition_penalty,
             relative_frequency_penalty: self.frequency_penalty,
             watermark: self.watermark,
-            ..Sampling::default()
+            min_p: self.min_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.count_frequency_penalty,
+            logit_bias: self.logit_bias.iter().map(|(&id, &bias)| TokenBias { id, bias }).collect(),
         }
     }
 }
 
-fn grammar(mut grammar: serde_json::Value) -> Grammar {
-    let value = grammar["value"].take();
-    match (grammar["type"].as_str(), value.as_str()) {
-        (Some("regex"), Some(regex)) => Grammar::Regex(regex.to_owned()),
-        _ => Grammar::JsonSchema(value),
+fn grammar(mut grammar: Value) -> Grammar {
+    let value = grammar.get_mut("value").map(Value::take).unwrap_or_default();
+    match (grammar["type"].as_str(), value) {
+        (Some("regex"), Value::String(regex)) => Grammar::Regex(regex),
+        (_, schema) => Grammar::JsonSchema(schema),
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use text::Tokenizer;
 
 /// A whole answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GenerateResponse {
     /// The continuation; after the prompt with `return_full_text`.
     pub generated_text: String,
@@ -17,9 +17,10 @@ pub struct GenerateResponse {
 }
 
 /// How the answer came about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Details {
     /// Why it ended.
+    #[schema(value_type = crate::http::openapi::FinishReasonName)]
     pub finish_reason: FinishReason,
     /// Tokens in `tokens`, the end-of-text token included.
     pub generated_tokens: u32,
@@ -44,11 +45,12 @@ pub struct Details {
 }
 
 /// A continuation that was not the likeliest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BestOfSequence {
     /// As in [`GenerateResponse`].
     pub generated_text: String,
     /// As in [`Details`].
+    #[schema(value_type = crate::http::openapi::FinishReasonName)]
     pub finish_reason: FinishReason,
     /// As in [`Details`].
     pub generated_tokens: u32,
@@ -64,7 +66,7 @@ pub struct BestOfSequence {
 }
 
 /// A token of the prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PrefillToken {
     /// Vocabulary id.
     pub id: u32,
@@ -75,7 +77,7 @@ pub struct PrefillToken {
 }
 
 /// A generated token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Token {
     /// Vocabulary id.
     pub id: u32,
@@ -91,9 +93,10 @@ pub struct Token {
 }
 
 /// How a streamed answer came about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StreamDetails {
     /// As in [`Details`].
+    #[schema(value_type = crate::http::openapi::FinishReasonName)]
     pub finish_reason: FinishReason,
     /// As in [`Details`].
     pub generated_tokens: u32,

@@ -1,18 +1,18 @@
 //! TGI's routes.
 
-use super::ErrorBody;
 use super::headers::{Compute, measured};
 use super::info::InfoResponse;
 use super::request::GenerateRequest;
 use super::response::{Shape, StreamDetails, Token};
 use super::tokenize::{self, TokenizeRequest};
-use crate::http::{EventBuffer, EventStream, Events, Rejection, Reply, Shared, event_stream, whole_seconds};
+use super::{ErrorBody, ErrorKind};
+use crate::dialects::openai::ChatRequest;
+use crate::http::{self, EventBuffer, EventStream, Events, Rejection, Reply, Shared, event_stream};
 use crate::{Error, Service, TokenStream};
 use api::TokenEvent;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -20,8 +20,15 @@ use coordinator::Status as ModelStatus;
 use serde::Serialize;
 
 /// What there is.
-pub(crate) const ROUTES: &[&str] =
-    &["GET and POST /", "GET /health", "GET /info", "POST /generate", "POST /generate_stream", "POST /tokenize"];
+pub(crate) const ROUTES: &[&str] = &[
+    "GET and POST /",
+    "GET /health",
+    "GET /info",
+    "POST /generate",
+    "POST /generate_stream",
+    "POST /tokenize",
+    "POST /chat_tokenize",
+];
 
 /// TGI's routes.
 pub(crate) fn router() -> Router<Shared> {
@@ -32,6 +39,7 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/generate", post(generate))
         .route("/generate_stream", post(generate_stream))
         .route("/tokenize", post(tokenize))
+        .route("/chat_tokenize", post(chat_tokenize))
 }
 
 /// 200 with an empty body when every rank is ready, else 503 and why.
@@ -70,10 +78,22 @@ async fn generate_stream(State(shared): State<Shared>, body: Body<GenerateReques
     Ok(reply(&shared, request, Whole::Object).await)
 }
 
-async fn tokenize(State(shared): State<Shared>, body: Body<TokenizeRequest>) -> Result<Response, Response> {
-    let request = body.map_err(|rejection| rejected(rejection.into()))?.0;
-    let tokens = tokenize::tokenize(&shared.service, request).await;
-    tokens.map(|tokens| Json(tokens).into_response()).map_err(|error| failed(&error))
+async fn tokenize(State(shared): State<Shared>, body: Body<TokenizeRequest>) -> Response {
+    tokenized(body, async |request| tokenize::tokenize(&shared.service, request).await).await
+}
+
+async fn chat_tokenize(State(shared): State<Shared>, body: Body<ChatRequest>) -> Response {
+    tokenized(body, async |request| tokenize::tokenize_chat(&shared.service, request).await).await
+}
+
+async fn tokenized<T, A: Serialize>(body: Body<T>, tokenize: impl AsyncFnOnce(T) -> Result<A, Error>) -> Response {
+    match body {
+        Err(rejection) => rejected(rejection.into()),
+        Ok(Json(request)) => match tokenize(request).await {
+            Ok(answer) => Json(answer).into_response(),
+            Err(error) => failed(&error),
+        },
+    }
 }
 
 #[expect(clippy::result_large_err, reason = "it is the answer")]
@@ -130,8 +150,10 @@ struct TgiEvents {
     shape: Shape,
 }
 
-#[derive(Serialize)]
-struct StreamEvent {
+/// An event of a stream.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = StreamResponse)]
+pub(crate) struct StreamEvent {
     index: u32,
     token: Token,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -162,14 +184,20 @@ impl Events for TgiEvents {
 pub(crate) fn failed(error: &Error) -> Response {
     let mut response = failure(ErrorBody::from(error));
     if let Error::Overloaded { retry_after } = error {
-        response.headers_mut().insert(RETRY_AFTER, whole_seconds(*retry_after));
+        http::retry_after(response.headers_mut(), *retry_after);
     }
     response
 }
 
 /// The answer to a request that cannot be read.
 pub(crate) fn rejected(rejection: Rejection) -> Response {
-    (rejection.status, Json(ErrorBody::rejection(rejection.message))).into_response()
+    // Clients choose their exception by it, whatever the status is.
+    let kind = match rejection.status {
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => ErrorKind::NotFound,
+        StatusCode::TOO_MANY_REQUESTS => ErrorKind::Overloaded,
+        _ => ErrorKind::Validation,
+    };
+    (rejection.status, Json(ErrorBody { error: rejection.message, kind })).into_response()
 }
 
 fn failure(body: ErrorBody) -> Response {

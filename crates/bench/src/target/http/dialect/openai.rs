@@ -1,7 +1,7 @@
 //! What OpenAI's answers mean, of completions and of chats.
 
 use super::{Answers, Progress, parsed, reported};
-use crate::target::record::Counts;
+use crate::target::record::{Counts, Seen};
 use crate::target::{Record, ServerInfo, TargetError};
 use serde::Deserialize;
 use serde_json::Value;
@@ -63,8 +63,8 @@ impl Answers for OpenAiAnswers {
     fn event(&self, data: &str, record: &mut Record) -> Result<Progress, TargetError> {
         let answer: Answer = parsed(data)?;
         let first = answer.choices.as_ref().and_then(|choices| choices.first());
-        if first.is_some_and(Choice::has_text) {
-            record.arrived(1);
+        if let Some(text) = first.and_then(Choice::text) {
+            record.arrived(1, Seen::Text(text));
         }
         take(&answer, record)
     }
@@ -76,9 +76,9 @@ impl Answers for OpenAiAnswers {
 
 impl Choice {
     /// The first chunk of a chat has none, and neither has the one with the `finish_reason`, mostly.
-    fn has_text(&self) -> bool {
-        let content = self.delta.as_ref().and_then(|delta| delta.content.as_ref());
-        self.text.as_ref().or(content).is_some_and(|text| !text.is_empty())
+    fn text(&self) -> Option<&str> {
+        let content = self.delta.as_ref().and_then(|delta| delta.content.as_deref());
+        self.text.as_deref().or(content).filter(|text| !text.is_empty())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::parameters::{put_optional, text};
 use super::{Answers, HttpDialect, Progress, parsed, reported};
 use crate::dataset::Request;
-use crate::target::record::Counts;
+use crate::target::record::{Counts, Seen};
 use crate::target::{Record, ServerInfo, TargetError};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -91,7 +91,7 @@ fn take(answer: Answer, record: &mut Record) -> Result<Progress, TargetError> {
     }
     let is_known = answer.token.is_some();
     if let Some(token) = answer.token {
-        record.arrived(1);
+        record.arrived(1, Seen::Id(token.id));
         record.ids.push(token.id);
     }
     if let Some(details) = answer.details {
@@ -128,10 +128,10 @@ mod tests {
         let answer = r#"{"generated_text": "ab", "details": {"generated_tokens": 2, "input_length": 7,
             "tokens": [{"id": 5}, {"id": 6}]}}"#;
         for body in [answer.to_owned(), format!("[{answer}]")] {
-            let mut record = Record::new();
+            let mut record = Record::new(None);
             assert_eq!(TgiAnswers.whole(&body, &mut record).expect("an answer"), Progress::Finished);
             assert_eq!((record.ids, record.counts.input_tokens), (vec![5, 6], Some(7)));
         }
-        assert_eq!(TgiAnswers.whole("[]", &mut Record::new()).expect("a list"), Progress::Unknown);
+        assert_eq!(TgiAnswers.whole("[]", &mut Record::new(None)).expect("a list"), Progress::Unknown);
     }
 }

@@ -33,7 +33,7 @@ async fn paths_that_are_not_there_have_errors_of_this_form() {
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (404, &json!("unknown_url")));
     let message = answer.json()["error"]["message"].as_str().expect("a text").to_owned();
     assert!(message.starts_with("there is no /v1/responses; there are "), "{message}");
-    assert!(message.contains("POST /v1/completions"), "{message}");
+    assert!(message.contains("POST /v1/chat/completions"), "{message}");
     let answer = server.get("/v1/completions").await;
     assert_eq!((answer.status, &answer.json()["error"]["type"]), (405, &json!("invalid_request_error")));
     // Elsewhere they are TGI's.

@@ -11,7 +11,7 @@ fn with(mut body: Value, more: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn parameters_out_of_range() {
+async fn fields_of_both_kinds() {
     let server = Script::new(&[" yes"]).serve().await;
     let rows = [
         (json!({"temperature": -1}), "temperature", "invalid_value", "`temperature` must be at least 0"),
@@ -27,13 +27,8 @@ async fn parameters_out_of_range() {
         (json!({"logit_bias": {"999999": 1}}), "logit_bias", "invalid_value", "has the token 999999"),
         (json!({"n": 0}), "n", "integer_below_min_value", "`n` must be at least 1. Given: 0"),
         (json!({"n": 129}), "n", "integer_above_max_value", "`n` must be at most 128. Given: 129"),
-        (
-            json!({"max_tokens": 0}),
-            "max_tokens",
-            "integer_below_min_value",
-            "`max_tokens` must be at least 1. Given: 0",
-        ),
-        (json!({"max_tokens": 100}), "", "context_length_exceeded", "the maximum context length of this model is 64"),
+        (json!({"max_tokens": 0}), "max_tokens", "integer_below_min_value", "must be at least 1. Given: 0"),
+        (json!({"max_tokens": 100}), "", "context_length_exceeded", "This model's maximum context length is 64"),
         (json!({"min_tokens": 5, "max_tokens": 4}), "min_tokens", "integer_above_max_value", "at most 4. Given: 5"),
         (json!({"stop": vec!["a"; 65]}), "stop", "array_above_max_length", "`stop` must be at most 64. Given: 65"),
         (json!({"stop": "a".repeat(4097)}), "stop", "string_above_max_length", "must have at most 4096 bytes"),
@@ -57,8 +52,11 @@ async fn parameters_out_of_range() {
         (json!({"stream_options": {"include_usage": 1}}), "stream_options.include_usage", "invalid_type", "a boolean"),
     ];
     let completion = json!({"prompt": "x"});
+    let chat = json!({"messages": [{"role": "user", "content": "x"}]});
     for (more, param, code, message) in rows {
-        for (path, body, prompt) in [("/v1/completions", &completion, "prompt")] {
+        for (path, body, prompt) in
+            [("/v1/completions", &completion, "prompt"), ("/v1/chat/completions", &chat, "messages")]
+        {
             for stream in [false, true] {
                 let body = with(with(body.clone(), &more), &json!({"stream": stream}));
                 let answer = server.post(path, &body.to_string()).await;
@@ -77,7 +75,7 @@ async fn parameters_out_of_range() {
     }
     assert!(server.asked().is_empty(), "none of them has run");
     let refused = server.get("/metrics").await.body;
-    assert!(refused.contains("tgi_request_failure{err=\"validation\"} 62\n"), "each is counted: {refused}");
+    assert!(refused.contains("tgi_request_failure{err=\"validation\"} 124\n"), "each is counted: {refused}");
 }
 
 #[tokio::test]
@@ -91,7 +89,12 @@ async fn fields_of_completions() {
         (json!({"prompt": ["a", ""]}), "prompt", "invalid_value", "`prompt` cannot be empty"),
         (json!({"prompt": [1, 99999]}), "prompt", "invalid_value", "Given: 99999 at index 1"),
         (json!({"prompt": vec!["a"; PERMITS + 1]}), "prompt", "integer_above_max_value", "at most 8"),
-        (json!({"prompt": "word ".repeat(70)}), "prompt", "context_length_exceeded", "maximum context length"),
+        (
+            json!({"prompt": "word ".repeat(70)}),
+            "prompt",
+            "context_length_exceeded",
+            "This model's maximum context length is",
+        ),
         (json!({"prompt": "a", "logprobs": 6}), "logprobs", "integer_above_max_value", "at most 5. Given: 6"),
         (json!({"prompt": "a", "best_of": 1, "n": 2}), "best_of", "integer_below_min_value", "at least 2. Given: 1"),
         (json!({"prompt": "a", "best_of": 2, "stream": true}), "best_of", "invalid_value", "does not go with `stream`"),
@@ -112,6 +115,95 @@ async fn fields_of_completions() {
     }
     let answer = server.post("/v1/completions", &" ".repeat(3 << 20)).await;
     assert_eq!((answer.status, &answer.json()["error"]["type"]), (413, &json!("invalid_request_error")));
+}
+
+#[tokio::test]
+async fn messages_of_chats() {
+    let say =
+        |content: Value| json!({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": content}]});
+    let text = json!({"type": "text", "text": "a"});
+    let rows = [
+        (json!({}), "messages", "missing_required_parameter", "missing field `messages`"),
+        (json!({"messages": []}), "messages", "invalid_value", "`messages` is empty"),
+        (json!({"messages": "hello"}), "messages", "invalid_type", "expected a sequence"),
+        (json!({"messages": ["hello"]}), "messages[0]", "invalid_value", "must be an object"),
+        (say(json!(5)), "messages[1].content", "invalid_value", "must be a string, a list of parts or null"),
+        (
+            say(json!([text, {"type": "image_url", "image_url": {"url": "x"}}])),
+            "messages[1].content[1].type",
+            "invalid_value",
+            "has type `image_url`",
+        ),
+        (
+            say(json!([{"type": "input_audio", "input_audio": {}}])),
+            "messages[1].content[0].type",
+            "invalid_value",
+            "`input_audio`",
+        ),
+        (say(json!([{"type": "text"}])), "messages[1].content[0].text", "invalid_value", "must be a string"),
+    ];
+    refuses(&rows).await;
+}
+
+#[tokio::test]
+async fn options_of_chats() {
+    let with = |more: Value| with(json!({"messages": [{"role": "user", "content": "b"}]}), &more);
+    let rows = [
+        (with(json!({"top_logprobs": 2})), "top_logprobs", "invalid_value", "needs `logprobs`"),
+        (with(json!({"logprobs": true, "top_logprobs": 21})), "top_logprobs", "integer_above_max_value", "at most 20"),
+        (with(json!({"logprobs": 2})), "logprobs", "invalid_type", "expected a boolean"),
+        (with(json!({"tool_choice": "required"})), "tool_choice", "unsupported_parameter", "none or auto"),
+        (with(json!({"tool_choice": {"type": "function"}})), "tool_choice", "unsupported_parameter", "none or auto"),
+        (with(json!({"echo": true})), "echo", "unsupported_parameter", "alone"),
+        (with(json!({"audio": {"voice": "x"}})), "audio", "unsupported_parameter", "text alone"),
+        (with(json!({"chat_template": "x"})), "chat_template", "invalid_value", "named `x`"),
+        (
+            with(json!({"chat_template_kwargs": {"messages": 1}})),
+            "chat_template_kwargs.messages",
+            "invalid_value",
+            "cannot be an argument",
+        ),
+        (
+            with(json!({"add_generation_prompt": true, "continue_final_message": true})),
+            "continue_final_message",
+            "invalid_value",
+            "cannot both",
+        ),
+        (
+            with(json!({"continue_final_message": true, "messages": [{"role": "user", "content": null}]})),
+            "continue_final_message",
+            "invalid_value",
+            "`continue_final_message`",
+        ),
+    ];
+    refuses(&rows).await;
+}
+
+/// A chat, and what its refusal names: the field, the code and some of the message.
+type Row = (Value, &'static str, &'static str, &'static str);
+
+async fn refuses(rows: &[Row]) {
+    let server = Script::new(&[" yes"]).serve().await;
+    for (body, param, code, message) in rows {
+        let answer = server.chat(body).await;
+        let error = answer.json()["error"].clone();
+        let expected = (400, &json!(param), &json!(code));
+        assert_eq!((answer.status, &error["param"], &error["code"]), expected, "{body}: {error}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(message)), "{body}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_template_refuses_is_told() {
+    let mut script = Script::new(&[" yes"]);
+    script.template = Some("{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}a");
+    let server = script.serve().await;
+    let answer = server.chat(&json!({"messages": [{"role": "system", "content": "S"}]})).await;
+    let error = json!({
+        "message": "the chat template refuses the conversation: no system here", "type": "invalid_request_error",
+        "param": "messages", "code": "invalid_value",
+    });
+    assert_eq!((answer.status, &answer.json()["error"]), (400, &error));
 }
 
 #[tokio::test]

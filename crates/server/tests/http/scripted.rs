@@ -2,7 +2,7 @@
 
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Workers};
 use serde_json::Value;
-use server::{Info, Listeners, Service, TokenizerPool};
+use server::{Chat, ChatOverflow, Info, Listeners, Service, TokenizerPool};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,13 @@ use std::time::Duration;
 use step::{
     Choice, Command, NewSequence, Sample, ScoredToken, SeqId, SeqOutput, SeqRun, StepPlan, StepResult, TokenScore,
 };
-use text::Tokenizer;
+use text::{ChatTemplate, Tokenizer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tonic::transport::Endpoint;
+use wire::generation as pb;
+use wire::generation::generation_client::GenerationClient;
 
 /// Nothing takes so long unless it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +36,8 @@ pub struct Script {
     pub fails_at: Option<u64>,
     /// The rank waits before each step.
     pub pause: Duration,
+    pub template: Option<&'static str>,
+    pub overflow: ChatOverflow,
 }
 
 impl Script {
@@ -44,7 +49,13 @@ impl Script {
             ids.push(EOS);
             ids
         };
-        Self { texts: texts.iter().map(ids).collect(), fails_at: None, pause: Duration::ZERO }
+        Self {
+            texts: texts.iter().map(ids).collect(),
+            fails_at: None,
+            pause: Duration::ZERO,
+            template: None,
+            overflow: ChatOverflow::Error,
+        }
     }
 
     /// Serves it.
@@ -66,6 +77,7 @@ pub fn tokenizer() -> Tokenizer {
 /// A server on loopback.
 pub struct Server {
     address: SocketAddr,
+    grpc: SocketAddr,
     /// What its ranks were asked for.
     asked: Arc<Mutex<Vec<NewSequence>>>,
 }
@@ -75,7 +87,9 @@ pub struct Server {
 pub struct Answer {
     pub status: u16,
     pub head: String,
+    /// As text, if it is text.
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -119,6 +133,15 @@ impl Server {
             load_limit: LIMIT,
             check_invariants: true,
         };
+        let template = match script.template {
+            None => ChatTemplate::open(&folder()).expect("Falcon's own"),
+            Some(text) => {
+                let file = tempfile::NamedTempFile::new().expect("a file");
+                std::fs::write(file.path(), text).expect("it can be written");
+                ChatTemplate::from_file(file.path(), &folder()).expect("a template")
+            }
+        };
+        let chat = Chat { template, overflow: script.overflow };
         let coordinator = Coordinator::start(config, Workers::InProcess(vec![rank(script, Arc::clone(&asked))]));
         let ready = |status: &Status| matches!(status, Status::Ready { .. });
         timeout(LIMIT, coordinator.status().wait_for(ready)).await.expect("it hangs").expect("it runs");
@@ -133,12 +156,13 @@ impl Server {
             max_concurrent_requests: PERMITS,
         };
         let pool = TokenizerPool::start(tokenizer, 1, PERMITS).expect("a thread");
-        let service = Service::new(coordinator, pool, vec![EOS], info);
+        let service = Service::new(coordinator, pool, chat, vec![EOS], info);
         let bind = || TcpListener::bind("127.0.0.1:0");
         let listeners = Listeners { grpc: bind().await.expect("a port"), http: bind().await.expect("a port") };
         let address = listeners.http.local_addr().expect("an address");
+        let grpc = listeners.grpc.local_addr().expect("an address");
         tokio::spawn(server::serve(service, listeners, server::Settings::default(), std::future::pending()));
-        Self { address, asked }
+        Self { address, grpc, asked }
     }
 
     /// What the ranks were asked for since the last time.
@@ -157,8 +181,28 @@ impl Server {
         self.send(&format!("{head}X-Request-Id: test\r\nContent-Length: {length}\r\n\r\n{body}")).await
     }
 
+    /// Posts JSON that says what it is, with these lines in its head.
+    pub async fn post_json(&self, path: &str, lines: &[&str], body: &str) -> Answer {
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\nContent-Length: {length}");
+        let lines: String = lines.iter().map(|line| format!("\r\n{line}")).collect();
+        self.send(&format!("{head}\r\nContent-Type: application/json{lines}\r\n\r\n{body}")).await
+    }
+
+    /// What gRPC answers.
+    pub async fn grpc(&self, request: pb::GenerateRequest) -> Result<pb::GenerateResponse, tonic::Status> {
+        let channel = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address");
+        let channel = timeout(LIMIT, channel.connect()).await.expect("it hangs").expect("it listens");
+        let answer = timeout(LIMIT, GenerationClient::new(channel).generate(request)).await.expect("it hangs");
+        answer.map(tonic::Response::into_inner)
+    }
+
     pub async fn complete(&self, body: &Value) -> Answer {
         self.post("/v1/completions", &body.to_string()).await
+    }
+
+    pub async fn chat(&self, body: &Value) -> Answer {
+        self.post("/v1/chat/completions", &body.to_string()).await
     }
 
     pub async fn send(&self, request: &str) -> Answer {
@@ -167,27 +211,30 @@ impl Server {
             stream.write_all(request.as_bytes()).await.expect("it reads");
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await.expect("it answers");
-            String::from_utf8(answer).expect("UTF-8")
+            answer
         };
         let answer = timeout(LIMIT, exchange).await.expect("it hangs");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
+        let (head, body) = (String::from_utf8(answer[..end].to_vec()).expect("UTF-8"), &answer[end + 4..]);
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if is_chunked { join_chunks(body) } else { body.to_owned() };
-        Answer { status, head: head.to_owned(), body }
+        let bytes = if is_chunked { join_chunks(body) } else { body.to_vec() };
+        Answer { status, head, body: String::from_utf8_lossy(&bytes).into_owned(), bytes }
     }
 }
 
-fn join_chunks(mut rest: &str) -> String {
-    let mut body = String::new();
+/// The data of chunks.
+fn join_chunks(mut rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
     loop {
-        let (size, data) = rest.split_once("\r\n").expect("a chunk");
-        let size = usize::from_str_radix(size, 16).expect("its size");
+        let end = rest.windows(2).position(|bytes| bytes == b"\r\n").expect("a chunk");
+        let size = std::str::from_utf8(&rest[..end]).expect("a size");
+        let size = usize::from_str_radix(size, 16).expect("a size");
         if size == 0 {
             return body;
         }
-        body += &data[..size];
-        rest = data[size..].strip_prefix("\r\n").expect("the end of a chunk");
+        body.extend_from_slice(&rest[end + 2..end + 2 + size]);
+        rest = rest[end + 2 + size..].strip_prefix(b"\r\n").expect("the end of a chunk");
     }
 }
 

@@ -34,6 +34,31 @@ async fn a_completion_to_the_byte() {
     assert_eq!(server.complete(&body).await.timeless(), expected);
 }
 
+#[tokio::test]
+async fn a_chat_to_the_byte() {
+    let server = Script::new(&[" Hi\u{2028}."]).serve().await;
+    let body = json!({
+        "messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "stream": true, "stop": ["."],
+        "stream_options": {"include_usage": true},
+    });
+    let answer = server.chat(&body).await;
+    let head = r#""id":"chatcmpl-test","object":"chat.completion.chunk","created":0,"model":"scripted","system_fingerprint":"fp_0.1.0-script-tp1""#;
+    let lines: Vec<_> = answer.timeless().split_terminator("\n\n").map(str::to_owned).collect();
+    let chunk = |delta: &str, finish: &str| {
+        format!(
+            r#"data: {{{head},"choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{finish}}}],"usage":null}}"#
+        )
+    };
+    assert_eq!(lines[0], chunk(r#"{"role":"assistant","content":""}"#, "null"));
+    assert_eq!(lines[1], chunk(r#"{"content":" Hi"}"#, "null"));
+    let text: String = lines.iter().filter_map(|line| line.split("\"content\":\"").nth(1)?.split('"').next()).collect();
+    assert_eq!(text, " Hi\\u2028", "a separator of lines is escaped, and the stop string is not shown");
+    let last = lines.len() - 3;
+    assert!(lines[last].ends_with(r#""finish_reason":"stop"}],"usage":null}"#), "{lines:?}");
+    assert!(lines[last + 1].contains(r#""choices":[],"usage":{"prompt_tokens":"#), "{lines:?}");
+    assert_eq!(lines[last + 2], "data: [DONE]");
+}
+
 fn texts(answer: &Answer, count: usize) -> Vec<String> {
     let mut texts = vec![String::new(); count];
     for event in answer.events() {
@@ -58,15 +83,18 @@ fn whole(answer: &Answer) -> Vec<String> {
 async fn a_stream_is_the_whole_in_pieces() {
     let script = [" one two three\nUser: four", " 🦅 and é", " a stop. b", ""];
     let server = Script::new(&script).serve().await;
+    let message = json!([{"role": "user", "content": "Hello"}]);
     let bodies = [
         json!({"prompt": ["x", "y"], "n": 4}),
         json!({"prompt": "x", "n": 3, "echo": true, "logprobs": 2}),
         json!({"prompt": [[5, 6], [7]], "n": 2, "echo": true, "stop": ["o th", "\u{1F985} a"], "seed": 3}),
         json!({"prompt": "x", "n": 4, "max_tokens": 2, "stop": " two three", "ignore_eos": true}),
         json!({"prompt": "x", "echo": true, "max_tokens": 0, "logprobs": 1}),
+        json!({"messages": message, "n": 4, "logprobs": true, "top_logprobs": 3}),
+        json!({"messages": message, "n": 4, "stop": "stop", "include_stop_str_in_output": true}),
     ];
     for mut body in bodies {
-        let path = "/v1/completions";
+        let path = if body["messages"].is_null() { "/v1/completions" } else { "/v1/chat/completions" };
         let whole_answer = server.post(path, &body.to_string()).await;
         assert_eq!(whole_answer.status, 200, "{body}: {whole_answer:?}");
         (body["stream"], body["stream_options"]) = (json!(true), json!({"include_usage": true}));
@@ -112,7 +140,7 @@ async fn continuations_come_side_by_side() {
 
 #[tokio::test]
 async fn a_stream_that_fails_ends_with_an_error() {
-    for path in ["/v1/completions"] {
+    for path in ["/v1/completions", "/v1/chat/completions"] {
         let mut script = Script::new(&[" one two three four"]);
         script.fails_at = Some(2);
         let server = script.serve().await;

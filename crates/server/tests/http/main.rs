@@ -1,0 +1,6 @@
+//! The dialects over HTTP, before ranks that say what the tests want.
+
+mod openai;
+mod sagemaker;
+mod scripted;
+mod tgi;

@@ -1,0 +1,8 @@
+//! OpenAI's dialect.
+
+mod chat;
+mod completions;
+mod conversations;
+mod errors;
+mod models;
+mod streams;
