@@ -37,12 +37,10 @@ impl Timings {
 }
 
 /// A token of a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PromptToken {
     /// Vocabulary id.
     pub id: u32,
-    /// Its text.
-    pub text: String,
     /// Natural logarithm of the probability that the model gives it.
     pub logprob: Option<f32>,
 }

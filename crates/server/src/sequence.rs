@@ -134,9 +134,7 @@ impl Sequence {
         // Nothing precedes the first token, so it has no probability.
         let logprobs = self.prompt_logprobs.iter().copied().map(Some);
         let logprobs = std::iter::once(None).chain(logprobs).chain(std::iter::repeat(None));
-        let tokens = self.request.prompt.iter().zip(logprobs);
-        let token = |(&id, logprob)| PromptToken { id, text: self.tokenizer.decode(&[id], false), logprob };
-        tokens.map(token).collect()
+        self.request.prompt.iter().zip(logprobs).map(|(&id, logprob)| PromptToken { id, logprob }).collect()
     }
 }
 

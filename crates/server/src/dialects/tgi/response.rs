@@ -115,8 +115,9 @@ fn is_zero(n: &u32) -> bool {
 }
 
 /// What an answer is to hold, as its request asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shape {
+    tokenizer: Tokenizer,
     details: bool,
     prefill: bool,
     with_top: bool,
@@ -133,6 +134,7 @@ impl Shape {
             Inputs::Ids(ids) => tokenizer.decode(last(ids, parameters.truncate), false),
         };
         Self {
+            tokenizer: tokenizer.clone(),
             details: parameters.details || parameters.decoder_input_details,
             prefill: parameters.decoder_input_details,
             with_top: parameters.top_n_tokens.is_some_and(|n| n > 0),
@@ -145,7 +147,7 @@ impl Shape {
     pub(crate) fn response(&self, answer: Answer) -> GenerateResponse {
         let (prompt_tokens, cached_tokens) = (count(answer.prompt.len()), answer.cached_tokens);
         let prefill = if self.prefill { answer.prompt } else { Vec::new() };
-        let prefill: Vec<PrefillToken> = prefill.into_iter().map(PrefillToken::from).collect();
+        let prefill: Vec<PrefillToken> = prefill.into_iter().map(|token| self.prefill_token(token)).collect();
         let mut sequences = answer.completions.into_iter().map(|completion| self.sequence(completion, &prefill));
         let best = sequences.next().expect("an answer has a continuation");
         let generated_text = best.generated_text;
@@ -161,6 +163,10 @@ impl Shape {
             cached_tokens,
         });
         GenerateResponse { generated_text, details }
+    }
+
+    fn prefill_token(&self, PromptToken { id, logprob }: PromptToken) -> PrefillToken {
+        PrefillToken { id, text: self.tokenizer.decode(&[id], false), logprob }
     }
 
     fn sequence(&self, completion: Completion, prefill: &[PrefillToken]) -> BestOfSequence {
@@ -209,12 +215,5 @@ impl From<api::Token> for Token {
     fn from(token: api::Token) -> Self {
         let api::Token { id, text, logprob, model_logprob, special } = token;
         Self { id, text, logprob, special, model_logprob }
-    }
-}
-
-impl From<PromptToken> for PrefillToken {
-    fn from(token: PromptToken) -> Self {
-        let PromptToken { id, text, logprob } = token;
-        Self { id, text, logprob }
     }
 }
