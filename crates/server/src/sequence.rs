@@ -5,7 +5,7 @@ use api::{PromptToken, Token, TokenEvent, ValidRequest};
 use coordinator::Update;
 use std::sync::Arc;
 use step::{Sample, ScoredToken};
-use text::{OutputText, StopText, Tokenizer};
+use text::{OutputText, StopMatcher, StopText, Tokenizer};
 use tokio::time::Instant;
 
 /// One sequence of a request that is under way.
@@ -25,10 +25,10 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Arc<ValidRequest>, choice: usize, tokenizer: Tokenizer) -> Self {
+    pub(crate) fn new(request: Arc<ValidRequest>, choice: usize, tokenizer: Tokenizer, stops: StopMatcher) -> Self {
         let stop_text = if request.keep_stop { StopText::Keep } else { StopText::Drop };
         Self {
-            text: OutputText::new(tokenizer.clone(), &request.stop, stop_text),
+            text: OutputText::new(tokenizer.clone(), stops, stop_text),
             request,
             choice,
             tokenizer,

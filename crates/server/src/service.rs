@@ -12,7 +12,7 @@ use coordinator::{Coordinator, Status, Submission};
 use std::path::PathBuf;
 use std::sync::Arc;
 use step::BLOCK_TOKENS;
-use text::{Token, Tokenizer};
+use text::{StopMatcher, Token, Tokenizer};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -220,10 +220,12 @@ impl Service {
         }
         let (mut submitted, queued) = (Vec::new(), Instant::now());
         for request in valid {
+            let stops = StopMatcher::new(&request.stop);
             for choice in 0..request.best_of {
                 let permit = permits.pop().map_or_else(|| admission.take(), Ok)?;
                 let generation = self.0.coordinator.submit(self.submission(&request, choice))?;
-                submitted.push(Submitted { generation, permit, request: request.clone(), choice });
+                let (request, stops) = (request.clone(), stops.clone());
+                submitted.push(Submitted { generation, permit, request, choice, stops });
             }
         }
         Ok((submitted, queued))

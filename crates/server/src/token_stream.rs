@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use text::Tokenizer;
+use text::{StopMatcher, Tokenizer};
 use tokio::time::Instant;
 
 /// A request that is under way, or several that came as one. Its continuations run side by side, and their tokens come as they are
@@ -42,6 +42,8 @@ pub(crate) struct Submitted {
     pub(crate) request: Arc<ValidRequest>,
     /// Which continuation of the request it is.
     pub(crate) choice: usize,
+    /// The request's stop strings.
+    pub(crate) stops: StopMatcher,
 }
 
 impl TokenStream {
@@ -52,8 +54,8 @@ impl TokenStream {
         outcome: OutcomeGuard,
     ) -> Self {
         let (mut sequences, mut hold) = (Vec::new(), Hold::default());
-        for Submitted { generation, permit, request, choice } in submitted {
-            sequences.push(Sequence::new(request, choice, tokenizer.clone()));
+        for Submitted { generation, permit, request, choice, stops } in submitted {
+            sequences.push(Sequence::new(request, choice, tokenizer.clone(), stops));
             hold.add(generation, permit);
         }
         Self { open: sequences.len(), sequences, reader: Reader::new(hold), turn: 0, arrival, outcome }

@@ -58,14 +58,14 @@ struct Start {
 }
 
 impl OutputText {
-    /// A sequence without tokens, which ends at the first of `stops` in its text. Empty stop strings are ignored.
+    /// A sequence without tokens, which ends at the first of `stops` in its text.
     #[must_use]
-    pub fn new<S: AsRef<str>>(tokenizer: Tokenizer, stops: &[S], stop_text: StopText) -> Self {
+    pub fn new(tokenizer: Tokenizer, stops: StopMatcher, stop_text: StopText) -> Self {
         Self {
             tokens: Detokenizer::new(tokenizer.clone(), false),
             visible: Detokenizer::new(tokenizer.clone(), true),
             tokenizer,
-            stops: StopMatcher::new(stops),
+            stops,
             stop_text,
             ended: false,
             text: String::new(),

@@ -1,11 +1,16 @@
 //! Stop strings in text that arrives in pieces.
 
+use std::sync::Arc;
+
 /// Finds the first of some stop strings to be complete, anywhere in a text.
 ///
-/// Each byte takes constant time on average, whatever the text and the stop strings (Knuth-Morris-Pratt).
+/// Each byte takes constant time on average, whatever the text and the stop strings (Knuth-Morris-Pratt). Clones share the stop
+/// strings, with what was prepared for them.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
-    stops: Vec<Pattern>,
+    stops: Arc<[Pattern]>,
+    /// How many bytes of each the text ends with.
+    matched: Vec<usize>,
 }
 
 impl StopMatcher {
@@ -13,7 +18,8 @@ impl StopMatcher {
     #[must_use]
     pub fn new<S: AsRef<str>>(stops: &[S]) -> Self {
         let stops = stops.iter().map(AsRef::as_ref).filter(|stop| !stop.is_empty());
-        Self { stops: stops.map(Pattern::new).collect() }
+        let stops: Arc<[Pattern]> = stops.map(Pattern::new).collect();
+        Self { matched: vec![0; stops.len()], stops }
     }
 
     /// Takes the text that follows. If a stop string is complete in it, returns where the first one ends; what comes after that
@@ -22,8 +28,12 @@ impl StopMatcher {
     pub fn push(&mut self, text: &str) -> Option<StopMatch> {
         for (at, byte) in text.bytes().enumerate() {
             // All of them must advance. Of several that end here the longest begins first.
-            let complete = self.stops.iter_mut().filter_map(|stop| stop.advance(byte).then_some(stop.text.len())).max();
-            if let Some(len) = complete {
+            let stops = self.stops.iter().zip(&mut self.matched);
+            let complete = stops.filter_map(|(stop, matched)| {
+                *matched = stop.advance(*matched, byte);
+                (*matched == stop.text.len()).then_some(*matched)
+            });
+            if let Some(len) = complete.max() {
                 return Some(StopMatch { end: at + 1, len });
             }
         }
@@ -33,7 +43,7 @@ impl StopMatcher {
     /// Bytes at the end of the text that may be the beginning of a stop string.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.stops.iter().map(|stop| stop.matched).max().unwrap_or(0)
+        self.matched.iter().copied().max().unwrap_or(0)
     }
 }
 
@@ -46,35 +56,32 @@ pub struct StopMatch {
     pub len: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Pattern {
     text: Vec<u8>,
     /// For each proper beginning of `text`, by its last byte: the length of the longest shorter one that ends it.
     fallback: Vec<usize>,
-    /// How many bytes of `text` the stream ends with.
-    matched: usize,
 }
 
 impl Pattern {
     fn new(text: &str) -> Self {
-        let mut pattern = Self { text: text.as_bytes().to_vec(), fallback: vec![0], matched: 0 };
+        let mut pattern = Self { text: text.as_bytes().to_vec(), fallback: vec![0] };
         // The pattern is matched against itself, one byte behind; each state is the fallback of the next.
+        let mut matched = 0;
         for &byte in &text.as_bytes()[1..] {
-            let whole = pattern.advance(byte);
-            debug_assert!(!whole, "a string does not end with itself one byte behind");
-            pattern.fallback.push(pattern.matched);
+            matched = pattern.advance(matched, byte);
+            debug_assert!(matched < pattern.text.len(), "a string does not end with itself one byte behind");
+            pattern.fallback.push(matched);
         }
-        pattern.matched = 0;
         pattern
     }
 
-    /// Whether `byte` completes the text.
-    fn advance(&mut self, byte: u8) -> bool {
-        while self.matched > 0 && self.text.get(self.matched) != Some(&byte) {
-            self.matched = self.fallback[self.matched - 1];
+    /// How many bytes of `text` a stream ends with that ended with `matched` of them, and now has `byte`.
+    fn advance(&self, mut matched: usize, byte: u8) -> usize {
+        while matched > 0 && self.text.get(matched) != Some(&byte) {
+            matched = self.fallback[matched - 1];
         }
-        self.matched += usize::from(self.text[self.matched] == byte);
-        self.matched == self.text.len()
+        matched + usize::from(self.text[matched] == byte)
     }
 }
 

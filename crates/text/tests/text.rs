@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use text::{Detokenizer, OutputText, StopText, Token, Tokenizer};
+use text::{Detokenizer, OutputText, StopMatcher, StopText, Token, Tokenizer};
 
 fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
@@ -54,7 +54,7 @@ fn prompts_and_answers_of_a_real_server_agree() {
                 .eq(list(&details["prefill"]).iter().map(|t| t["id"].as_u64().unwrap()))
         );
 
-        let mut output = OutputText::new(tokenizer.clone(), &["<|endoftext|>"], StopText::Keep);
+        let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(&["<|endoftext|>"]), StopText::Keep);
         for token in list(&details["tokens"]) {
             let shown = output.push(token["id"].as_u64().unwrap() as u32);
             assert_eq!(shown.text, token["text"].as_str().unwrap());
@@ -111,7 +111,7 @@ fn streams_are_those_of_the_reference() {
             assert_eq!(Value::from(texts.clone()), greedy["stream_texts"], "{at}");
             assert_eq!(texts.concat() + &detokenizer.finish(), greedy["text_with_special"].as_str().unwrap(), "{at}");
 
-            let mut output = OutputText::new::<&str>(tokenizer.clone(), &[], StopText::Keep);
+            let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new::<&str>(&[]), StopText::Keep);
             let streamed: Vec<String> = ids(&greedy["ids"]).iter().map(|&id| output.push(id).text).collect();
             assert_eq!(Value::from(streamed), greedy["stream_texts"], "{at}");
             assert_eq!(output.finish(), greedy["text"].as_str().unwrap(), "{at}");
@@ -130,7 +130,7 @@ fn special_tokens() {
     // One amid the bytes of a character: visible text closes over it.
     let eagle = tokenizer.encode("🦅").unwrap();
     assert!(eagle.len() > 1);
-    let mut output = OutputText::new::<&str>(tokenizer, &[], StopText::Keep);
+    let mut output = OutputText::new(tokenizer, StopMatcher::new::<&str>(&[]), StopText::Keep);
     let _ = output.push(eagle[0]);
     let shown = output.push(11);
     assert_eq!((shown.text.as_str(), shown.special, shown.stopped), ("\u{FFFD}<|endoftext|>", true, false));
@@ -142,7 +142,7 @@ fn special_tokens() {
 
 /// What `ids` come to with these stop strings: how many tokens were used, and the visible text.
 fn run(tokenizer: &Tokenizer, ids: &[u32], stops: &[&str]) -> (usize, String) {
-    let mut output = OutputText::new(tokenizer.clone(), stops, StopText::Keep);
+    let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(stops), StopText::Keep);
     let stopped = ids.iter().position(|&id| output.push(id).stopped);
     (stopped.map_or(ids.len(), |at| at + 1), output.finish().to_owned())
 }
@@ -227,7 +227,7 @@ fn random_texts_with_special_tokens() {
 
         let stop_bytes = stops.iter().filter(|stop| whole[..end].ends_with(**stop)).map(|stop| stop.len()).max();
         let visible = &visible[..(0..end - stop_bytes.expect("one ends here")).filter(|&at| shown[at]).count()];
-        let mut output = OutputText::new(tokenizer.clone(), &stops, StopText::Drop);
+        let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(&stops), StopText::Drop);
         let mut taken = String::new();
         for &id in &ids {
             let _ = output.push(id);
@@ -268,14 +268,14 @@ fn random_tokens_against_the_whole_text() {
         let ends = |end: &usize| stops.iter().any(|stop| whole.as_bytes()[..*end].ends_with(stop.as_bytes()));
         let end = (0..=whole.len()).find(ends).unwrap_or(whole.len());
 
-        let mut output = OutputText::new(tokenizer.clone(), &stops, StopText::Keep);
+        let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(&stops), StopText::Keep);
         let streamed: String = ids.iter().map(|&id| output.push(id).text).collect();
         assert!(whole.starts_with(&streamed), "seed {seed}");
         assert_eq!(output.finish(), &whole[..end], "seed {seed}: stops {stops:?}");
 
         let complete = stops.iter().filter(|stop| whole[..end].ends_with(stop.as_str())).map(String::len).max();
         let without_stop = &whole[..end - complete.unwrap_or(0)];
-        let mut output = OutputText::new(tokenizer.clone(), &stops, StopText::Drop);
+        let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(&stops), StopText::Drop);
         let mut taken = String::new();
         for &id in &ids {
             let _ = output.push(id);

@@ -5,7 +5,7 @@ use api::{Limits, Prompt, check};
 use serde_json::Value;
 use server::dialects::tgi::{self, GenerateRequest, GenerateResponse, Inputs};
 use std::path::{Path, PathBuf};
-use text::{OutputText, StopText, Tokenizer};
+use text::{OutputText, StopMatcher, StopText, Tokenizer};
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
@@ -59,7 +59,8 @@ fn the_same_tokens_give_the_same_texts() {
     for (request, answers) in cases() {
         for answer in answers {
             let details = answer.details.expect("details were asked for");
-            let mut text = OutputText::new(tokenizer.clone(), &request.parameters.stop, StopText::Keep);
+            let mut text =
+                OutputText::new(tokenizer.clone(), StopMatcher::new(&request.parameters.stop), StopText::Keep);
             for token in &details.tokens {
                 let shown = text.push(token.id);
                 assert_eq!((shown.text, shown.special), (token.text.clone(), token.special));
