@@ -1,7 +1,7 @@
 //! The APIs on their listeners.
 
 use crate::accept::Acceptor;
-use crate::dialects::grpc;
+use crate::dialects::grpc::{self, reflection};
 use crate::http::{self, Shared, router};
 use crate::incoming::LargeBodies;
 use crate::limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, GRPC_MESSAGE_BYTES_MAX};
@@ -58,24 +58,19 @@ impl GrpcApi {
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
         tokio::spawn(report_health(self.service.clone(), reporter));
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // The details of errors.
-                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-                .with_service_name("peregrine.v1.Generation")
-                .with_service_name("grpc.health.v1.Health")
-        };
-        const SOUND: &str = "the descriptors were made with the services";
         let generation = GenerationServer::new(self)
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip);
         let routes = Routes::new(generation).add_service(health);
-        // Older clients know the second only.
-        let routes = routes.add_service(reflection().build_v1().expect(SOUND));
-        routes.add_service(reflection().build_v1alpha().expect(SOUND))
+        let descriptors = [
+            wire::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            // The details of errors.
+            tonic_types::pb::FILE_DESCRIPTOR_SET,
+        ];
+        let described = reflection::add(routes, &["peregrine.v1.Generation", "grpc.health.v1.Health"], &descriptors);
+        described.expect("the descriptors were made with the services")
     }
 }
 

@@ -7,10 +7,6 @@ use serde_json::Value;
 use tonic::Code;
 use tonic::codec::CompressionEncoding;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
-use tonic_reflection::pb::v1::ServerReflectionRequest;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_types::StatusExt;
 use wire::generation as pb;
 
@@ -272,44 +268,6 @@ async fn the_server_describes_itself() {
     }
     let unknown = client.health().check(HealthCheckRequest { service: "other".to_owned() }).await;
     assert_eq!(unknown.expect_err("there is none").code(), Code::NotFound);
-
-    let services = services(&client).await;
-    for service in ["peregrine.v1.Generation", "grpc.health.v1.Health"] {
-        assert!(services.iter().any(|name| name == service), "{services:?} lacks {service}");
-    }
-    server.stop().await;
-}
-
-/// The services that reflection lists.
-async fn services(client: &Client) -> Vec<String> {
-    match reflect(client, MessageRequest::ListServices(String::new())).await {
-        MessageResponse::ListServicesResponse(list) => list.service.into_iter().map(|service| service.name).collect(),
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn reflect(client: &Client, request: MessageRequest) -> MessageResponse {
-    let mut stub = ServerReflectionClient::new(client.channel.clone());
-    let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
-    let mut stream = stub.server_reflection_info(tokio_stream::once(request)).await.expect("a stream").into_inner();
-    let message = within("an answer", stream.message()).await.expect("no error").expect("a message");
-    message.message_response.expect("it says something")
-}
-
-/// Whoever has no file of the protocol gets its comments and the types of errors by reflection.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn reflection_has_comments_and_the_types_of_errors() {
-    let server = Server::ready::<&str>([]).await;
-    let client = server.client().await;
-    let mut described = Vec::new();
-    for symbol in ["peregrine.v1.Generation", "google.rpc.BadRequest", "google.rpc.RetryInfo"] {
-        match reflect(&client, MessageRequest::FileContainingSymbol(symbol.to_owned())).await {
-            MessageResponse::FileDescriptorResponse(files) => described.push(files.file_descriptor_proto.concat()),
-            other => panic!("{symbol}: {other:?}"),
-        }
-    }
-    let text = String::from_utf8_lossy(&described[0]);
-    assert!(text.contains("Continues one prompt and answers when the text is complete."), "{text}");
     server.stop().await;
 }
 

@@ -16,6 +16,7 @@
 //! * [`load`]: what requests share, and what they must not hold.
 //! * [`pauses`]: processes that stand still, and go on.
 //! * [`logs`]: a log that cannot be written.
+//! * [`reflection`]: what gRPC tells of its services.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
 //! * [`openai`]: OpenAI's routes, over real workers.
@@ -43,6 +44,7 @@ mod memory;
 mod openai;
 mod openapi;
 mod pauses;
+mod reflection;
 #[path = "../support/standin.rs"]
 mod standin;
 mod support;

@@ -2,6 +2,7 @@
 
 mod chat;
 pub mod convert;
+pub(crate) mod reflection;
 mod status;
 
 use super::tgi;
