@@ -2,6 +2,7 @@
 
 mod json;
 pub(crate) mod openapi;
+pub(crate) mod page;
 mod reply;
 mod request_id;
 mod sse;

@@ -122,6 +122,12 @@ impl Service {
         self.0.tokenizing.run(job).await
     }
 
+    /// Texts that end an answer in the format of the model's conversations.
+    #[must_use]
+    pub fn chat_stops(&self) -> &[String] {
+        self.0.chat.template.stops()
+    }
+
     /// The text of tokens.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! What a client sends.
 
 use api::{Field, Grammar, Priority, Prompt, Range, Request, Sampling, Stop, TokenBias, Violation};
-use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 
 const DEFAULT_MAX_NEW_TOKENS: u32 = 20;
 
@@ -28,7 +31,6 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Deserialize, utoipa::ToSchema)]
 pub struct GenerateRequest {
     /// The prompt.
-    #[schema(value_type = String)]
     pub inputs: Inputs,
     /// How it is continued.
     #[serde(default)]
@@ -41,9 +43,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
 }
 
-/// The prompt of a request. In JSON it is a string.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
+/// The prompt of a request. In JSON it is a string or a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inputs {
     /// As text.
     Text(String),
@@ -51,9 +52,32 @@ pub enum Inputs {
     Ids(Vec<u32>),
 }
 
-impl From<String> for Inputs {
-    fn from(text: String) -> Self {
-        Self::Text(text)
+impl<'de> Deserialize<'de> for Inputs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputsVisitor)
+    }
+}
+
+/// Says where an error is, which derived code for several forms does not.
+struct InputsVisitor;
+
+impl<'de> Visitor<'de> for InputsVisitor {
+    type Value = Inputs;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of token ids")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Inputs, E> {
+        Ok(Inputs::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Inputs, E> {
+        Ok(Inputs::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Inputs, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(Inputs::Ids)
     }
 }
 

@@ -7,12 +7,12 @@ use super::response::{Shape, StreamDetails, Token};
 use super::tokenize::{self, TokenizeRequest};
 use super::{ErrorBody, ErrorKind};
 use crate::dialects::openai::ChatRequest;
-use crate::http::{self, EventBuffer, EventStream, Events, Rejection, Reply, Shared, event_stream};
+use crate::http::{self, EventBuffer, EventStream, Events, Rejection, Reply, Shared, event_stream, page};
 use crate::{Error, Service, TokenStream};
 use api::TokenEvent;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -33,13 +33,18 @@ pub(crate) const ROUTES: &[&str] = &[
 /// TGI's routes.
 pub(crate) fn router() -> Router<Shared> {
     Router::new()
-        .route("/", get(health).post(compat_generate))
+        .route("/", get(page_or_health).post(compat_generate))
         .route("/health", get(health))
         .route("/info", get(info))
         .route("/generate", post(generate))
         .route("/generate_stream", post(generate_stream))
         .route("/tokenize", post(tokenize))
         .route("/chat_tokenize", post(chat_tokenize))
+}
+
+/// For browsers the page, for others [`health`].
+async fn page_or_health(state: State<Shared>, headers: HeaderMap) -> Response {
+    if page::is_wanted(&headers) { page::page() } else { health(state).await }
 }
 
 /// 200 with an empty body when every rank is ready, else 503 and why.

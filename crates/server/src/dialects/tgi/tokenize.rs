@@ -35,6 +35,8 @@ pub(crate) struct SimpleToken {
 pub(crate) struct ChatTokenizeResponse {
     tokenize_response: Vec<SimpleToken>,
     templated_text: String,
+    /// Texts that end an answer in this format, beside those of a request. Not part of TGI's.
+    stop: Vec<String>,
 }
 
 impl From<text::Token> for SimpleToken {
@@ -62,5 +64,5 @@ pub(crate) async fn tokenize(service: &Service, request: TokenizeRequest) -> Res
 pub(crate) async fn tokenize_chat(service: &Service, chat: ChatRequest) -> Result<ChatTokenizeResponse, Error> {
     let (templated_text, tokens) = service.tokenize_conversation(conversation(chat)).await?;
     let tokenize_response = tokens.into_iter().map(SimpleToken::from).collect();
-    Ok(ChatTokenizeResponse { tokenize_response, templated_text })
+    Ok(ChatTokenizeResponse { tokenize_response, templated_text, stop: service.chat_stops().to_vec() })
 }

@@ -16,6 +16,7 @@ use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref,
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
+const HTML: &str = "text/html";
 const TEXT: &str = "text/plain";
 const FRAMES: &str = "application/vnd.amazon.eventstream";
 
@@ -157,7 +158,7 @@ impl Draft {
 
     fn others(&mut self) {
         self.add(get("/health", "Whether the model serves", Vec::new()));
-        self.add(get("/", "The same", Vec::new()));
+        self.add(get("/", "The same; for browsers, a page", vec![(HTML, None)]));
         self.add(get("/metrics", "What was counted, for Prometheus", vec![(TEXT, None)]));
     }
 

@@ -1,6 +1,7 @@
 //! Schemas of what no derived one describes.
 
 use crate::dialects::openai::Prompts;
+use crate::dialects::tgi::Inputs;
 use api::FinishReason;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
@@ -21,8 +22,6 @@ impl ToSchema for FinishReasonName {}
 
 impl PartialSchema for Prompts {
     fn schema() -> RefOr<Schema> {
-        let text = || ObjectBuilder::new().schema_type(Type::String);
-        let ids = || ArrayBuilder::new().items(u32::schema());
         OneOfBuilder::new()
             .item(text())
             .item(ArrayBuilder::new().items(text()))
@@ -33,3 +32,19 @@ impl PartialSchema for Prompts {
 }
 
 impl ToSchema for Prompts {}
+
+impl PartialSchema for Inputs {
+    fn schema() -> RefOr<Schema> {
+        OneOfBuilder::new().item(text()).item(ids()).into()
+    }
+}
+
+impl ToSchema for Inputs {}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn ids() -> ArrayBuilder {
+    ArrayBuilder::new().items(u32::schema())
+}

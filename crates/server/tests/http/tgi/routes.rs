@@ -105,3 +105,24 @@ async fn paths_that_are_not_there_are_answered_in_the_words_of_their_dialect() {
         assert!(answer.json()["Message"].is_string(), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_prompt_of_token_ids_and_the_ends_of_a_chat() {
+    let server = Script::new(&[" yes"]).serve().await;
+    let answer =
+        server.post_json("/generate", &[], r#"{"inputs": [5, 6, 7], "parameters": {"max_new_tokens": 1}}"#).await;
+    assert_eq!((answer.status, &answer.json()["generated_text"]), (200, &json!(" yes")), "{answer:?}");
+    assert_eq!(server.asked()[0].tokens[..3], [5, 6, 7]);
+    for (body, message) in [
+        (r#"{"inputs": []}"#, "`inputs` cannot be empty"),
+        (r#"{"inputs": [5, 99999999]}"#, "`input_ids` must be < "),
+        (r#"{"inputs": [5, -1]}"#, "inputs[1]: invalid value"),
+        (r#"{"inputs": {}}"#, "inputs: invalid type: map, expected a string or a list of token ids"),
+    ] {
+        let answer = server.post_json("/generate", &[], body).await;
+        assert!(answer.status == 422 && answer.body.contains(message), "{body}: {answer:?}");
+    }
+    let chat = r#"{"messages": [{"role": "user", "content": "Hi"}]}"#;
+    let prompt = server.post_json("/chat_tokenize", &[], chat).await.json();
+    assert_eq!(prompt["stop"], json!(["\nUser:"]));
+}
