@@ -136,6 +136,7 @@ async fn load(options: &SoakOptions, tally: &Arc<Tally>) -> Result<Option<(u64, 
         dialect: Dialect::Grpc,
         model: None,
         api_key: None,
+        ca: None,
         stream: true,
         limit: REQUEST_TIMEOUT,
     };

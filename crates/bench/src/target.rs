@@ -7,6 +7,7 @@ mod record;
 
 use crate::dataset::{Request, Vocabulary};
 use serde_json::Value;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct TargetOptions {
     pub model: Option<String>,
     /// Sent as a bearer token with each request.
     pub api_key: Option<String>,
+    /// File of the authorities that are trusted by https, in PEM, in place of the system's.
+    pub ca: Option<PathBuf>,
     /// Ask for tokens as they are made, not for whole answers.
     pub stream: bool,
     /// A request that takes longer has failed.
@@ -162,16 +165,22 @@ impl Target {
     }
 }
 
+/// The authorities that are to be trusted.
+fn read_ca(options: &TargetOptions) -> Result<Option<Vec<u8>>, TargetError> {
+    let read = |file: &PathBuf| std::fs::read(file).map_err(|error| TargetError::ca(options, &error));
+    options.ca.as_ref().map(read).transpose()
+}
+
 /// The server's URL, without a slash at its end.
 fn base_url(address: &str) -> Result<String, TargetError> {
     let unusable = |reason: &str| TargetError::Address { address: address.to_owned(), reason: reason.to_owned() };
-    let host = match address.split_once("://") {
-        Some(("http", host)) => host,
+    let (scheme, host) = match address.split_once("://") {
+        Some((scheme @ ("http" | "https"), host)) => (scheme, host),
         Some((scheme, _)) => return Err(unusable(&format!("{scheme} is not supported"))),
-        None => address,
+        None => ("http", address),
     };
     let host = host.trim_end_matches('/');
-    if host.is_empty() { Err(unusable("it names no host")) } else { Ok(format!("http://{host}")) }
+    if host.is_empty() { Err(unusable("it names no host")) } else { Ok(format!("{scheme}://{host}")) }
 }
 
 #[cfg(test)]
@@ -182,10 +191,10 @@ mod tests {
     fn addresses_are_hosts_with_ports_or_http_urls() {
         assert_eq!(base_url("localhost:8080").expect("an address"), "http://localhost:8080");
         assert_eq!(base_url("http://h:1/prefix/").expect("an address"), "http://h:1/prefix");
-        for (address, reason) in [("https://h:1", "https is not supported"), ("unix:///x", "unix is"), ("", "no host")]
-        {
+        assert_eq!(base_url("https://h/").expect("an address"), "https://h");
+        for (address, reason) in [("ftp://h:1", "ftp is not supported"), ("unix:///x", "unix is"), ("", "no host")] {
             let error = base_url(address).expect_err("no address").to_string();
-            assert!(error.contains(reason) && error.ends_with("expected HOST:PORT or http://HOST:PORT"), "{error}");
+            assert!(error.contains(reason) && error.ends_with("expected HOST:PORT, http:// or https://"), "{error}");
         }
     }
 }

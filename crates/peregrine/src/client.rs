@@ -1,8 +1,10 @@
 //! A client of the gRPC API, over the network or within the process.
 
 use anyhow::{Context, Result, bail};
-use server::{GrpcApi, Service};
-use tonic::transport::{Channel, Endpoint, Server};
+use server::{GrpcApi, Service, first_key};
+use std::path::{Path, PathBuf};
+use tonic::Request;
+use tonic::transport::{Channel, Server};
 use tonic_health::server::HealthReporter;
 use wire::generation::generation_client::GenerationClient;
 
@@ -12,16 +14,26 @@ const PIPE_BYTES: usize = 1 << 16;
 /// The prompt's and all tokens' details of the longest answer, with alternatives, stay below this.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// A client of the server at `addr`, as HOST:PORT or http://HOST:PORT.
-pub async fn connect(addr: &str) -> Result<GenerationClient<Channel>> {
+/// A client of the server at `addr`, as HOST:PORT or a URL of http or https. By https the authorities of the file `ca` are trusted,
+/// or else the system's.
+pub async fn connect(addr: &str, ca: Option<&Path>) -> Result<GenerationClient<Channel>> {
     let url = match addr.split_once("://") {
         None => format!("http://{addr}"),
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => addr.to_owned(),
-        Some((scheme, _)) => bail!("--server {addr}: {scheme} is not spoken; expected HOST:PORT or http://HOST:PORT"),
+        Some((scheme, _)) if ["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => addr.to_owned(),
+        Some((scheme, _)) => bail!("--server {addr}: {scheme} is not spoken; expected HOST:PORT, http:// or https://"),
     };
-    let endpoint = Endpoint::from_shared(url).with_context(|| format!("--server {addr}: not an address"))?;
+    let read = |file: &Path| std::fs::read(file).with_context(|| format!("--ca {}", file.display()));
+    let pem = ca.map(read).transpose()?;
+    let endpoint = wire::endpoint(url, pem.as_deref()).with_context(|| format!("--server {addr}: not an address"))?;
     let channel = endpoint.connect().await.with_context(|| format!("--server {addr}: cannot connect"))?;
     Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Sends the first key of a file with the request.
+pub fn show_key<T>(request: &mut Request<T>, file: PathBuf) -> Result<()> {
+    let key = format!("Bearer {}", first_key(file)?);
+    request.metadata_mut().insert("authorization", key.parse().context("a key is printable ASCII")?);
+    Ok(())
 }
 
 /// A client of a service in this process, over the same API that the network has.

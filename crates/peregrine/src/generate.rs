@@ -16,8 +16,10 @@ use runtime::Engine;
 use server::dialects::grpc::convert::{request_to_pb, response_from_pb};
 use server::dialects::tgi::{GenerateRequest, Inputs};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
+use tonic::Request;
 use tonic::transport::Channel;
 use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
@@ -30,9 +32,15 @@ pub struct GenerateArgs {
     /// The prompt as token ids.
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with = "prompt")]
     input_ids: Option<Vec<u32>>,
-    /// A server to ask, as HOST:PORT or http://HOST:PORT, instead of workers started for this call.
+    /// A server to ask, as HOST:PORT, http:// or https://, instead of workers started for this call.
     #[arg(long, value_name = "ADDR", conflicts_with_all = EngineArgs::ids(), conflicts_with = "tensor_parallel")]
     server: Option<String>,
+    /// File of certificates in PEM: the authorities that are trusted to know the server, in place of the system's.
+    #[arg(long, value_name = "FILE", requires = "server")]
+    ca: Option<PathBuf>,
+    /// File whose first key is sent to the server.
+    #[arg(long, value_name = "FILE", requires = "server")]
+    api_key_file: Option<PathBuf>,
     /// Print the whole answer as the JSON object of TGI's /generate, and nothing else.
     #[arg(long)]
     json: bool,
@@ -51,15 +59,19 @@ pub fn run(args: GenerateArgs) -> Result<ExitCode> {
 }
 
 async fn generate(args: GenerateArgs) -> Result<ExitCode> {
-    let GenerateArgs { prompt, input_ids, server, json, parameters, engine, tensor_parallel } = args;
+    let GenerateArgs { prompt, input_ids, server, ca, api_key_file, json, parameters, engine, tensor_parallel } = args;
     let inputs = match input_ids {
         Some(ids) => Inputs::Ids(ids),
         None => Inputs::Text(read_prompt(prompt)?),
     };
     let parameters = parameters.into();
     let request = request_to_pb(GenerateRequest { inputs, parameters, stream: false, priority: Priority::Normal });
+    let mut request = Request::new(request);
     if let Some(addr) = server {
-        answer(client::connect(&addr).await?, request, json).await?;
+        if let Some(file) = api_key_file {
+            client::show_key(&mut request, file)?;
+        }
+        answer(client::connect(&addr, ca.as_deref()).await?, request, json).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut signals = Signals::new()?;
@@ -85,7 +97,7 @@ fn read_prompt(prompt: Option<String>) -> Result<String> {
 async fn answer_embedded(
     coordinator: &Coordinator,
     service: server::Service,
-    request: pb::GenerateRequest,
+    request: Request<pb::GenerateRequest>,
     json: bool,
 ) -> Result<()> {
     progress::show(coordinator.status()).await;
@@ -95,22 +107,23 @@ async fn answer_embedded(
     answer(client::embed(service).await?, request, json).await
 }
 
-async fn answer(client: GenerationClient<Channel>, request: pb::GenerateRequest, json: bool) -> Result<()> {
+async fn answer(client: GenerationClient<Channel>, request: Request<pb::GenerateRequest>, json: bool) -> Result<()> {
     if json { print_json(client, request).await } else { print_stream(client, request).await }
 }
 
-async fn print_json(mut client: GenerationClient<Channel>, request: pb::GenerateRequest) -> Result<()> {
+async fn print_json(mut client: GenerationClient<Channel>, request: Request<pb::GenerateRequest>) -> Result<()> {
     let response = client.generate(request).await.map_err(|status| status_error(&status))?.into_inner();
     print(&(serde_json::to_string(&response_from_pb(response)?)? + "\n"))
 }
 
 /// Prints the text as it comes, then says on standard error how fast it came.
-async fn print_stream(mut client: GenerationClient<Channel>, request: pb::GenerateRequest) -> Result<()> {
+async fn print_stream(mut client: GenerationClient<Channel>, request: Request<pb::GenerateRequest>) -> Result<()> {
     let begin = Instant::now();
-    let with_prompt = request.parameters.as_ref().is_some_and(|parameters| parameters.return_full_text());
-    let mut shown = if with_prompt { request.inputs.clone() } else { String::new() };
+    let asked = request.get_ref();
+    let with_prompt = asked.parameters.as_ref().is_some_and(|parameters| parameters.return_full_text());
+    let mut shown = if with_prompt { asked.inputs.clone() } else { String::new() };
     // What token ids say as a text is not known here before the end.
-    let hold = with_prompt && request.inputs.is_empty();
+    let hold = with_prompt && asked.inputs.is_empty();
     print(&shown)?;
     let mut stream = client.generate_stream(request).await.map_err(|status| status_error(&status))?.into_inner();
     let (mut tokens, mut first) = (0, None);

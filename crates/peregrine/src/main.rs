@@ -5,6 +5,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![deny(unsafe_code)]
 
+mod access;
 mod benchmarks;
 mod client;
 mod doctor;

@@ -49,7 +49,7 @@ const VARIABLES: &[(&str, Meaning)] = &[
     ("QUANTIZE", Refused("weights are bfloat16")),
     ("LORA_ADAPTERS", Refused("there are no adapters")),
     ("ROPE_SCALING", Refused("positions are those of config.json")),
-    ("API_KEY", Refused("no key is asked for; a proxy in front can do so")),
+    ("API_KEY", Refused("keys are read from a file: --api-key-file")),
     ("DTYPE", Unused("weights and the KV cache are bfloat16")),
     ("KV_CACHE_DTYPE", Unused("weights and the KV cache are bfloat16")),
     ("HF_MODEL_TRUST_REMOTE_CODE", Unused("no code of a model is run")),

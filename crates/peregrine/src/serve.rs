@@ -1,20 +1,20 @@
 //! `peregrine serve`.
 
+use crate::access::AccessArgs;
 use crate::engine_args::{EngineArgs, ranks, seconds};
 use crate::heap;
 use crate::progress;
 use crate::sagemaker::Environment;
 use crate::signals::Signals;
 use crate::threads::start_runtime;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use coordinator::{Coordinator, Status};
 use runtime::{Engine, EngineOptions};
-use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, Listeners, Settings};
+use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 /// Arguments of `peregrine serve`.
@@ -25,12 +25,8 @@ pub struct ServeArgs {
     /// Workers over which the model is sharded.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = ranks())]
     tensor_parallel: u32,
-    /// Where gRPC listens, as HOST:PORT.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
-    grpc_addr: String,
-    /// Where HTTP listens, as HOST:PORT.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    http_addr: String,
+    #[command(flatten)]
+    access: AccessArgs,
     /// File of a chat template, in place of the model's own. If not given: that of the model's folder, or Falcon's format.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
@@ -94,14 +90,10 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let settings = Settings {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
         payload_limit: args.payload_limit as usize,
+        keys: args.access.keys()?,
     };
-    let bind = async |flag, addr: &str| {
-        TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
-    };
-    let listeners = Listeners {
-        grpc: bind("--grpc-addr", &args.grpc_addr).await?,
-        http: bind("--http-addr", &args.http_addr).await?,
-    };
+    // The platform stands in front of a container, and shows no key of ours.
+    let listeners = args.access.listen(args.sagemaker).await?;
     if !args.engine.has_model() {
         warn!(
             "no --model is given: this serves the tiny demo model, which is a toy to try things with; name the folder of a \

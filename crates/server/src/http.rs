@@ -13,13 +13,14 @@ pub(crate) use request_id::RequestId;
 pub(crate) use sse::{EventBuffer, EventStream, Events, event_stream};
 
 use crate::Service;
+use crate::access::{Denied, Gate};
 use crate::dialects::sagemaker::{self, runtime};
 use crate::dialects::{openai, tgi};
-use crate::incoming::{IncomingError, LargeBodies, check_headers};
+use crate::incoming::{IncomingError, LargeBodies, check_headers, discard};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -77,20 +78,33 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 }
 
 /// `routes` within limits of what a request may bring.
-pub(crate) fn limited(routes: Router, bodies: LargeBodies, payload_limit: usize) -> Router {
+pub(crate) fn limited(routes: Router, gate: Gate, bodies: LargeBodies, payload_limit: usize) -> Router {
     let limits = move |mut request: Request, next: Next| {
-        let bodies = bodies.clone();
+        let (gate, bodies) = (gate.clone(), bodies.clone());
         async move {
             let id = RequestId::assign(&mut request);
             if let Err(error) = check_headers(request.headers()) {
                 return id.tell(refused(request.uri().path(), Rejection::from(&error)));
             }
+            let caller = match gate.admit(&mut request) {
+                Ok(caller) => caller,
+                Err(denied) => return id.tell(unauthorized(request, denied, payload_limit)),
+            };
             let request = request.map(|body| bodies.limit(body, payload_limit, |error| error));
-            id.tell(next.run(request).await)
+            id.tell(caller.tell(next.run(request).await))
         }
     };
     // axum's own limit says less, and stops reading.
     routes.layer(DefaultBodyLimit::disable()).layer(from_fn(limits))
+}
+
+/// The answer to a call without a key. Its body is read all the same: a client that is still sending may not look for an answer.
+fn unauthorized(request: Request, denied: Denied, payload_limit: usize) -> Response {
+    let rejection = Rejection { status: StatusCode::UNAUTHORIZED, message: denied.to_string() };
+    let mut response = refused(request.uri().path(), rejection);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    tokio::spawn(discard(request.into_body(), payload_limit));
+    response
 }
 
 /// How a dialect says that a request cannot be read.

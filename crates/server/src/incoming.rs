@@ -60,6 +60,19 @@ impl LargeBodies {
     }
 }
 
+/// Reads up to `max` bytes of a body that nobody wants.
+pub(crate) async fn discard(body: Body, max: usize) {
+    let (mut data, mut left) = (body.into_data_stream(), max);
+    let reading = async {
+        while let Some(Ok(chunk)) = data.next().await {
+            let Some(rest) = left.checked_sub(chunk.len()) else { return };
+            left = rest;
+        }
+    };
+    // Whoever sends for longer finds the connection closed.
+    let _ = timeout(BODY_TIMEOUT, reading).await;
+}
+
 struct Reading {
     data: BodyDataStream,
     received: usize,

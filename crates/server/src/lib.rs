@@ -8,27 +8,32 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod accept;
+mod access;
 mod admission;
 mod chat;
 mod descriptors;
 pub mod dialects;
 mod error;
+mod follow;
 mod http;
 mod incoming;
 mod limits;
 mod listen;
 mod metrics;
 mod reader;
+mod seldom;
 mod sequence;
 mod service;
 mod socket;
 mod token_stream;
 mod tokenizing;
 
+pub use access::{CallerName, Keys, first_key};
 pub use chat::{Chat, ChatOverflow};
 pub use descriptors::raise_descriptor_limit;
 pub use dialects::grpc::GrpcApi;
 pub use error::Error;
+pub use follow::FileError;
 pub use limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT};
 pub use listen::{Listeners, Settings, serve};
 pub use service::{Info, Service};

@@ -1,6 +1,7 @@
 //! The APIs on their listeners.
 
 use crate::accept::Acceptor;
+use crate::access::{Gate, Keys};
 use crate::dialects::grpc::{self, reflection};
 use crate::http::{self, Shared, router};
 use crate::incoming::LargeBodies;
@@ -33,18 +34,20 @@ pub struct Listeners {
     pub http: TcpListener,
 }
 
-/// What a request may take of the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who may ask, and what a request may take of the server.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How long the reader of an answer may read nothing of it.
     pub stall_limit: Duration,
     /// Bytes of the body of an HTTP request.
     pub payload_limit: usize,
+    /// Of these a call must show one. Without them every call is let in.
+    pub keys: Option<Keys>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stall_limit: DEFAULT_STALL_LIMIT, payload_limit: DEFAULT_PAYLOAD_LIMIT }
+        Self { stall_limit: DEFAULT_STALL_LIMIT, payload_limit: DEFAULT_PAYLOAD_LIMIT, keys: None }
     }
 }
 
@@ -77,7 +80,7 @@ impl GrpcApi {
 /// Serves until `end` resolves, and then as long as open calls take, within a limit. A client that reads nothing of an answer for
 /// the limit of `settings` loses it.
 pub async fn serve(service: Service, listeners: Listeners, settings: Settings, end: impl Future<Output = ()>) {
-    let Settings { stall_limit, payload_limit } = settings;
+    let Settings { stall_limit, payload_limit, keys } = settings;
     let (closing, closed) = watch::channel(false);
     let until_closing = |mut closed: watch::Receiver<bool>| async move {
         // An error means that the sender is gone, which says the same.
@@ -89,11 +92,12 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
     let grpc = Acceptor {
         name: "gRPC",
         listener: listeners.grpc,
-        routes: grpc::limited(api.routes(health.clone()), bodies.clone()),
+        routes: grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone()),
         http2_only: true,
         stall_limit,
     };
-    let routes = http::limited(router(Shared { service, stall_limit, payload_limit }), bodies, payload_limit);
+    let routes = router(Shared { service, stall_limit, payload_limit });
+    let routes = http::limited(routes, Gate::http(keys), bodies, payload_limit);
     let http = Acceptor { name: "HTTP", listener: listeners.http, routes, http2_only: false, stall_limit };
     let both = async { tokio::join!(grpc.run(until_closing(closed.clone())), http.run(until_closing(closed))) };
     let limit = async {

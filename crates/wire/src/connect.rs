@@ -1,9 +1,9 @@
-//! gRPC over a stream that is connected already.
+//! Connections of gRPC's clients.
 
 use hyper_util::rt::TokioIo;
 use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tower::service_fn;
 
 /// A channel over `stream`, and no other: when that ends, so do the calls.
@@ -21,4 +21,21 @@ where
         std::future::ready(stream.take().map(TokioIo::new).ok_or_else(gone))
     });
     Endpoint::from_static("http://connected").connect_with_connector(connector).await
+}
+
+/// A server at `url`, by http or https. By https the authorities of `ca` are trusted, in PEM, or else the system's.
+///
+/// # Errors
+///
+/// The transport's, if the URL is none, or the authorities cannot be read.
+pub fn endpoint(url: String, ca: Option<&[u8]>) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(url)?;
+    if endpoint.uri().scheme_str() != Some("https") {
+        return Ok(endpoint);
+    }
+    let tls = ClientTlsConfig::new();
+    endpoint.tls_config(match ca {
+        Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+        None => tls.with_native_roots(),
+    })
 }

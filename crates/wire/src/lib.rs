@@ -4,7 +4,7 @@
 //! * [`control`]: messages and stubs of the control plane. Its step messages stay behind this crate: [`plan_to_wire`] and
 //!   its siblings are the only way in and out, and every way in is fallible.
 //! * [`hand_over`], [`take_over`]: what a worker is given over its socket before the control plane begins there.
-//! * [`connect_over`]: a client's channel over a stream that is connected already.
+//! * [`connect_over`], [`endpoint`]: a client's channel over a stream that is connected already, and over the network.
 //!
 //! **Invariant:** no other crate sees the prost types of a step.
 
@@ -15,7 +15,7 @@ mod connect;
 mod convert;
 mod handover;
 
-pub use connect::connect_over;
+pub use connect::{connect_over, endpoint};
 pub use convert::{ConvertError, command_from_wire, mask_to_wire, plan_to_wire, result_from_wire, result_to_wire};
 pub use handover::{hand_over, take_over};
 

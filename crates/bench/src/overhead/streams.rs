@@ -46,6 +46,7 @@ impl Streams {
             dialect,
             model: None,
             api_key: None,
+            ca: None,
             stream: true,
             limit: REQUEST_TIMEOUT,
         };

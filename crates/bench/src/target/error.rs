@@ -1,5 +1,7 @@
 //! Why a request failed.
 
+use super::TargetOptions;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longer messages of a server are cut off.
@@ -11,7 +13,7 @@ const MESSAGE_CHARS_MAX: usize = 300;
 #[allow(missing_docs, reason = "each message names the fields of its variant")]
 pub enum TargetError {
     /// The address cannot be used.
-    #[error("{address}: not an address: {reason}; expected HOST:PORT or http://HOST:PORT")]
+    #[error("{address}: not an address: {reason}; expected HOST:PORT, http:// or https://")]
     Address {
         address: String,
         /// Why it cannot be used.
@@ -20,6 +22,9 @@ pub enum TargetError {
     /// The key cannot stand in a header.
     #[error("--api-key: expected visible ASCII characters")]
     ApiKey,
+    /// The authorities cannot be used.
+    #[error("--ca {}: {reason}", file.display())]
+    Ca { file: PathBuf, reason: String },
     /// There is no connection.
     #[error("{address}: cannot connect: {reason}")]
     Connect { address: String, reason: String },
@@ -50,6 +55,10 @@ pub enum TargetError {
 impl TargetError {
     pub(super) fn address(address: &str, error: &dyn std::error::Error) -> Self {
         Self::Address { address: address.to_owned(), reason: root(error) }
+    }
+
+    pub(super) fn ca(options: &TargetOptions, error: &dyn std::error::Error) -> Self {
+        Self::Ca { file: options.ca.clone().unwrap_or_default(), reason: root(error) }
     }
 
     pub(super) fn incomplete(missing: impl Into<String>) -> Self {

@@ -2,10 +2,10 @@
 
 use super::error::shortened;
 use super::record::{Counts, Seen};
-use super::{Record, ServerInfo, TargetError, TargetOptions, base_url};
+use super::{Record, ServerInfo, TargetError, TargetOptions, base_url, read_ca};
 use crate::dataset::{Prompt, Request, Vocabulary};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
@@ -25,7 +25,7 @@ impl Grpc {
         let address = &*options.address;
         let bearer = |key: &String| format!("Bearer {key}").try_into().map_err(|_| TargetError::ApiKey);
         let authorization = options.api_key.as_ref().map(bearer).transpose()?;
-        let endpoint = Endpoint::from_shared(base_url(address)?)
+        let endpoint = wire::endpoint(base_url(address)?, read_ca(options)?.as_deref())
             .map_err(|error| TargetError::Address { address: address.to_owned(), reason: error.to_string() })?
             .tcp_nodelay(true);
         let mut clients = Vec::new();

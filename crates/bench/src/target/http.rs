@@ -7,7 +7,7 @@ mod frames;
 mod parameters;
 
 use super::error::shortened;
-use super::{Record, ServerInfo, TargetError, TargetOptions, base_url};
+use super::{Record, ServerInfo, TargetError, TargetOptions, base_url, read_ca};
 use crate::dataset::Request;
 use answer::Answer;
 use bytes::Bytes;
@@ -15,9 +15,10 @@ use dialect::{Framing, HttpDialect, error_in, over_http, parsed};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use sse_stream::SseByteStream;
+use tokio_rustls::rustls::crypto::ring::default_provider;
 
 pub(crate) use cost::ns_per_event;
 
@@ -41,8 +42,8 @@ impl Http {
     async fn over(dialect: &'static dyn HttpDialect, options: &TargetOptions) -> Result<Self, TargetError> {
         let base = base_url(&options.address)?;
         // What is measured is this address, not where it or the environment points.
-        let client = Client::builder().no_proxy().redirect(Policy::none()).default_headers(headers(options)?).build();
-        let client = client.map_err(|error| TargetError::connect(&base, &error))?;
+        let client = Client::builder().no_proxy().redirect(Policy::none()).default_headers(headers(options)?);
+        let client = trusting(client, &base, options)?.build().map_err(|error| TargetError::connect(&base, &error))?;
         let mut http = Self { client, base, dialect, model: String::new(), info: ServerInfo::default() };
         let answers = dialect.answers();
         // A server without this route can be measured all the same.
@@ -91,6 +92,21 @@ impl Http {
             () => TargetError::broken(&error),
         })
     }
+}
+
+/// A client that trusts the authorities that it was told to, or else the system's.
+fn trusting(client: ClientBuilder, base: &str, options: &TargetOptions) -> Result<ClientBuilder, TargetError> {
+    // If somebody was first, it was with the same.
+    let _ = default_provider().install_default();
+    Ok(match read_ca(options)? {
+        Some(pem) => {
+            let roots = Certificate::from_pem_bundle(&pem).map_err(|error| TargetError::ca(options, &error))?;
+            client.tls_certs_only(roots)
+        }
+        None if base.starts_with("https:") => client,
+        // A system may have none, and a server by http needs none.
+        None => client.tls_certs_only([]),
+    })
 }
 
 fn headers(options: &TargetOptions) -> Result<HeaderMap, TargetError> {

@@ -18,5 +18,13 @@ fn request(text: &str) -> Request {
 
 /// Streams of the server there.
 fn options(address: String, dialect: Dialect) -> TargetOptions {
-    TargetOptions { address, dialect, model: None, api_key: None, stream: true, limit: Duration::from_secs(30) }
+    TargetOptions {
+        address,
+        dialect,
+        model: None,
+        api_key: None,
+        ca: None,
+        stream: true,
+        limit: Duration::from_secs(30),
+    }
 }

@@ -23,7 +23,7 @@ impl Bench {
         let (address, server) = start(ending, hangs).await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let limit = Duration::from_secs(30);
-        let target = TargetOptions { address, dialect, model: None, api_key: None, stream: true, limit };
+        let target = TargetOptions { address, dialect, model: None, api_key: None, ca: None, stream: true, limit };
         let options = ServeOptions {
             target,
             datasets: datasets.iter().map(|dataset| dataset.parse().expect("a dataset")).collect(),

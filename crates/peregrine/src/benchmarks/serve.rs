@@ -29,6 +29,9 @@ pub struct ServeArgs {
     /// A key that is sent as a bearer token with each request.
     #[arg(long, value_name = "KEY", env = "PEREGRINE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    /// File of certificates in PEM: the authorities that are trusted to know the server, in place of the system's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Ask for whole answers instead of streams; there is no time to first token then.
     #[arg(long)]
     no_stream: bool,
@@ -117,6 +120,7 @@ impl ServeArgs {
             dialect: self.dialect,
             model: self.model,
             api_key: self.api_key,
+            ca: self.ca,
             stream: !self.no_stream,
             limit: Duration::from_secs(self.request_timeout.into()),
         };

@@ -208,10 +208,7 @@ fn regressions_are_flagged() {
 async fn what_cannot_be_measured_is_an_error() {
     for (arguments, expected) in [
         (&["--server", "127.0.0.1:1"][..], "error: --server: 127.0.0.1:1: cannot connect: Connection refused"),
-        (
-            &["--server", "https://127.0.0.1:1"],
-            "error: --server: https://127.0.0.1:1: not an address: https is not supp",
-        ),
+        (&["--server", "ftp://127.0.0.1:1"], "error: --server: ftp://127.0.0.1:1: not an address: ftp is not supp"),
         (&["--server", "127.0.0.1:1", "--json", "/nonexistent/x"], "error: /nonexistent/x: cannot write: No such file"),
         (&["--dataset", "sharegpt:/nonexistent/x"], "error: --dataset: /nonexistent/x: No such file"),
         (&["--dataset", "128"], "is no dataset: expected IN/OUT"),

@@ -1,6 +1,7 @@
 //! The `peregrine` program as its users meet it: real processes, loopback addresses, signals and faults.
 //!
 //! * [`support`]: starts programs, watches what they leave behind, and ends them whatever happens.
+//! * [`access`]: who may call.
 //! * [`apis`]: gRPC and HTTP, as a client sees them.
 //! * [`cancel`]: callers that give up.
 //! * [`connections`], [`descriptors`]: limits of connections, and of descriptors.
@@ -23,6 +24,7 @@
 //! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
 //! * [`validation`]: requests that break a rule.
 
+mod access;
 mod apis;
 mod bad_input;
 mod benchmarks;

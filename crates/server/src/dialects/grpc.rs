@@ -7,6 +7,7 @@ mod status;
 
 use super::tgi;
 use super::tgi::Shape;
+use crate::access::Gate;
 use crate::incoming::{LargeBodies, check_headers};
 use crate::limits::GRPC_MESSAGE_BYTES_MAX;
 use crate::{Error, Service, TokenStream};
@@ -177,19 +178,23 @@ async fn next_message(
 }
 
 /// `routes` within limits of what a call may bring. Codes are those that gRPC has for the case, where tonic has others.
-pub(crate) fn limited(routes: Routes, bodies: LargeBodies) -> Router {
-    let limits = move |request: axum::extract::Request, next: Next| {
-        let bodies = bodies.clone();
+pub(crate) fn limited(routes: Routes, gate: Gate, bodies: LargeBodies) -> Router {
+    let limits = move |mut request: axum::extract::Request, next: Next| {
+        let (gate, bodies) = (gate.clone(), bodies.clone());
         async move {
             if let Err(error) = check_headers(request.headers()) {
                 return Status::from(error).into_http();
             }
+            let caller = match gate.admit(&mut request) {
+                Ok(caller) => caller,
+                Err(denied) => return Status::from(denied).into_http(),
+            };
             let request = compressed_as_asked(request);
             // tonic looks at the message's own length first, which says more.
             let request = request.map(|body| bodies.limit(body, 2 * GRPC_MESSAGE_BYTES_MAX, Status::from));
             let mut response = next.run(request).await;
             correct_code(response.headers_mut());
-            response
+            caller.tell(response)
         }
     };
     routes.into_axum_router().layer(from_fn(limits))

@@ -2,7 +2,7 @@
 
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Workers};
 use serde_json::Value;
-use server::{Chat, ChatOverflow, Info, Listeners, Service, TokenizerPool};
+use server::{Chat, ChatOverflow, Info, Listeners, Service, Settings, TokenizerPool};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use text::{ChatTemplate, Tokenizer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
 
@@ -38,6 +38,7 @@ pub struct Script {
     pub pause: Duration,
     pub template: Option<&'static str>,
     pub overflow: ChatOverflow,
+    pub settings: Settings,
 }
 
 impl Script {
@@ -55,6 +56,7 @@ impl Script {
             pause: Duration::ZERO,
             template: None,
             overflow: ChatOverflow::Error,
+            settings: Settings::default(),
         }
     }
 
@@ -142,6 +144,7 @@ impl Server {
             }
         };
         let chat = Chat { template, overflow: script.overflow };
+        let settings = script.settings.clone();
         let coordinator = Coordinator::start(config, Workers::InProcess(vec![rank(script, Arc::clone(&asked))]));
         let ready = |status: &Status| matches!(status, Status::Ready { .. });
         timeout(LIMIT, coordinator.status().wait_for(ready)).await.expect("it hangs").expect("it runs");
@@ -161,7 +164,7 @@ impl Server {
         let listeners = Listeners { grpc: bind().await.expect("a port"), http: bind().await.expect("a port") };
         let address = listeners.http.local_addr().expect("an address");
         let grpc = listeners.grpc.local_addr().expect("an address");
-        tokio::spawn(server::serve(service, listeners, server::Settings::default(), std::future::pending()));
+        tokio::spawn(server::serve(service, listeners, settings, std::future::pending()));
         Self { address, grpc, asked }
     }
 
@@ -189,10 +192,15 @@ impl Server {
         self.send(&format!("{head}\r\nContent-Type: application/json{lines}\r\n\r\n{body}")).await
     }
 
+    /// A connection to gRPC.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address");
+        timeout(LIMIT, endpoint.connect()).await.expect("it hangs").expect("it listens")
+    }
+
     /// What gRPC answers.
     pub async fn grpc(&self, request: pb::GenerateRequest) -> Result<pb::GenerateResponse, tonic::Status> {
-        let channel = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("an address");
-        let channel = timeout(LIMIT, channel.connect()).await.expect("it hangs").expect("it listens");
+        let channel = self.channel().await;
         let answer = timeout(LIMIT, GenerationClient::new(channel).generate(request)).await.expect("it hangs");
         answer.map(tonic::Response::into_inner)
     }

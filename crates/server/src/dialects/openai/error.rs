@@ -104,11 +104,14 @@ impl Failure {
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
         let Rejection { status, message } = rejection;
-        let code = match status {
-            StatusCode::NOT_FOUND => Some("unknown_url"),
-            _ => None,
+        let (code, error_type) = match status {
+            StatusCode::NOT_FOUND => (Some("unknown_url"), tgi::ErrorKind::Validation),
+            StatusCode::UNAUTHORIZED => (Some("invalid_api_key"), tgi::ErrorKind::Authentication),
+            _ => (None, tgi::ErrorKind::Validation),
         };
-        Self::refused(status, None, code, message)
+        let mut failure = Self::refused(status, None, code, message);
+        failure.body.error_type = error_type;
+        failure
     }
 }
 

@@ -132,6 +132,7 @@ pub(crate) fn rejected(Rejection { status, message }: Rejection) -> Response {
     let kind = match status {
         StatusCode::TOO_MANY_REQUESTS => "ThrottlingException",
         StatusCode::NOT_FOUND => "UnknownOperationException",
+        StatusCode::UNAUTHORIZED => "AccessDeniedException",
         _ => "ValidationError",
     };
     error(status, kind, json!({ "Message": message }))

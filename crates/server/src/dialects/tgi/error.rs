@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Healthcheck,
     /// There is no such route.
     NotFound,
+    /// A key is needed.
+    Authentication,
 }
 
 impl ErrorKind {
@@ -33,6 +35,7 @@ impl ErrorKind {
             Self::IncompleteGeneration => 500,
             Self::Healthcheck => 503,
             Self::NotFound => 404,
+            Self::Authentication => 401,
         }
     }
 }

@@ -200,6 +200,7 @@ pub(crate) fn rejected(rejection: Rejection) -> Response {
     let kind = match rejection.status {
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => ErrorKind::NotFound,
         StatusCode::TOO_MANY_REQUESTS => ErrorKind::Overloaded,
+        StatusCode::UNAUTHORIZED => ErrorKind::Authentication,
         _ => ErrorKind::Validation,
     };
     (rejection.status, Json(ErrorBody { error: rejection.message, kind })).into_response()

@@ -12,6 +12,7 @@ use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{
     AllOfBuilder, ArrayBuilder, ComponentsBuilder, ObjectBuilder, OneOfBuilder, Schema, Type,
 };
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required};
 
 const JSON: &str = "application/json";
@@ -21,8 +22,9 @@ const TEXT: &str = "text/plain";
 const FRAMES: &str = "application/vnd.amazon.eventstream";
 
 /// What a failed request may be answered with, in any dialect.
-const FAILURES: [(u16, &str); 12] = [
+const FAILURES: [(u16, &str); 13] = [
     (400, "The body cannot be read, or a field breaks a rule."),
+    (401, "The server asks for a key, and none of its own was sent."),
     (404, "There is no such thing."),
     (405, "The route has no such method."),
     (408, "The body took too long."),
@@ -75,8 +77,12 @@ pub(super) fn document() -> OpenApi {
         .title("Peregrine")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some("Falcon language models, as clients of TGI, OpenAI and SageMaker ask for them."));
-    let components = ComponentsBuilder::new().schemas_from_iter(draft.schemas).build();
-    OpenApiBuilder::new().info(info).paths(draft.paths).components(Some(components)).build()
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    let components = ComponentsBuilder::new().schemas_from_iter(draft.schemas).security_scheme("key", bearer).build();
+    // Either: not every server asks for keys.
+    let security = [SecurityRequirement::new("key", [""; 0]), SecurityRequirement::default()];
+    let document = OpenApiBuilder::new().info(info).paths(draft.paths).components(Some(components));
+    document.security(Some(security)).build()
 }
 
 impl Draft {

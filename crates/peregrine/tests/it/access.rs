@@ -1,0 +1,112 @@
+//! Who may call a server: its flags, and a log that never has a key.
+
+use crate::support::{Program, Server, demo_model};
+use std::path::Path;
+use tempfile::TempDir;
+
+const KEY: &str = "sk-right-0123456789abcdef";
+const OTHER: &str = "sk-wrong-0123456789abcdef";
+
+const LOOPBACK: &str = "127.0.0.1:0";
+const ANYWHERE: &str = "0.0.0.0:0";
+
+fn write(folder: &TempDir, name: &str, text: &str) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).expect("it can be written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// What `serve --check` says where HTTP and gRPC are to listen there; `Err` if it fails.
+async fn check([http, grpc]: [&str; 2], flags: &[&str]) -> Result<String, String> {
+    let model = demo_model();
+    let fixed =
+        ["serve", "--check", "--model", model.to_str().expect("UTF-8"), "--http-addr", http, "--grpc-addr", grpc];
+    let ended = Program::new(fixed.iter().chain(flags)).run().await;
+    if ended.status.success() { Ok(ended.stderr) } else { Err(ended.failure()) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn other_machines_reach_no_server_by_accident() {
+    let folder = TempDir::new().expect("a folder");
+    let keys = write(&folder, "keys", KEY);
+    for (addresses, named) in [
+        ([ANYWHERE, LOOPBACK], "--http-addr 0.0.0.0:0"),
+        ([LOOPBACK, ANYWHERE], "--grpc-addr 0.0.0.0:0"),
+        (["[::]:0", LOOPBACK], "--http-addr [::]:0"),
+    ] {
+        let said = check(addresses, &[]).await.expect_err("all could use it");
+        assert!(said.contains(&format!("{named}: other machines reach this address")), "{said}");
+        assert!(said.contains("--api-key-file") && said.contains("--insecure"), "{said}");
+    }
+    for way_out in [&["--insecure"][..], &["--api-key-file", &keys], &["--sagemaker"]] {
+        check([ANYWHERE; 2], way_out).await.expect("somebody decides who may call");
+    }
+    check(["127.1.2.3:0", "localhost:0"], &[]).await.expect("no other machine reaches it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_without_keys_is_an_error_that_tells_none() {
+    let folder = TempDir::new().expect("a folder");
+    let missing = folder.path().join("missing").to_str().expect("UTF-8").to_owned();
+    for (file, message) in [
+        (missing, "it cannot be read: No such file or directory"),
+        (write(&folder, "empty", "# none\n\n"), "it has no key"),
+        (write(&folder, "reversed", &format!("{KEY} me")), "the key on line 1 has 2 characters; expected at least 16"),
+        (write(&folder, "words", &format!("\n{KEY} # mine")), "line 2 has 3 words"),
+    ] {
+        let said = check([LOOPBACK; 2], &["--api-key-file", &file]).await.expect_err("nobody could call");
+        assert!(said.contains(&format!("--api-key-file {file}: {message}")), "{said}");
+        assert!(!said.contains(KEY), "{said}");
+    }
+}
+
+fn generate(server: &Server, key_file: Option<&Path>) -> Program {
+    let mut arguments = vec!["generate".to_owned(), "Once upon a time".to_owned(), "--max-new-tokens".to_owned()];
+    arguments.extend(["3".to_owned(), "--server".to_owned(), server.grpc.to_string()]);
+    if let Some(file) = key_file {
+        arguments.extend(["--api-key-file".to_owned(), file.to_str().expect("UTF-8").to_owned()]);
+    }
+    Program::new(arguments)
+}
+
+/// The most that can be logged has no key: neither one that is valid nor one that was tried, nor one of a file that is broken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_key_is_ever_logged() {
+    let folder = TempDir::new().expect("a folder");
+    let file = write(&folder, "keys", &format!("me {KEY}\n"));
+    let (right, wrong) = (folder.path().join("keys"), write(&folder, "wrong", OTHER));
+    let flags = ["--backend", "instant", "--tensor-parallel", "1", "--api-key-file", &file];
+    let mut server = Server::start_with(&[("PEREGRINE_LOG", "trace")], flags).await;
+    server.says("loaded ").await;
+
+    let ended = generate(&server, Some(&right)).run().await;
+    ended.success();
+    for key_file in [None, Some(Path::new(&wrong))] {
+        let said = generate(&server, key_file).run().await.failure();
+        assert!(said.contains("key") && !said.contains(OTHER), "{said}");
+    }
+    for (line, status) in [
+        (format!("Authorization: Bearer {KEY}"), 200),
+        (format!("x-api-key: {KEY}"), 200),
+        (format!("Authorization: Bearer {OTHER}"), 401),
+        (format!("Authorization: Basic {OTHER}"), 401),
+        (format!("x-api-key: {OTHER}"), 401),
+    ] {
+        let head = format!("GET /info HTTP/1.1\r\nHost: peregrine\r\nConnection: close\r\n{line}\r\n\r\n");
+        assert_eq!(server.http(&head).await.status, status, "{line}");
+    }
+    // A request that is no HTTP is not shown either.
+    server.http(&format!("GET /info HTTP/1.1\r\nx-api-key: {OTHER}\r\nno header\r\n\r\n")).await;
+
+    std::fs::write(&right, format!("{KEY} behind\n{OTHER}\n")).expect("it can be written");
+    server.says("What was read before stays in use").await;
+    std::fs::write(&right, format!("other {OTHER}\n")).expect("it can be written");
+    server.says("has changed, and was read again").await;
+    server.signal(rustix::process::Signal::TERM);
+    let log = server.end().await.stderr;
+    assert!(log.contains("a call is refused: no key was sent") && log.contains("TRACE"), "{log}");
+    for secret in [KEY, OTHER] {
+        let line = log.lines().find(|line| line.contains(secret) || line.contains(&secret[9..]));
+        assert_eq!(line, None);
+    }
+}
