@@ -93,16 +93,19 @@ impl Service {
         metrics.text(&coordinator.activity(), coordinator.kv_tokens() / BLOCK_TOKENS)
     }
 
-    /// The tokens of a text, as a prompt of it would have them. It may be as long as a prompt, in bytes; how many tokens it
-    /// has does not matter.
+    /// The tokens of a text; if `add_special_tokens`, as a prompt of it would have them. It may be as long as a prompt, in bytes; how
+    /// many tokens it has does not matter.
     ///
     /// # Errors
     ///
     /// The tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
-    pub async fn tokenize(&self, text: String) -> Result<Vec<Token>, Error> {
+    pub async fn tokenize(&self, text: String, add_special_tokens: bool) -> Result<Vec<Token>, Error> {
         let _permit = self.0.admission.take()?;
         self.0.info.limits.check_bytes(&text)?;
-        self.0.tokenizing.run(move |tokenizer, _| tokenizer.tokens(&text, true).map_err(|error| invalid(&error))).await
+        let job = move |tokenizer: &Tokenizer, _: &dyn Fn() -> bool| {
+            tokenizer.tokens(&text, add_special_tokens).map_err(|error| invalid(&error))
+        };
+        self.0.tokenizing.run(job).await
     }
 
     /// The prompt of a conversation, in text, and its tokens. How many there are does not matter.
@@ -110,13 +113,17 @@ impl Service {
     /// # Errors
     ///
     /// The chat template's, the tokenizer's, as [`Error::Validation`], or [`Error::Overloaded`].
-    pub async fn tokenize_conversation(&self, conversation: Conversation) -> Result<(String, Vec<Token>), Error> {
+    pub async fn tokenize_conversation(
+        &self,
+        conversation: Conversation,
+        add_special_tokens: bool,
+    ) -> Result<(String, Vec<Token>), Error> {
         let _permit = self.0.admission.take()?;
         let (chat, limits) = (self.0.chat.clone(), self.0.info.limits);
         let job = move |tokenizer: &Tokenizer, _: &dyn Fn() -> bool| {
             let prompt = chat.render(&conversation)?;
             limits.check_bytes(&prompt)?;
-            let tokens = tokenizer.tokens(&prompt, false).map_err(|error| invalid(&error))?;
+            let tokens = tokenizer.tokens(&prompt, add_special_tokens).map_err(|error| invalid(&error))?;
             Ok((prompt, tokens))
         };
         self.0.tokenizing.run(job).await

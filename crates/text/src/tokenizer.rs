@@ -189,6 +189,12 @@ impl Tokenizer {
         self.0.library.token_to_id(token)
     }
 
+    /// Token `id` as the vocabulary spells it, in which a byte-level tokenizer has `Ġ` for a space.
+    #[must_use]
+    pub fn spelling(&self, id: u32) -> Option<String> {
+        self.0.library.id_to_token(id)
+    }
+
     /// The token that ends a text, if tokenizer_config.json or special_tokens_map.json names one.
     #[must_use]
     pub fn eos(&self) -> Option<&EosToken> {

@@ -80,7 +80,7 @@ impl Generation for GrpcApi {
 
     async fn tokenize(&self, request: Request<pb::TokenizeRequest>) -> Result<Response<pb::TokenizeResponse>, Status> {
         let deadline = deadline(request.metadata());
-        let tokens = until(deadline, self.service.tokenize(request.into_inner().inputs)).await??;
+        let tokens = until(deadline, self.service.tokenize(request.into_inner().inputs, true)).await??;
         let narrow = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
         let tokens = tokens.into_iter().map(|token| pb::TokenizedToken {
             id: token.id,

@@ -14,4 +14,6 @@ pub(crate) use info::InfoResponse;
 pub use request::{GenerateRequest, Inputs, Limits, Parameters};
 pub(crate) use response::Shape;
 pub use response::{BestOfSequence, Details, GenerateResponse, PrefillToken, StreamDetails, Token};
-pub(crate) use tokenize::{ChatTokenizeResponse, TokenizeRequest, TokenizeResponse};
+pub(crate) use tokenize::{
+    ChatTokenizeResponse, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
+};

@@ -6,3 +6,4 @@ mod conversations;
 mod errors;
 mod models;
 mod streams;
+mod token_ids;

@@ -1,21 +1,21 @@
 //! `POST /v1/chat/completions`.
 
 use super::error::{Failure, Form};
-use super::logprobs::{ChatLogprobs, ChatTokenLogprob};
+use super::logprobs::{ChatLogprobs, ChatTokenLogprob, Spelling};
 use super::request::{Parameters, read};
 use super::response::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatMessage, Head, Usage, finish_reason,
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatMessage, Head, Usage, UsageEvents,
+    finish_reason,
 };
 use super::unsupported;
 use crate::chat::unix_seconds;
 use crate::http::{EventBuffer, Events, Reply, RequestId, Shared, event_stream};
 use crate::{Error, Service, TokenStream};
-use api::{Answer, Conversation, Prompt, Request, TokenEvent};
+use api::{Answer, Conversation, Prompt, PromptToken, Request, TokenEvent};
 use axum::Json;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use text::Tokenizer;
 
 const ROLE: &str = "assistant";
 
@@ -56,13 +56,15 @@ struct Call {
     request: Request,
     shape: Shape,
     streams: bool,
-    includes_usage: bool,
+    usage_events: UsageEvents,
 }
 
 /// What an answer is to hold.
 struct Shape {
     logprobs: bool,
-    tokenizer: Tokenizer,
+    /// The ids of tokens.
+    ids: bool,
+    spelling: Spelling,
 }
 
 /// Answers the request in `body`, whose id is `id`.
@@ -79,7 +81,7 @@ pub(super) async fn answer(shared: &Shared, id: &RequestId, body: &[u8]) -> Resu
     tokens.end_without_reader(None, Some(*stall_limit));
     let has_begun = vec![false; tokens.continuations()];
     let head = head("chat.completion.chunk");
-    let events = ChatEvents { head, shape: call.shape, includes_usage: call.includes_usage, has_begun };
+    let events = ChatEvents { head, shape: call.shape, usage_events: call.usage_events, has_begun };
     Ok(Reply::Stream(event_stream(tokens, events).await.map_err(failed)?))
 }
 
@@ -88,13 +90,17 @@ impl Call {
         unsupported::check(body)?;
         let (parameters, chat): (Parameters, ChatRequest) = (read(body)?, read(body)?);
         check(&chat)?;
-        let (streams, includes_usage) = (parameters.streams(), parameters.includes_usage());
-        let shape = Shape { logprobs: chat.logprobs.unwrap_or(false), tokenizer: service.tokenizer().clone() };
+        let (streams, usage_events) = (parameters.streams(), parameters.usage_events()?);
+        let shape = Shape {
+            logprobs: chat.logprobs.unwrap_or(false),
+            ids: parameters.return_token_ids.unwrap_or(false),
+            spelling: parameters.spelling(service.tokenizer()),
+        };
         let (max_tokens, top_tokens) = (chat.max_completion_tokens.or(chat.max_tokens), chat.top_logprobs.unwrap_or(0));
         let prompt = Prompt::Conversation(Box::new(conversation(chat)));
         let translated = parameters.translate(prompt, &service.info().limits)?;
         let request = Request { max_tokens, top_tokens, ..translated };
-        Ok(Self { request, shape, streams, includes_usage })
+        Ok(Self { request, shape, streams, usage_events })
     }
 }
 
@@ -134,17 +140,23 @@ impl Shape {
     /// The whole answer.
     fn completion(&self, head: Head, answer: Answer) -> ChatCompletion {
         let usage = Usage::of_answers(std::slice::from_ref(&answer));
+        let prompt_token_ids = self.ids.then(|| ids(&answer.prompt));
         let choices = answer.completions.into_iter().enumerate().map(|(index, completion)| ChatChoice {
             index,
             message: ChatMessage { role: ROLE, content: completion.text, refusal: None },
             logprobs: self.logprobs(&completion.tokens),
+            token_ids: self.token_ids(&completion.tokens),
             finish_reason: finish_reason(completion.finish),
         });
-        ChatCompletion { head, choices: choices.collect(), usage }
+        ChatCompletion { head, choices: choices.collect(), usage, prompt_token_ids }
+    }
+
+    fn token_ids(&self, tokens: &[TokenEvent]) -> Option<Vec<u32>> {
+        self.ids.then(|| tokens.iter().map(|event| event.token.id).collect())
     }
 
     fn logprobs(&self, tokens: &[TokenEvent]) -> Option<ChatLogprobs> {
-        let content = || tokens.iter().map(|event| ChatTokenLogprob::new(&self.tokenizer, event)).collect();
+        let content = || tokens.iter().map(|event| ChatTokenLogprob::new(&self.spelling, event)).collect();
         self.logprobs.then(|| ChatLogprobs { content: content(), refusal: None })
     }
 }
@@ -153,37 +165,52 @@ impl Shape {
 struct ChatEvents {
     head: Head,
     shape: Shape,
-    includes_usage: bool,
+    usage_events: UsageEvents,
     /// Each message.
     has_begun: Vec<bool>,
 }
 
+fn ids(prompt: &[PromptToken]) -> Vec<u32> {
+    prompt.iter().map(|token| token.id).collect()
+}
+
 impl ChatEvents {
-    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Usage>) -> ChatChunk {
-        ChatChunk { head: self.head.clone(), choices, usage: self.includes_usage.then_some(usage) }
+    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk {
+        ChatChunk { head: self.head.clone(), choices, usage, prompt_token_ids: None }
+    }
+
+    /// The event before the first token of message `index`; that of the first message of all has what is known of the prompt.
+    fn beginning(&self, index: usize, prompt_token_ids: Option<Vec<u32>>, stream: &TokenStream) -> ChatChunk {
+        let delta = ChatDelta { role: Some(ROLE), content: String::new() };
+        let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
+        let usage = self.usage_events.so_far(|| Usage::of_stream(stream).before_token());
+        ChatChunk { prompt_token_ids, ..self.chunk(vec![choice], usage) }
     }
 }
 
 impl Events for ChatEvents {
     fn token(&mut self, stream: &mut TokenStream, event: TokenEvent, out: &mut EventBuffer) {
         let index = event.index;
-        if !std::mem::replace(&mut self.has_begun[index], true) {
-            let delta = ChatDelta { role: Some(ROLE), content: String::new() };
-            let begin = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None };
-            out.data(&self.chunk(vec![begin], None));
+        if !self.has_begun[index] {
+            let is_first = self.shape.ids && self.has_begun.iter().all(|has_begun| !has_begun);
+            let prompt_token_ids = is_first.then(|| ids(&stream.prompt(index)));
+            out.data(&self.beginning(index, prompt_token_ids, stream));
+            self.has_begun[index] = true;
         }
+        let usage = self.usage_events.so_far(|| Usage::of_stream(stream));
         let choice = ChatChunkChoice {
             index,
             delta: ChatDelta { role: None, content: stream.take_text(index).to_owned() },
             finish_reason: event.finish.map(finish_reason),
+            token_ids: self.shape.token_ids(std::slice::from_ref(&event)),
             logprobs: self.shape.logprobs(&[event]),
         };
-        out.data(&self.chunk(vec![choice], None));
+        out.data(&self.chunk(vec![choice], usage));
     }
 
     fn end(&mut self, stream: &mut TokenStream, out: &mut EventBuffer) {
-        if self.includes_usage {
-            out.data(&self.chunk(Vec::new(), Some(Usage::of_stream(stream))));
+        if self.usage_events != UsageEvents::None {
+            out.data(&self.chunk(Vec::new(), Some(Some(Usage::of_stream(stream)))));
         }
         out.raw(super::DONE);
     }

@@ -1,10 +1,10 @@
 //! `POST /v1/completions`.
 
 use super::error::{Failure, Form};
-use super::logprobs::{CompletionLogprobs, Offsets};
+use super::logprobs::{CompletionLogprobs, Offsets, Spelling};
 use super::prompts::Prompts;
 use super::request::{Parameters, read};
-use super::response::{Completion, CompletionChoice, Head, Usage, finish_reason};
+use super::response::{Completion, CompletionChoice, Head, Usage, UsageEvents, finish_reason};
 use super::unsupported;
 use crate::http::{EventBuffer, Events, Reply, RequestId, Shared, event_stream};
 use crate::{Error, Service, TokenStream};
@@ -12,7 +12,6 @@ use api::{Answer, Field, Prompt, PromptToken, Request, TokenEvent, Violation};
 use axum::Json;
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use text::Tokenizer;
 
 const DEFAULT_MAX_TOKENS: u32 = 16;
 /// OpenAI's limit.
@@ -38,7 +37,7 @@ struct Call {
     requests: Vec<Request>,
     shape: Shape,
     streams: bool,
-    includes_usage: bool,
+    usage_events: UsageEvents,
 }
 
 /// What an answer is to hold.
@@ -51,7 +50,9 @@ struct Shape {
     prompt_alone: bool,
     /// The prompts' texts, where they are known before the tokens are.
     texts: Vec<Option<String>>,
-    tokenizer: Tokenizer,
+    /// The ids of tokens.
+    ids: bool,
+    spelling: Spelling,
 }
 
 /// Answers the request in `body`, whose id is `id`.
@@ -67,7 +68,7 @@ pub(super) async fn answer(shared: &Shared, id: &RequestId, body: &[u8]) -> Resu
     }
     tokens.end_without_reader(None, Some(*stall_limit));
     let offsets = vec![None; tokens.continuations()];
-    let events = CompletionEvents { head, shape: call.shape, includes_usage: call.includes_usage, offsets };
+    let events = CompletionEvents { head, shape: call.shape, usage_events: call.usage_events, offsets };
     Ok(Reply::Stream(event_stream(tokens, events).await.map_err(failed)?))
 }
 
@@ -76,7 +77,7 @@ impl Call {
         unsupported::check(body)?;
         let parameters: Parameters = read(body)?;
         let CompletionRequest { prompt: Prompts(prompts), max_tokens, best_of, echo, logprobs } = read(body)?;
-        let (streams, includes_usage) = (parameters.streams(), parameters.includes_usage());
+        let (streams, usage_events) = (parameters.streams(), parameters.usage_events()?);
         let (echo, n) = (echo.unwrap_or(false), parameters.n.unwrap_or(1));
         let broken = |violation| Failure::new(&Error::Validation(violation), Form::Completion);
         if let Some(given) = logprobs.filter(|&given| given > LOGPROBS_MAX) {
@@ -99,7 +100,8 @@ impl Call {
             echo,
             prompt_alone,
             texts: prompts.iter().map(text).collect(),
-            tokenizer: service.tokenizer().clone(),
+            ids: parameters.return_token_ids.unwrap_or(false),
+            spelling: parameters.spelling(service.tokenizer()),
         };
         let request = Request {
             max_tokens: Some(if prompt_alone { 1 } else { max_tokens.unwrap_or(DEFAULT_MAX_TOKENS) }),
@@ -109,7 +111,7 @@ impl Call {
             ..parameters.translate(Prompt::Ids(Vec::new()), &service.info().limits)?
         };
         let requests = prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect();
-        Ok(Self { requests, shape, streams, includes_usage })
+        Ok(Self { requests, shape, streams, usage_events })
     }
 }
 
@@ -120,53 +122,62 @@ impl Shape {
         let mut choices = Vec::new();
         for answer in answers {
             for completion in answer.completions.into_iter().take(self.n) {
-                let index = choices.len();
                 let mut offsets = None;
-                let (mut text, mut logprobs) = self.beginning(index, &mut offsets, || answer.prompt.clone());
+                let mut choice = self.beginning(choices.len(), &mut offsets, || answer.prompt.clone());
                 if !self.prompt_alone {
-                    text += &completion.text;
+                    choice.text += &completion.text;
                     for event in &completion.tokens {
-                        self.add_token(event, &mut offsets, &mut logprobs);
+                        self.add_token(event, &mut offsets, &mut choice);
                     }
                 }
-                let finish_reason = Some(finish_reason(completion.finish));
-                choices.push(CompletionChoice { index, text, logprobs, finish_reason });
+                choice.finish_reason = Some(finish_reason(completion.finish));
+                choices.push(choice);
             }
         }
         Completion { head, choices, usage: Some(Some(usage)) }
     }
 
-    /// What comes before the first token of continuation `index`: the prompt, if it is wanted.
+    /// A continuation before its first token: with the prompt, as far as that is wanted.
     fn beginning(
         &self,
         index: usize,
         offsets: &mut Option<Offsets>,
         prompt: impl FnOnce() -> Vec<PromptToken>,
-    ) -> (String, Option<CompletionLogprobs>) {
-        let (offsets, mut logprobs) = (offsets.insert(Offsets::default()), self.no_logprobs());
-        if !self.echo {
-            return (String::new(), logprobs);
-        }
+    ) -> CompletionChoice {
+        let (offsets, mut choice) = (offsets.insert(Offsets::default()), self.piece(index));
         let known = self.texts[index / self.n].clone();
-        let prompt = if known.is_none() || self.logprobs { prompt() } else { Vec::new() };
-        if let Some(logprobs) = &mut logprobs {
-            offsets.prompt(&self.tokenizer, &prompt, logprobs);
+        let is_read = self.ids || self.echo && (known.is_none() || self.logprobs);
+        let prompt = if is_read { prompt() } else { Vec::new() };
+        let ids: Vec<u32> = prompt.iter().map(|token| token.id).collect();
+        if self.echo {
+            if let Some(logprobs) = &mut choice.logprobs {
+                offsets.prompt(&self.spelling, &prompt, logprobs);
+            }
+            choice.text = known.unwrap_or_else(|| self.spelling.tokenizer.decode(&ids, false));
         }
-        let decoded = || {
-            let ids: Vec<u32> = prompt.iter().map(|token| token.id).collect();
-            self.tokenizer.decode(&ids, false)
-        };
-        (known.unwrap_or_else(decoded), logprobs)
+        choice.prompt_token_ids = self.ids.then_some(ids);
+        choice
     }
 
-    fn add_token(&self, event: &TokenEvent, offsets: &mut Option<Offsets>, logprobs: &mut Option<CompletionLogprobs>) {
-        if let (Some(offsets), Some(logprobs)) = (offsets, logprobs) {
-            offsets.token(&self.tokenizer, event, logprobs);
+    /// A piece of continuation `index` that has no token yet.
+    fn piece(&self, index: usize) -> CompletionChoice {
+        CompletionChoice {
+            index,
+            text: String::new(),
+            logprobs: self.logprobs.then(CompletionLogprobs::default),
+            finish_reason: None,
+            token_ids: self.ids.then(Vec::new),
+            prompt_token_ids: None,
         }
     }
 
-    fn no_logprobs(&self) -> Option<CompletionLogprobs> {
-        self.logprobs.then(CompletionLogprobs::default)
+    fn add_token(&self, event: &TokenEvent, offsets: &mut Option<Offsets>, choice: &mut CompletionChoice) {
+        if let (Some(offsets), Some(logprobs)) = (offsets, &mut choice.logprobs) {
+            offsets.token(&self.spelling, event, logprobs);
+        }
+        if let Some(ids) = &mut choice.token_ids {
+            ids.push(event.token.id);
+        }
     }
 
     fn usage(&self, usage: Usage) -> Usage {
@@ -178,14 +189,18 @@ impl Shape {
 struct CompletionEvents {
     head: Head,
     shape: Shape,
-    includes_usage: bool,
+    usage_events: UsageEvents,
     /// Of each continuation, once it has begun.
     offsets: Vec<Option<Offsets>>,
 }
 
 impl CompletionEvents {
-    fn event(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> Completion {
-        Completion { head: self.head.clone(), choices, usage: self.includes_usage.then_some(usage) }
+    fn event(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
+        Completion { head: self.head.clone(), choices, usage }
+    }
+
+    fn usage(&self, stream: &TokenStream) -> Usage {
+        self.shape.usage(Usage::of_stream(stream))
     }
 }
 
@@ -193,22 +208,22 @@ impl Events for CompletionEvents {
     fn token(&mut self, stream: &mut TokenStream, event: TokenEvent, out: &mut EventBuffer) {
         let (index, shape) = (event.index, &self.shape);
         let offsets = &mut self.offsets[index];
-        let (mut text, mut logprobs) = match offsets {
-            Some(_) => (String::new(), shape.no_logprobs()),
+        let mut choice = match offsets {
+            Some(_) => shape.piece(index),
             None => shape.beginning(index, offsets, || stream.prompt(index)),
         };
         if !shape.prompt_alone {
-            text += stream.take_text(index);
-            shape.add_token(&event, offsets, &mut logprobs);
+            choice.text += stream.take_text(index);
+            shape.add_token(&event, offsets, &mut choice);
         }
-        let choice = CompletionChoice { index, text, logprobs, finish_reason: event.finish.map(finish_reason) };
-        out.data(&self.event(vec![choice], None));
+        choice.finish_reason = event.finish.map(finish_reason);
+        let usage = self.usage_events.so_far(|| self.usage(stream));
+        out.data(&self.event(vec![choice], usage));
     }
 
     fn end(&mut self, stream: &mut TokenStream, out: &mut EventBuffer) {
-        if self.includes_usage {
-            let usage = self.shape.usage(Usage::of_stream(stream));
-            out.data(&self.event(Vec::new(), Some(usage)));
+        if self.usage_events != UsageEvents::None {
+            out.data(&self.event(Vec::new(), Some(Some(self.usage(stream)))));
         }
         out.raw(super::DONE);
     }

@@ -14,7 +14,7 @@ pub struct CompletionLogprobs {
     pub text_offset: Vec<usize>,
     /// Their log-probabilities; null for the first token of an echoed prompt.
     pub token_logprobs: Vec<Option<f32>>,
-    /// Their texts; `bytes:\x…` where a token is no whole characters.
+    /// Their texts; `bytes:\x…` where a token is no whole characters. Or their ids, as `token_id:N`.
     pub tokens: Vec<String>,
     /// The most probable tokens and the token itself; null for tokens of an echoed prompt.
     #[schema(value_type = Vec<Option<std::collections::HashMap<String, f32>>>)]
@@ -53,12 +53,20 @@ pub struct ChatTokenLogprob {
 /// A token with its log-probability.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct ChatTopLogprob {
-    /// Its text; U+FFFD where it is no whole characters.
+    /// Its text; U+FFFD where it is no whole characters. Or its id, as `token_id:N`.
     pub token: String,
     /// Natural logarithm of its probability.
     pub logprob: f32,
     /// The bytes of its text.
     pub bytes: Vec<u8>,
+}
+
+/// How tokens are spelled.
+#[derive(Clone)]
+pub(crate) struct Spelling {
+    pub(crate) tokenizer: Tokenizer,
+    /// By their ids, as vLLM does where that is asked for.
+    pub(crate) as_ids: bool,
 }
 
 /// Makes the log-probabilities of one completion, in the order of its tokens.
@@ -68,14 +76,31 @@ pub(crate) struct Offsets {
     characters: usize,
 }
 
+impl Spelling {
+    /// In a completion, where OpenAI has a form for those that are no whole characters.
+    fn of_completion(&self, id: u32) -> String {
+        let bytes = self.tokenizer.bytes(id);
+        match std::str::from_utf8(bytes) {
+            _ if self.as_ids => format!("token_id:{id}"),
+            Ok(text) => text.to_owned(),
+            Err(_) => bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),
+        }
+    }
+
+    /// In a chat, where the bytes are beside it.
+    fn of_chat(&self, id: u32) -> String {
+        if self.as_ids { format!("token_id:{id}") } else { self.tokenizer.decode(&[id], false) }
+    }
+}
+
 impl Offsets {
     /// Those of an echoed prompt.
-    pub(crate) fn prompt(&mut self, tokenizer: &Tokenizer, prompt: &[PromptToken], into: &mut CompletionLogprobs) {
-        let mut text = Detokenizer::new(tokenizer.clone(), false);
+    pub(crate) fn prompt(&mut self, spelling: &Spelling, prompt: &[PromptToken], into: &mut CompletionLogprobs) {
+        let mut text = Detokenizer::new(spelling.tokenizer.clone(), false);
         for token in prompt {
             into.text_offset.push(self.characters);
             into.token_logprobs.push(token.logprob.map(at_least));
-            into.tokens.push(spelled(tokenizer, token.id));
+            into.tokens.push(spelling.of_completion(token.id));
             into.top_logprobs.push(None);
             self.characters += text.push(token.id).chars().count();
         }
@@ -83,12 +108,12 @@ impl Offsets {
     }
 
     /// Those of a generated token.
-    pub(crate) fn token(&mut self, tokenizer: &Tokenizer, event: &TokenEvent, into: &mut CompletionLogprobs) {
-        let chosen = (spelled(tokenizer, event.token.id), at_least(event.token.model_logprob));
+    pub(crate) fn token(&mut self, spelling: &Spelling, event: &TokenEvent, into: &mut CompletionLogprobs) {
+        let chosen = (spelling.of_completion(event.token.id), at_least(event.token.model_logprob));
         let mut top = vec![chosen.clone()];
         for other in &event.top {
             // Keys of an object are there once.
-            let spelled = spelled(tokenizer, other.id);
+            let spelled = spelling.of_completion(other.id);
             if top.iter().all(|(token, _)| *token != spelled) {
                 top.push((spelled, at_least(other.model_logprob)));
             }
@@ -106,11 +131,11 @@ impl Offsets {
 }
 
 impl ChatTokenLogprob {
-    pub(crate) fn new(tokenizer: &Tokenizer, event: &TokenEvent) -> Self {
+    pub(crate) fn new(spelling: &Spelling, event: &TokenEvent) -> Self {
         let of = |token: &api::Token| ChatTopLogprob {
-            token: tokenizer.decode(&[token.id], false),
+            token: spelling.of_chat(token.id),
             logprob: at_least(token.model_logprob),
-            bytes: tokenizer.bytes(token.id).to_vec(),
+            bytes: spelling.tokenizer.bytes(token.id).to_vec(),
         };
         Self { token: of(&event.token), top_logprobs: event.top.iter().map(of).collect() }
     }
@@ -118,15 +143,6 @@ impl ChatTokenLogprob {
 
 fn at_least(logprob: f32) -> f32 {
     logprob.max(LEAST)
-}
-
-/// The text of a token, as OpenAI spells those that are no whole characters.
-fn spelled(tokenizer: &Tokenizer, id: u32) -> String {
-    let bytes = tokenizer.bytes(id);
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! What both kinds of requests have in common. Keys that are not here are ignored, and null is the default everywhere.
 
 use super::error::Failure;
+use super::logprobs::Spelling;
+use super::response::UsageEvents;
 use api::{Grammar, Limits, Prompt, Request, Sampling, Stop, TokenBias};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use text::Tokenizer;
 
 /// Below it tokens are not drawn, as in vLLM.
 const TEMPERATURE_MIN: f32 = 1e-5;
+/// An error names at most so many keys.
+const KEYS_TOLD: usize = 8;
 
 /// The parameters that completions and chats share: OpenAI's, and vLLM's that are not OpenAI's.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, utoipa::ToSchema)]
@@ -56,6 +61,10 @@ pub struct Parameters {
     pub add_special_tokens: Option<bool>,
     /// What the text must follow; anything.
     pub response_format: Option<ResponseFormat>,
+    /// Answer with the ids of the prompt's tokens and of the generated ones; no. vLLM's.
+    pub return_token_ids: Option<bool>,
+    /// Log-probabilities spell tokens as `token_id:N`; no. vLLM's.
+    pub return_tokens_as_token_ids: Option<bool>,
 }
 
 /// How a stream is wanted.
@@ -63,6 +72,8 @@ pub struct Parameters {
 pub struct StreamOptions {
     /// An event of its own, before the end, has the usage; no.
     pub include_usage: Option<bool>,
+    /// With that, every event has the usage so far; no. vLLM's.
+    pub continuous_usage_stats: Option<bool>,
 }
 
 /// A seed. vLLM takes signed ones.
@@ -128,9 +139,24 @@ impl Parameters {
         self.stream.unwrap_or(false)
     }
 
-    /// Whether a stream has the usage.
-    pub(crate) fn includes_usage(&self) -> bool {
-        self.stream_options.is_some_and(|options| options.include_usage == Some(true))
+    /// Which events of a stream have the usage.
+    pub(crate) fn usage_events(&self) -> Result<UsageEvents, Failure> {
+        match self.stream_options {
+            Some(_) if !self.streams() => {
+                let message = "`stream_options` needs `stream` to be true".to_owned();
+                Err(Failure::invalid("stream_options".to_owned(), Some("invalid_value"), message))
+            }
+            Some(StreamOptions { include_usage: Some(true), continuous_usage_stats: Some(true) }) => {
+                Ok(UsageEvents::All)
+            }
+            Some(StreamOptions { include_usage: Some(true), .. }) => Ok(UsageEvents::Last),
+            _ => Ok(UsageEvents::None),
+        }
+    }
+
+    /// How log-probabilities spell tokens.
+    pub(crate) fn spelling(&self, tokenizer: &Tokenizer) -> Spelling {
+        Spelling { tokenizer: tokenizer.clone(), as_ids: self.return_tokens_as_token_ids.unwrap_or(false) }
     }
 
     /// What is asked for, but for what the two kinds of requests have each on its own.
@@ -186,7 +212,7 @@ impl Parameters {
             repetition_penalty: self.repetition_penalty,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
-            logit_bias: self.logit_bias.iter().flatten().map(bias).collect::<Result<_, _>>()?,
+            logit_bias: self.logit_bias.as_ref().map(biases).transpose()?.unwrap_or_default(),
             ..Sampling::default()
         })
     }
@@ -230,13 +256,21 @@ impl ResponseFormat {
     }
 }
 
-/// A token's bias.
-fn bias((id, &bias): (&String, &f32)) -> Result<TokenBias, Failure> {
-    let token = id.parse().map_err(|_| {
-        let message = format!("the keys of `logit_bias` must be token ids. Given: {id:?}");
-        Failure::invalid("logit_bias".to_owned(), Some("invalid_value"), message)
-    })?;
-    Ok(TokenBias { id: token, bias })
+/// The biases of tokens. Keys that are no ids are told together, as far as they are few.
+fn biases(given: &BTreeMap<String, f32>) -> Result<Vec<TokenBias>, Failure> {
+    let (mut biases, mut wrong) = (Vec::new(), Vec::new());
+    for (key, &bias) in given {
+        match key.parse() {
+            Ok(id) => biases.push(TokenBias { id, bias }),
+            Err(_) => wrong.push(format!("{key:?}")),
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(biases);
+    }
+    wrong.truncate(KEYS_TOLD);
+    let message = format!("the keys of `logit_bias` must be token ids. Given: {}", wrong.join(", "));
+    Err(Failure::invalid("logit_bias".to_owned(), Some("invalid_value"), message))
 }
 
 fn out_of_range(param: &str, range: &str) -> Failure {

@@ -38,7 +38,7 @@ pub struct Completion {
     pub head: Head,
     /// The continuations; in a stream a piece of one.
     pub choices: Vec<CompletionChoice>,
-    /// The tokens. In a stream there if it was asked for, and null in all events but the last.
+    /// The tokens. In a stream there if it was asked for, and null in all events but the last, unless all were to have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
@@ -55,6 +55,12 @@ pub struct CompletionChoice {
     pub logprobs: Option<CompletionLogprobs>,
     /// "stop" or "length"; null in a stream before the end.
     pub finish_reason: Option<&'static str>,
+    /// The ids of its tokens, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+    /// And those of its prompt, in a stream with its first piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// A whole chat completion.
@@ -67,6 +73,9 @@ pub struct ChatCompletion {
     pub choices: Vec<ChatChoice>,
     /// The tokens.
     pub usage: Usage,
+    /// The ids of the prompt's tokens, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// A message that could come next.
@@ -80,6 +89,9 @@ pub struct ChatChoice {
     pub logprobs: Option<ChatLogprobs>,
     /// "stop" or "length".
     pub finish_reason: &'static str,
+    /// The ids of its tokens, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// A message of the model.
@@ -101,10 +113,13 @@ pub struct ChatChunk {
     pub head: Head,
     /// A piece of a message; none in the event that has the usage.
     pub choices: Vec<ChatChunkChoice>,
-    /// The tokens, if they were asked for; null in all events but the last.
+    /// The tokens, if they were asked for; null in all events but the last, unless all were to have them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
+    /// The ids of the prompt's tokens, if they were asked for, in the first event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// A piece of a message.
@@ -118,6 +133,9 @@ pub struct ChatChunkChoice {
     pub logprobs: Option<ChatLogprobs>,
     /// "stop" or "length"; null before the end.
     pub finish_reason: Option<&'static str>,
+    /// The ids of its tokens, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// What an event adds to a message.
@@ -150,6 +168,27 @@ pub struct PromptTokensDetails {
     pub cached_tokens: usize,
 }
 
+/// Which events of a stream have the usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UsageEvents {
+    None,
+    /// One of its own, before the end.
+    Last,
+    /// That, and all others, with what there is so far.
+    All,
+}
+
+impl UsageEvents {
+    /// What an event other than that of its own has.
+    pub(crate) fn so_far(self, usage: impl FnOnce() -> Usage) -> Option<Option<Usage>> {
+        match self {
+            Self::None => None,
+            Self::Last => Some(None),
+            Self::All => Some(Some(usage())),
+        }
+    }
+}
+
 impl Usage {
     fn new(prompt_tokens: usize, completion_tokens: usize, cached_tokens: usize) -> Self {
         Self {
@@ -170,7 +209,7 @@ impl Usage {
         )
     }
 
-    /// Of a stream that has ended.
+    /// Of a stream so far.
     pub(crate) fn of_stream(stream: &TokenStream) -> Self {
         let all = 0..stream.continuations();
         let firsts = all.clone().step_by(stream.request(0).best_of);
@@ -179,6 +218,12 @@ impl Usage {
             all.map(|index| stream.generated_tokens(index) as usize).sum(),
             firsts.map(|index| stream.cached_tokens(index) as usize).sum(),
         )
+    }
+
+    /// What it was one token before.
+    pub(crate) fn before_token(self) -> Self {
+        let Self { prompt_tokens, completion_tokens, prompt_tokens_details, .. } = self;
+        Self::new(prompt_tokens, completion_tokens.saturating_sub(1), prompt_tokens_details.cached_tokens)
     }
 
     /// Without what was generated only because at least one token must be.

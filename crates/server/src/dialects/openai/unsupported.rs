@@ -8,12 +8,16 @@ use serde_json::Value;
 use std::fmt;
 
 /// Each with what is so.
-const UNSUPPORTED: [(&str, &str); 15] = [
+const UNSUPPORTED: [(&str, &str); 19] = [
     ("suffix", "the model continues texts and fills no gaps"),
     ("use_beam_search", "tokens are drawn, or the most probable ones"),
     ("prompt_embeds", "prompts are texts or token ids"),
     ("prompt_logprobs", "use `echo` with `logprobs` of /v1/completions"),
     ("allowed_token_ids", "use `logit_bias`"),
+    ("logprob_token_ids", "log-probabilities are those of the most probable tokens"),
+    ("truncation_side", "prompts lose their beginning, which is `left`"),
+    ("watermarking", "use `watermark` of /generate"),
+    ("repetition_detection", "use `repetition_penalty`"),
     ("bad_words", "use `logit_bias`"),
     ("logits_processors", "code of clients is not run"),
     ("guided_json", "use `response_format`"),
@@ -71,7 +75,7 @@ impl<'de> Visitor<'de> for Fields {
 fn asks(field: &str, value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
-        Value::String(text) => !text.is_empty(),
+        Value::String(text) => !text.is_empty() && (field, text.as_str()) != ("truncation_side", "left"),
         Value::Array(list) if field == "modalities" => list.iter().any(|modality| modality != "text"),
         Value::Array(list) => !list.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
@@ -98,6 +102,7 @@ mod tests {
         }
         assert!(!refused(&json!({"modalities": ["text"]})));
         assert!(refused(&json!({"modalities": ["text", "audio"]})));
+        assert!(!refused(&json!({"truncation_side": "left"})) && refused(&json!({"truncation_side": "right"})));
         assert!(!refused(&json!({"store": true, "metadata": {"a": "b"}})));
     }
 }

@@ -4,7 +4,7 @@ use super::headers::{Compute, measured};
 use super::info::InfoResponse;
 use super::request::GenerateRequest;
 use super::response::{Shape, StreamDetails, Token};
-use super::tokenize::{self, TokenizeRequest};
+use super::tokenize::{self, DetokenizeRequest, TokenizeRequest};
 use super::{ErrorBody, ErrorKind};
 use crate::dialects::openai::ChatRequest;
 use crate::http::{self, EventBuffer, EventStream, Events, Rejection, Reply, Shared, event_stream, page};
@@ -27,6 +27,7 @@ pub(crate) const ROUTES: &[&str] = &[
     "POST /generate",
     "POST /generate_stream",
     "POST /tokenize",
+    "POST /detokenize",
     "POST /chat_tokenize",
 ];
 
@@ -39,6 +40,7 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/generate", post(generate))
         .route("/generate_stream", post(generate_stream))
         .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
         .route("/chat_tokenize", post(chat_tokenize))
 }
 
@@ -85,6 +87,10 @@ async fn generate_stream(State(shared): State<Shared>, body: Body<GenerateReques
 
 async fn tokenize(State(shared): State<Shared>, body: Body<TokenizeRequest>) -> Response {
     tokenized(body, async |request| tokenize::tokenize(&shared.service, request).await).await
+}
+
+async fn detokenize(State(shared): State<Shared>, body: Body<DetokenizeRequest>) -> Response {
+    tokenized(body, async |request| tokenize::detokenize(&shared.service, &request)).await
 }
 
 async fn chat_tokenize(State(shared): State<Shared>, body: Body<ChatRequest>) -> Response {

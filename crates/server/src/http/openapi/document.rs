@@ -3,7 +3,9 @@
 use crate::dialects::openai::{self, ChatRequest, CompletionRequest};
 use crate::dialects::tgi::routes::StreamEvent;
 use crate::dialects::tgi::{self, GenerateRequest, GenerateResponse, InfoResponse};
-use crate::dialects::tgi::{ChatTokenizeResponse, TokenizeRequest, TokenizeResponse};
+use crate::dialects::tgi::{
+    ChatTokenizeResponse, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
+};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
@@ -106,6 +108,8 @@ impl Draft {
         self.add(post("/generate", "Continue a prompt", generate.clone(), vec![(JSON, Some(whole)), events.clone()]));
         self.add(post("/generate_stream", "Continue a prompt, token by token", generate, vec![events]));
         self.add(post("/tokenize", "Cut a text into tokens", tokenize.0, vec![(JSON, Some(tokenize.1))]));
+        let text = (self.schema::<DetokenizeRequest>(), self.schema::<DetokenizeResponse>());
+        self.add(post("/detokenize", "The text of tokens", text.0, vec![(JSON, Some(text.1))]));
         let chat = (self.schema::<ChatRequest>(), self.schema::<ChatTokenizeResponse>());
         let path = "/chat_tokenize";
         self.add(post(path, "The prompt of a conversation, and its tokens", chat.0, vec![(JSON, Some(chat.1))]));

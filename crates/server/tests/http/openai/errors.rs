@@ -23,6 +23,7 @@ async fn fields_of_both_kinds() {
         (json!({"frequency_penalty": -3}), "frequency_penalty", "invalid_value", "`frequency_penalty` must be >= -2.0"),
         (json!({"repetition_penalty": 0}), "repetition_penalty", "invalid_value", "strictly positive"),
         (json!({"logit_bias": {"a": 1}}), "logit_bias", "invalid_value", "must be token ids. Given: \"a\""),
+        (json!({"logit_bias": {"a": 1, "7": 2, "b": 3}}), "logit_bias", "invalid_value", "Given: \"a\", \"b\""),
         (json!({"logit_bias": {"5": 101}}), "logit_bias", "invalid_value", "Token 5 is not"),
         (json!({"logit_bias": {"999999": 1}}), "logit_bias", "invalid_value", "has the token 999999"),
         (json!({"n": 0}), "n", "integer_below_min_value", "`n` must be at least 1. Given: 0"),
@@ -45,6 +46,7 @@ async fn fields_of_both_kinds() {
         (json!({"response_format": {}}), "response_format.type", "missing_required_parameter", "missing field `type`"),
         (json!({"guided_json": {"type": "object"}}), "guided_json", "unsupported_parameter", "is not supported"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "unsupported_parameter", "text alone"),
+        (json!({"truncation_side": "right"}), "truncation_side", "unsupported_parameter", "which is `left`"),
         (json!({"suffix": "end"}), "suffix", "unsupported_parameter", "fills no gaps"),
         (json!({"temperature": "hot"}), "temperature", "invalid_type", "expected f32"),
         (json!({"stop": [1]}), "stop", "invalid_type", "expected a string or a list of strings"),
@@ -75,7 +77,7 @@ async fn fields_of_both_kinds() {
     }
     assert!(server.asked().is_empty(), "none of them has run");
     let refused = server.get("/metrics").await.body;
-    assert!(refused.contains("tgi_request_failure{err=\"validation\"} 124\n"), "each is counted: {refused}");
+    assert!(refused.contains("tgi_request_failure{err=\"validation\"} 132\n"), "each is counted: {refused}");
 }
 
 #[tokio::test]
@@ -95,6 +97,7 @@ async fn fields_of_completions() {
             "context_length_exceeded",
             "This model's maximum context length is",
         ),
+        (json!({"prompt": "a", "stream_options": {}}), "stream_options", "invalid_value", "needs `stream` to be true"),
         (json!({"prompt": "a", "logprobs": 6}), "logprobs", "integer_above_max_value", "at most 5. Given: 6"),
         (json!({"prompt": "a", "best_of": 1, "n": 2}), "best_of", "integer_below_min_value", "at least 2. Given: 1"),
         (json!({"prompt": "a", "best_of": 2, "stream": true}), "best_of", "invalid_value", "does not go with `stream`"),
@@ -151,6 +154,7 @@ async fn options_of_chats() {
     let rows = [
         (with(json!({"top_logprobs": 2})), "top_logprobs", "invalid_value", "needs `logprobs`"),
         (with(json!({"logprobs": true, "top_logprobs": 21})), "top_logprobs", "integer_above_max_value", "at most 20"),
+        (with(json!({"stream_options": {"include_usage": true}})), "stream_options", "invalid_value", "needs `stream`"),
         (with(json!({"logprobs": 2})), "logprobs", "invalid_type", "expected a boolean"),
         (with(json!({"tool_choice": "required"})), "tool_choice", "unsupported_parameter", "none or auto"),
         (with(json!({"tool_choice": {"type": "function"}})), "tool_choice", "unsupported_parameter", "none or auto"),

@@ -24,14 +24,45 @@ async fn a_completion_to_the_byte() {
 
     // The usage has an event of its own; in all others it is null.
     let mut body = body;
-    body["stream_options"] = json!({"include_usage": true, "continuous_usage_stats": true});
-    let usage = concat!(
-        r#","usage":{"prompt_tokens":3,"completion_tokens":3,"total_tokens":6,"#,
-        r#""prompt_tokens_details":{"cached_tokens":0}}"#,
-    );
+    body["stream_options"] = json!({"include_usage": true});
+    let usage = |tokens: usize| {
+        format!(
+            r#","usage":{{"prompt_tokens":3,"completion_tokens":{tokens},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0}}}}"#,
+            3 + tokens
+        )
+    };
     let expected = pieces.iter().map(|piece| event(piece, r#","usage":null"#)).collect::<String>();
-    let expected = expected + &event("", usage) + "data: [DONE]\n\n";
+    let expected = expected + &event("", &usage(3)) + "data: [DONE]\n\n";
     assert_eq!(server.complete(&body).await.timeless(), expected);
+
+    // Or all of them have what there is so far.
+    body["stream_options"]["continuous_usage_stats"] = json!(true);
+    let expected: String = (1..).zip(&pieces).map(|(tokens, piece)| event(piece, &usage(tokens))).collect();
+    let expected = expected + &event("", &usage(3)) + "data: [DONE]\n\n";
+    assert_eq!(server.complete(&body).await.timeless(), expected);
+}
+
+#[tokio::test]
+async fn every_event_of_a_chat_may_have_the_usage() {
+    let server = Script::new(&[" one two", " a b c"]).serve().await;
+    for n in [1, 2] {
+        let body = json!({
+            "messages": [{"role": "user", "content": "Hello"}], "n": n, "stream": true,
+            "stream_options": {"include_usage": true, "continuous_usage_stats": true},
+        });
+        let events = server.chat(&body).await.events();
+        let mut tokens = 0;
+        for event in &events {
+            if let Some(choice) = event["choices"].get(0) {
+                tokens += usize::from(choice["delta"]["role"].is_null());
+            }
+            let usage = &event["usage"];
+            assert_eq!(usage["completion_tokens"], tokens, "{event}");
+            let prompt = usage["prompt_tokens"].as_u64().expect("a number");
+            assert_eq!(usage["total_tokens"], prompt + tokens as u64, "{event}");
+        }
+        assert_eq!(events.last().expect("the last")["choices"], json!([]));
+    }
 }
 
 #[tokio::test]

@@ -42,7 +42,14 @@ async fn texts_are_tokenized_for_tgis_clients_and_vllms() {
     assert_eq!((&last["text"], &last["stop"]), (&json!("?"), &json!(6)));
     let ids: Vec<_> = tokens.as_array().expect("a list").iter().map(|token| token["id"].clone()).collect();
     let vllm = server.post_json("/tokenize", &[], r#"{"model": "m", "prompt": "Ça va?", "add_special_tokens": false}"#);
-    assert_eq!(vllm.await.json(), json!({"count": ids.len(), "max_model_len": POSITIONS, "tokens": ids}));
+    let expected = json!({"count": ids.len(), "max_model_len": POSITIONS, "tokens": ids, "token_strs": null});
+    assert_eq!(vllm.await.json(), expected);
+    let spelled = server.post_json("/tokenize", &[], r#"{"prompt": " a b", "return_token_strs": true}"#).await.json();
+    assert_eq!(spelled["token_strs"], json!(["Ġa", "Ġb"]));
+    let text = server.post_json("/detokenize", &[], &json!({"model": "m", "tokens": ids}).to_string()).await;
+    assert_eq!(text.json(), json!({"prompt": "Ça va?"}));
+    let beyond = server.post_json("/detokenize", &[], r#"{"tokens": [5, 99999]}"#).await;
+    assert_eq!((beyond.status, &beyond.json()["error_type"]), (422, &json!("validation")), "{beyond:?}");
     let neither = server.post_json("/tokenize", &[], "{}").await;
     assert_eq!((neither.status, &neither.json()["error_type"]), (422, &json!("validation")));
     assert!(neither.body.contains("missing field `inputs`"), "{neither:?}");
@@ -52,6 +59,10 @@ async fn texts_are_tokenized_for_tgis_clients_and_vllms() {
     assert_eq!(chat["templated_text"], "User: Hi\nFalcon:");
     let plain = server.post_json("/tokenize", &[], r#"{"inputs": "User: Hi\nFalcon:"}"#).await.json();
     assert_eq!(chat["tokenize_response"], plain);
+    let body = r#"{"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": true}"#;
+    let vllm = server.post_json("/tokenize", &[], body).await.json();
+    let ids: Vec<_> = plain.as_array().expect("a list").iter().map(|token| token["id"].clone()).collect();
+    assert_eq!((&vllm["tokens"], &vllm["count"]), (&json!(ids), &json!(ids.len())), "{vllm}");
     let refused = server.post_json("/chat_tokenize", &[], r#"{"messages": []}"#).await;
     assert_eq!((refused.status, &refused.json()["error_type"]), (422, &json!("validation")), "{refused:?}");
 }
