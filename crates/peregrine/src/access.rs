@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use server::{Keys, Listeners};
+use server::{Keys, Listeners, Tls, TlsFiles};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::net::{TcpListener, lookup_host};
+use tracing::warn;
 
 /// Flags of `serve` about its addresses, and who may call there.
 #[derive(Args, Debug)]
@@ -19,6 +20,16 @@ pub struct AccessArgs {
     /// File of the keys of which callers must show one: one on each line, as KEY or NAME KEY. It is read again when it changes.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Certificate that both listeners show, in PEM, with those that lead to its authority behind it. It is read again when it or
+    /// the key changes.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Authorities, in PEM: each client must show a certificate of one.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Listen beyond this machine without a key file: something in front decides who may call.
     #[arg(long)]
     insecure: bool,
@@ -31,9 +42,15 @@ impl AccessArgs {
     ///
     /// If an address cannot be used, or anybody could call there.
     pub async fn listen(&self, is_guarded: bool) -> Result<Listeners> {
-        let may_be_reached = is_guarded || self.insecure || self.api_key_file.is_some();
+        let may_be_reached = is_guarded || self.insecure || self.api_key_file.is_some() || self.tls_client_ca.is_some();
         let grpc = addresses("--grpc-addr", &self.grpc_addr, may_be_reached).await?;
         let http = addresses("--http-addr", &self.http_addr, may_be_reached).await?;
+        if self.api_key_file.is_some()
+            && self.tls_cert.is_none()
+            && ![&grpc, &http].into_iter().all(|found| is_local(found))
+        {
+            warn!("keys can be read on their way: without --tls-cert and --tls-key nothing is encrypted");
+        }
         Ok(Listeners {
             grpc: bind("--grpc-addr", &self.grpc_addr, &grpc).await?,
             http: bind("--http-addr", &self.http_addr, &http).await?,
@@ -48,19 +65,34 @@ impl AccessArgs {
     pub fn keys(&self) -> Result<Option<Keys>> {
         Ok(self.api_key_file.clone().map(Keys::open).transpose()?)
     }
+
+    /// What listeners show, if they speak TLS.
+    ///
+    /// # Errors
+    ///
+    /// If the files do not have it.
+    pub fn tls(&self) -> Result<Option<Tls>> {
+        let (Some(cert), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else { return Ok(None) };
+        Ok(Some(Tls::open(TlsFiles { cert, key, client_ca: self.tls_client_ca.clone() })?))
+    }
 }
 
 /// What `text` means, which must be this machine alone unless the server `may_be_reached`.
 async fn addresses(flag: &str, text: &str, may_be_reached: bool) -> Result<Vec<SocketAddr>> {
     let found = lookup_host(text).await.with_context(|| format!("{flag} {text}: cannot listen there"))?;
     let found: Vec<_> = found.collect();
-    if !may_be_reached && found.iter().any(|address| !address.ip().is_loopback()) {
+    if !may_be_reached && !is_local(&found) {
         bail!(
             "{flag} {text}: other machines reach this address, and all of them could use the model. Say who may call with \
-             --api-key-file FILE, or, if something in front of the server decides that, give --insecure (docs/security.md)"
+             --api-key-file FILE or --tls-client-ca FILE, or, if something in front of the server decides that, give --insecure (docs/security.md)"
         );
     }
     Ok(found)
+}
+
+/// Whether only this machine reaches them.
+fn is_local(addresses: &[SocketAddr]) -> bool {
+    addresses.iter().all(|address| address.ip().is_loopback())
 }
 
 async fn bind(flag: &str, text: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {

@@ -91,6 +91,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
         payload_limit: args.payload_limit as usize,
         keys: args.access.keys()?,
+        tls: args.access.tls()?,
     };
     // The platform stands in front of a container, and shows no key of ours.
     let listeners = args.access.listen(args.sagemaker).await?;

@@ -5,17 +5,21 @@ use crate::limits::{
     HEADER_TIMEOUT, HTTP1_BUFFER_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX,
     PROTOCOL_HEADER_BYTES_MAX, SMALL_BODY_BYTES, STREAM_ERRORS_MAX, STREAMS_MAX, connections_max,
 };
-use crate::socket::Socket;
+use crate::opening::Opening;
+use crate::seldom::Seldom;
+use crate::socket::{Socket, set_options};
+use crate::tls::Tls;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use std::io::{Error, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -31,6 +35,8 @@ pub(crate) struct Acceptor {
     pub(crate) name: &'static str,
     pub(crate) listener: TcpListener,
     pub(crate) routes: Router,
+    /// None: connections are as they are.
+    pub(crate) tls: Option<Tls>,
     /// Whether it speaks HTTP/2 alone, as gRPC does.
     pub(crate) http2_only: bool,
     /// How long a peer may read nothing of what is written to it.
@@ -38,27 +44,27 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Serves until `closing` resolves; then takes no more connections, and waits until those that are open have got their
+    /// Serves until `closing` is true; then takes no more connections, and waits until those that are open have got their
     /// answers.
-    pub(crate) async fn run(self, closing: impl Future<Output = ()>) {
-        let protocol = protocol(self.http2_only);
+    pub(crate) async fn run(self, closing: watch::Receiver<bool>) {
         let graceful = GracefulShutdown::new();
         tokio::select! {
-            () = self.accept_all(&protocol, &graceful) => {}
-            () = closing => {}
+            () = self.accept_all(&graceful, &closing) => {}
+            () = is_true(closing.clone()) => {}
         }
         // The port is closed before the wait.
         drop(self);
         graceful.shutdown().await;
     }
 
-    async fn accept_all(&self, protocol: &Builder<TokioExecutor>, graceful: &GracefulShutdown) {
+    async fn accept_all(&self, graceful: &GracefulShutdown, closing: &watch::Receiver<bool>) {
+        let (protocol, log) = (Arc::new(protocol(self.http2_only)), Arc::default());
         let most = connections_max(descriptor_limit());
         let (permits, mut trouble) = (Arc::new(Semaphore::new(most)), Trouble::new(self.name));
         loop {
             let permit = free(&permits, &mut trouble, most).await;
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) if is_of_connection(&error) => continue,
                 Err(error) => {
                     trouble.begins(&format!("cannot accept connections, and tries again: {error}"));
@@ -67,28 +73,55 @@ impl Acceptor {
                 }
             };
             trouble.is_over();
-            let connection = self.serve(stream, protocol, graceful);
+            let connection = self.connection(&protocol, graceful.watcher(), &log);
+            let closing = closing.clone();
             tokio::spawn(async move {
-                connection.await;
+                connection.serve(stream, peer, closing).await;
                 drop(permit);
             });
         }
     }
 
-    fn serve(
-        &self,
-        stream: TcpStream,
-        protocol: &Builder<TokioExecutor>,
-        graceful: &GracefulShutdown,
-    ) -> impl Future<Output = ()> + use<> {
-        let socket = TokioIo::new(Socket::new(stream, self.stall_limit));
-        let service = TowerToHyperService::new(self.routes.clone());
-        let connection = graceful.watch(protocol.serve_connection(socket, service).into_owned());
-        async move {
-            // What breaks a connection is its peer's affair, and reaches the calls on it.
-            let _ = connection.await;
+    fn connection(&self, protocol: &Arc<Builder<TokioExecutor>>, watcher: Watcher, log: &Arc<Seldom>) -> Connection {
+        let tls = self.tls.as_ref().map(|tls| tls.config(self.http2_only));
+        Connection {
+            opening: Opening { name: self.name, tls, log: log.clone() },
+            protocol: protocol.clone(),
+            routes: self.routes.clone(),
+            stall_limit: self.stall_limit,
+            watcher,
         }
     }
+}
+
+/// What a connection is served with.
+struct Connection {
+    opening: Opening,
+    protocol: Arc<Builder<TokioExecutor>>,
+    routes: Router,
+    stall_limit: Duration,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, closing: watch::Receiver<bool>) {
+        set_options(&stream);
+        let opened = tokio::select! {
+            opened = self.opening.open(stream, peer) => opened,
+            // Who has not asked for anything does not hold up the end.
+            () = is_true(closing) => None,
+        };
+        let Some(stream) = opened else { return };
+        let socket = TokioIo::new(Socket::new(stream, self.stall_limit));
+        let connection = self.protocol.serve_connection(socket, TowerToHyperService::new(self.routes));
+        // What breaks a connection is its peer's affair, and reaches the calls on it.
+        let _ = self.watcher.watch(connection).await;
+    }
+}
+
+/// Waits until it is, or nobody is left to say so.
+async fn is_true(mut value: watch::Receiver<bool>) {
+    let _ = value.wait_for(|value| *value).await;
 }
 
 /// What both listeners speak, with its limits.

@@ -1,6 +1,7 @@
 //! Files that flags name, and that are read again when they change.
 
 use crate::access::KeyError;
+use crate::tls::TlsError;
 use sha2::{Digest, Sha256};
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ pub(crate) enum FileProblem {
     Unreadable(#[from] io::Error),
     #[error(transparent)]
     Keys(#[from] KeyError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl NamedFile {

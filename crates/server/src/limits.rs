@@ -23,6 +23,12 @@ pub(crate) const HTTP1_BUFFER_BYTES: usize = 2 * HEADER_BYTES_MAX;
 /// over HTTP/1 that is idle for so long is closed.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection may take to begin TLS, from its start on.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that is refused may stay, so that its peer sees why.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+
 /// How long a body may take to arrive: 140 kB/s for the largest.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 

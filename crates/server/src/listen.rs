@@ -6,7 +6,7 @@ use crate::dialects::grpc::{self, reflection};
 use crate::http::{self, Shared, router};
 use crate::incoming::LargeBodies;
 use crate::limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, GRPC_MESSAGE_BYTES_MAX};
-use crate::{GrpcApi, Service};
+use crate::{GrpcApi, Service, Tls};
 use coordinator::Status;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -43,11 +43,13 @@ pub struct Settings {
     pub payload_limit: usize,
     /// Of these a call must show one. Without them every call is let in.
     pub keys: Option<Keys>,
+    /// What both listeners show their clients. Without it they speak no TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stall_limit: DEFAULT_STALL_LIMIT, payload_limit: DEFAULT_PAYLOAD_LIMIT, keys: None }
+        Self { stall_limit: DEFAULT_STALL_LIMIT, payload_limit: DEFAULT_PAYLOAD_LIMIT, keys: None, tls: None }
     }
 }
 
@@ -80,12 +82,8 @@ impl GrpcApi {
 /// Serves until `end` resolves, and then as long as open calls take, within a limit. A client that reads nothing of an answer for
 /// the limit of `settings` loses it.
 pub async fn serve(service: Service, listeners: Listeners, settings: Settings, end: impl Future<Output = ()>) {
-    let Settings { stall_limit, payload_limit, keys } = settings;
+    let Settings { stall_limit, payload_limit, keys, tls } = settings;
     let (closing, closed) = watch::channel(false);
-    let until_closing = |mut closed: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone, which says the same.
-        let _ = closed.wait_for(|closing| *closing).await;
-    };
     let mut health = HealthReporter::new();
     let bodies = LargeBodies::default();
     let api = GrpcApi::new(service.clone(), Some(stall_limit));
@@ -93,13 +91,14 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
         name: "gRPC",
         listener: listeners.grpc,
         routes: grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone()),
+        tls: tls.clone(),
         http2_only: true,
         stall_limit,
     };
     let routes = router(Shared { service, stall_limit, payload_limit });
     let routes = http::limited(routes, Gate::http(keys), bodies, payload_limit);
-    let http = Acceptor { name: "HTTP", listener: listeners.http, routes, http2_only: false, stall_limit };
-    let both = async { tokio::join!(grpc.run(until_closing(closed.clone())), http.run(until_closing(closed))) };
+    let http = Acceptor { name: "HTTP", listener: listeners.http, routes, tls, http2_only: false, stall_limit };
+    let both = async { tokio::join!(grpc.run(closed.clone()), http.run(closed)) };
     let limit = async {
         end.await;
         // Otherwise whoever watches would hold the connection open.

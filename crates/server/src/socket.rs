@@ -9,13 +9,28 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 /// With what an HTTP/2 connection begins. Until it is there, or something else, neither protocol's limits hold.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// A connection as HTTP sees it: as it is, or within TLS.
+pub(crate) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Sets the options of a connection.
+pub(crate) fn set_options(stream: &TcpStream) {
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_TIMEOUT / 2).with_retries(2);
+    // Without these answers are slower, and peers that have vanished are found later; nothing is less right.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    // Tokens are small messages, which must not wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+}
+
 /// A connection that must begin with HTTP in time, and whose reader must not stand still.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     /// How much of the preface has come, and until when the rest, or something else, must be there. `None` from then on.
     opening: Option<(usize, Pin<Box<Sleep>>)>,
     /// Runs while the peer takes nothing of what is to be written.
@@ -24,14 +39,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Sets the connection's options.
-    pub(crate) fn new(stream: TcpStream, stall_limit: Duration) -> Self {
-        let keepalive =
-            TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(KEEPALIVE_TIMEOUT / 2).with_retries(2);
-        // Without these answers are slower, and peers that have vanished are found later; nothing is less right.
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-        // Tokens are small messages, which must not wait for the acknowledgement of the one before.
-        let _ = stream.set_nodelay(true);
+    pub(crate) fn new(stream: Stream, stall_limit: Duration) -> Self {
         let opening = Some((0, Box::pin(sleep(HEADER_TIMEOUT))));
         Self { stream, opening, stalled: None, stall_limit }
     }
@@ -91,11 +99,16 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    // TLS holds back what the peer does not take, and sends it here.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.written(cx, flushed)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        let ended = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.written(cx, ended)
     }
 }

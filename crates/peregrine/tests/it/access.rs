@@ -1,8 +1,11 @@
 //! Who may call a server: its flags, and a log that never has a key.
 
-use crate::support::{Program, Server, demo_model};
+use crate::authority::{Authority, Files, TlsClient};
+use crate::support::{Program, Server, demo_model, within};
+use rustix::process::Signal;
 use std::path::Path;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const KEY: &str = "sk-right-0123456789abcdef";
 const OTHER: &str = "sk-wrong-0123456789abcdef";
@@ -102,11 +105,73 @@ async fn no_key_is_ever_logged() {
     server.says("What was read before stays in use").await;
     std::fs::write(&right, format!("other {OTHER}\n")).expect("it can be written");
     server.says("has changed, and was read again").await;
-    server.signal(rustix::process::Signal::TERM);
+    server.signal(Signal::TERM);
     let log = server.end().await.stderr;
     assert!(log.contains("a call is refused: no key was sent") && log.contains("TRACE"), "{log}");
     for secret in [KEY, OTHER] {
         let line = log.lines().find(|line| line.contains(secret) || line.contains(&secret[9..]));
         assert_eq!(line, None);
     }
+}
+
+/// A server by https, the files by which it is asked, and who vouches for it.
+async fn secured(flags: &[&str]) -> (Server, Files, Authority) {
+    let authority = Authority::new("ours");
+    let files = Files::new(&authority.identity());
+    files.write("ca.pem", &authority.pem());
+    files.write("keys", &format!("me {KEY}\n"));
+    let paths = ["cert.pem", "key.pem", "keys"].map(|name| files.path(name).into_os_string());
+    let named = ["--tls-cert", "--tls-key", "--api-key-file"].map(std::ffi::OsString::from);
+    let secured = named.into_iter().zip(paths).flat_map(|(flag, path)| [flag, path]);
+    let server = Server::ready(secured.chain(flags.iter().map(std::ffi::OsString::from))).await;
+    (server, files, authority)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_programs_own_clients_speak_tls_and_show_a_key() {
+    let (server, files, _) = secured(&["--backend", "instant", "--tensor-parallel", "1"]).await;
+    let path = |name| files.path(name).to_str().expect("UTF-8").to_owned();
+    let (grpc, http) = (format!("https://{}", server.grpc), format!("https://{}", server.http));
+    let (ca, keys) = (path("ca.pem"), path("keys"));
+    let generate = ["generate", "Once", "--max-new-tokens", "3", "--server", &grpc];
+    let told = ["--ca", &ca, "--api-key-file", &keys];
+    Program::new(generate.iter().chain(&told)).run().await.success();
+    let said = Program::new(generate.iter().chain(&told[2..])).run().await.failure();
+    assert!(said.contains("cannot connect"), "nobody vouches for it: {said}");
+    let said = Program::new(generate.iter().chain(&["--ca", &keys])).run().await.failure();
+    assert!(said.contains("--server"), "{said}");
+    for (dialect, address) in [("grpc", &grpc), ("openai", &http), ("tgi", &http)] {
+        let bench = ["bench", "serve", "--num-prompts", "2", "--num-warmups", "0", "--dataset", "4/4"];
+        let of_dialect = ["--dialect", dialect, "--server", address, "--ca", &ca, "--api-key"];
+        let words = bench.iter().chain(&of_dialect);
+        Program::new(words.clone().chain(&[KEY])).run().await.success();
+        let refused = Program::new(words.chain(&[OTHER])).run().await;
+        assert!(!refused.status.success() && refused.stderr.contains("key"), "{refused:?}");
+    }
+    server.stop().await;
+}
+
+/// What runs when a server is told to end is answered to its last byte, and TLS is ended in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_drains_over_tls() {
+    let (server, _files, authority) = secured(&["--tensor-parallel", "1"]).await;
+    let client = TlsClient::new(&[&authority], None, &["http/1.1"]);
+    let idle = within("TLS", client.connect(server.http)).await.expect("it listens");
+    let mut stream = within("TLS", client.connect(server.http)).await.expect("it listens");
+    let body = r#"{"inputs": "Once", "parameters": {"max_new_tokens": 1500, "ignore_eos": true}}"#;
+    let length = body.len();
+    let head = format!("POST /generate_stream HTTP/1.1\r\nHost: s\r\nX-Api-Key: {KEY}\r\nContent-Length: {length}");
+    let request = format!("{head}\r\nContent-Type: application/json\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    stream.flush().await.expect("it reads");
+    let mut answer = vec![0; 1000];
+    within("a beginning", stream.read_exact(&mut answer)).await.expect("it streams");
+    server.signal(Signal::TERM);
+    within("the end", stream.read_to_end(&mut answer)).await.expect("TLS is ended in order");
+    let answer = String::from_utf8_lossy(&answer);
+    let is_whole = answer.contains(r#"{"index":1500,"#) && answer.ends_with("\r\n0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200") && is_whole, "{answer}");
+    let ended = server.end().await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    drop(idle);
 }

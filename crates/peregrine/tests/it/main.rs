@@ -26,6 +26,8 @@
 
 mod access;
 mod apis;
+#[path = "../../../server/tests/http/authority.rs"]
+mod authority;
 mod bad_input;
 mod benchmarks;
 mod bodies;

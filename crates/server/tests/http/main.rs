@@ -1,8 +1,10 @@
 //! The dialects over HTTP, before ranks that say what the tests want.
 
 mod access;
+mod authority;
 mod openai;
 mod page;
 mod sagemaker;
 mod scripted;
 mod tgi;
+mod tls;

@@ -20,7 +20,7 @@ use wire::generation as pb;
 use wire::generation::generation_client::GenerationClient;
 
 /// Nothing takes so long unless it hangs.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 /// Positions of a sequence.
 pub const POSITIONS: usize = 64;
 /// The end of a text.
@@ -78,8 +78,8 @@ pub fn tokenizer() -> Tokenizer {
 
 /// A server on loopback.
 pub struct Server {
-    address: SocketAddr,
-    grpc: SocketAddr,
+    pub address: SocketAddr,
+    pub grpc: SocketAddr,
     /// What its ranks were asked for.
     asked: Arc<Mutex<Vec<NewSequence>>>,
 }
