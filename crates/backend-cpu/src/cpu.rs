@@ -18,6 +18,7 @@ use backend::{
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 /// How a rank uses the CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Cpu<C> {
     collective: C,
     /// Whole rows of logits, a few at a time.
     whole_rows: Vec<f32>,
+    /// How long all-reduces took since that was asked last.
+    all_reduce_time: Duration,
 }
 
 impl<C: Collective> Cpu<C> {
@@ -60,7 +63,8 @@ impl<C: Collective> Cpu<C> {
         let spins = if threads * ranks_here <= cores { SPINS } else { 0 };
         let pool = Pool::new(threads, spins).map_err(|error| device("starting threads", error.to_string()))?;
         let footprint = CpuFootprint::new(Some(isa), threads);
-        Ok(Self { executor: Executor::new(isa, pool)?, footprint, collective, whole_rows: Vec::new() })
+        let executor = Executor::new(isa, pool)?;
+        Ok(Self { executor, footprint, collective, whole_rows: Vec::new(), all_reduce_time: Duration::ZERO })
     }
 
     /// The instruction set in use.
@@ -232,7 +236,14 @@ impl<C: Collective> Backend for Cpu<C> {
     }
 
     fn all_reduce(&mut self, x: &mut CpuTensor) -> Result<(), BackendError> {
-        Ok(self.collective.all_reduce(x.used_mut())?)
+        let begun = Instant::now();
+        self.collective.all_reduce(x.used_mut())?;
+        self.all_reduce_time += begun.elapsed();
+        Ok(())
+    }
+
+    fn all_reduce_time(&mut self) -> Option<Duration> {
+        Some(std::mem::take(&mut self.all_reduce_time))
     }
 
     fn all_reduce_add(&mut self, partial: &mut CpuTensor, x: &mut CpuTensor) -> Result<(), BackendError> {

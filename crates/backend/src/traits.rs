@@ -3,6 +3,7 @@
 use crate::{Batch, CollectiveError, Footprint, MappedWeight, SampleOutput, SampleRequest};
 use half::bf16;
 use std::ops::Range;
+use std::time::Duration;
 
 /// A matrix of f32 activations on the device, row-major, with room for a fixed number of rows.
 pub trait Tensor {
@@ -316,6 +317,11 @@ pub trait Backend: Sized {
 
     /// `x += Σ partial` over all ranks, in rank order: the same bits on every rank. `partial` may be overwritten.
     fn all_reduce_add(&mut self, partial: &mut Self::Tensor, x: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// How long all-reduces took since this was asked last; `None` where that is not measured.
+    fn all_reduce_time(&mut self) -> Option<Duration> {
+        None
+    }
 
     /// Samples from, or scores, each row of the vocabulary-parallel `logits`, as `requests` says for each. The whole row is the
     /// ranks' parts one behind the other; `vocab[r]` columns are rank `r`'s. Every rank makes the same choice.

@@ -212,7 +212,12 @@ fn result(plan: &StepPlan) -> StepResult {
     let sample = Sample { token: ScoredToken { id: 1, score }, top: Vec::new(), logits: Vec::new() };
     let sampled = plan.runs.iter().filter(|run| run.sample);
     let output = |seq| SeqOutput { seq, samples: vec![sample.clone()], prompt_logprobs: Vec::new() };
-    StepResult { step: plan.step, outputs: sampled.map(|run| output(run.seq)).collect(), device_time_us: 0 }
+    StepResult {
+        step: plan.step,
+        outputs: sampled.map(|run| output(run.seq)).collect(),
+        device_time_us: 0,
+        all_reduce_time_us: None,
+    }
 }
 
 #[cfg(test)]

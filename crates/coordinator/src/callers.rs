@@ -1,26 +1,64 @@
 //! Who waits for which sequence.
 
-use crate::Update;
+use crate::{StepRecord, Update};
 use std::collections::HashMap;
-use step::SeqId;
+use std::sync::Arc;
+use step::{SeqId, StepPlan};
 use tokio::sync::mpsc;
 
 /// The ways to those who wait for sequences that have not ended. Who is gone has sent an abort; what is sent meanwhile is lost.
 #[derive(Default)]
-pub(crate) struct Callers(HashMap<SeqId, mpsc::UnboundedSender<Update>>);
+pub(crate) struct Callers {
+    callers: HashMap<SeqId, Caller>,
+    /// How many of them hear of more steps.
+    traced: usize,
+}
+
+/// The way to one of them.
+pub(crate) struct Caller {
+    pub(crate) updates: mpsc::UnboundedSender<Update>,
+    /// Of how many more steps it hears.
+    pub(crate) steps: usize,
+}
 
 impl Callers {
-    pub(crate) fn add(&mut self, seq: SeqId, updates: mpsc::UnboundedSender<Update>) {
-        self.0.insert(seq, updates);
+    pub(crate) fn add(&mut self, seq: SeqId, caller: Caller) {
+        self.traced += usize::from(caller.steps > 0);
+        self.callers.insert(seq, caller);
     }
 
     /// Whether somebody waited for it.
     pub(crate) fn remove(&mut self, seq: SeqId) -> bool {
-        self.0.remove(&seq).is_some()
+        let caller = self.callers.remove(&seq);
+        self.traced -= usize::from(caller.as_ref().is_some_and(|caller| caller.steps > 0));
+        caller.is_some()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.callers.is_empty()
+    }
+
+    /// The sequences of a step whose callers hear of it.
+    pub(crate) fn traced(&self, plan: &StepPlan) -> Vec<SeqId> {
+        if self.traced == 0 {
+            return Vec::new();
+        }
+        let is_traced = |seq: &SeqId| self.callers.get(seq).is_some_and(|caller| caller.steps > 0);
+        plan.runs.iter().map(|run| run.seq).filter(is_traced).collect()
+    }
+
+    /// Tells who waits for these sequences of their step.
+    pub(crate) fn tell(&mut self, traced: &[SeqId], step: &StepRecord) {
+        if traced.is_empty() {
+            return;
+        }
+        let step = Arc::new(step.clone());
+        for seq in traced {
+            let Some(caller) = self.callers.get_mut(seq).filter(|caller| caller.steps > 0) else { continue };
+            let _ = caller.updates.send(Update::Step(step.clone()));
+            caller.steps -= 1;
+            self.traced -= usize::from(caller.steps == 0);
+        }
     }
 
     /// Sends what a sequence brings to who waits for it.
@@ -32,19 +70,20 @@ impl Callers {
                 (seq, Update::Token { sample, finish }, finish.is_some())
             }
         };
-        if let Some(updates) = self.0.get(&seq) {
-            let _ = updates.send(update);
+        if let Some(caller) = self.callers.get(&seq) {
+            let _ = caller.updates.send(update);
         }
         if last {
-            self.0.remove(&seq);
+            self.remove(seq);
         }
     }
 
     /// Tells all that their sequences cannot be finished, if there is a reason; the others' streams just end.
     pub(crate) fn end_all(&mut self, reason: Option<&str>) {
-        for (_, updates) in self.0.drain() {
+        self.traced = 0;
+        for (_, caller) in self.callers.drain() {
             if let Some(reason) = reason {
-                let _ = updates.send(Update::Failed { reason: reason.to_owned() });
+                let _ = caller.updates.send(Update::Failed { reason: reason.to_owned() });
             }
         }
     }

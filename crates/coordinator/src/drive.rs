@@ -1,14 +1,17 @@
 //! The loop that leads all ranks.
 
-use crate::callers::Callers;
+use crate::callers::{Caller, Callers};
 use crate::event::{Event, Sender};
 use crate::fleet::{Change, Fleet, RankEvent, Status, shortened};
 use crate::load_watch::LoadWatch;
+use crate::observer::Planned;
 use crate::ranks::{self, RankLink, Started, Worker};
-use crate::results::Results;
+use crate::results::{Gathered, Results};
 use crate::watchdog::{Sent, Watchdog};
-use crate::{Activity, CoordinatorConfig, Update, Workers};
+use crate::{Activity, CoordinatorConfig, Observer, Update, Workers};
 use scheduler::{ItlController, Occupancy, Scheduler, SchedulerConfig, Submission};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use step::SeqId;
 use timeouts::StepTimeLimits;
@@ -39,11 +42,14 @@ pub(crate) struct Driver {
     events: Sender,
     status: watch::Sender<Status>,
     activity: watch::Sender<Activity>,
+    observer: Arc<dyn Observer>,
     phase: Phase,
     fleet: Fleet,
     scheduler: Scheduler,
     callers: Callers,
     results: Results,
+    /// The steps that have been sent and not committed.
+    planned: VecDeque<Planned>,
     watchdog: Watchdog,
     /// A rank that a step waits for is stopped, and the log says so.
     stopped: bool,
@@ -64,6 +70,7 @@ impl Driver {
         events: Sender,
         status: watch::Sender<Status>,
         activity: watch::Sender<Activity>,
+        observer: Arc<dyn Observer>,
     ) -> Self {
         let mut scheduler = Scheduler::new(SchedulerConfig {
             blocks: config.kv_blocks,
@@ -80,11 +87,13 @@ impl Driver {
             events,
             status,
             activity,
+            observer,
             phase: Phase::Loading(Vec::new()),
             fleet: Fleet::new(config.world),
             scheduler,
             callers: Callers::default(),
             results: Results::new(config.world),
+            planned: VecDeque::new(),
             watchdog: Watchdog::new(StepTimeLimits::of_coordinator(config.step_limit), config.pause_limit),
             stopped: false,
             itl,
@@ -138,7 +147,7 @@ impl Driver {
 
     fn on(&mut self, event: Event) {
         match event {
-            Event::Submit { seq, submission, updates } => self.submit(seq, submission, updates),
+            Event::Submit { seq, submission, caller } => self.submit(seq, submission, caller),
             Event::Abort(seq) => {
                 // Most have ended by themselves.
                 if self.callers.remove(seq) {
@@ -183,18 +192,18 @@ impl Driver {
         self.status.send_replace(Status::Ready { memory });
     }
 
-    fn submit(&mut self, seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update>) {
+    fn submit(&mut self, seq: SeqId, submission: Submission, caller: Caller) {
         if matches!(self.phase, Phase::Ending) {
             // The caller saw the status of a moment ago. Without an update its stream just ends.
             if let Status::Failed { reason } = &*self.status.borrow() {
-                let _ = updates.send(Update::Failed { reason: reason.clone() });
+                let _ = caller.updates.send(Update::Failed { reason: reason.clone() });
             }
             return;
         }
         match self.scheduler.submit(seq, submission) {
-            Ok(()) => self.callers.add(seq, updates),
+            Ok(()) => self.callers.add(seq, caller),
             // The caller may be gone.
-            Err(error) => drop(updates.send(Update::Failed { reason: error.to_string() })),
+            Err(error) => drop(caller.updates.send(Update::Failed { reason: error.to_string() })),
         }
     }
 
@@ -215,6 +224,7 @@ impl Driver {
         if self.deadline.is_some() {
             return;
         }
+        let mut begun = Instant::now();
         while let Some(plan) = self.scheduler.plan() {
             let command = wire::plan_to_wire(&plan);
             self.watchdog.sent(&plan, Instant::now());
@@ -222,6 +232,9 @@ impl Driver {
                 // A rank that is gone reports it itself.
                 let _ = link.commands.send(command.clone());
             }
+            let end = Instant::now();
+            self.planned.push_back(Planned::new(&plan, end - begun, self.callers.traced(&plan)));
+            begun = end;
         }
         let activity = Activity { load: self.scheduler.load(), totals: self.scheduler.totals() };
         self.activity.send_if_modified(|last| std::mem::replace(last, activity) != activity);
@@ -243,13 +256,14 @@ impl Driver {
         }
     }
 
-    /// The oldest step has been answered: what its time says for those that follow.
-    fn measure(&mut self) {
-        let Some((sent, taken)) = self.watchdog.answered(Instant::now()) else { return };
+    /// The oldest step has been answered: what its time says for those that follow. Returns that time.
+    fn measure(&mut self) -> Duration {
+        let Some((sent, taken)) = self.watchdog.answered(Instant::now()) else { return Duration::ZERO };
         if let Some(itl) = self.itl.as_mut().filter(|_| sent.rows > sent.prompt_rows) {
             itl.observe(sent.prompt_rows, micros(taken));
             self.scheduler.limit_prompt_rows(itl.prompt_rows());
         }
+        taken
     }
 
     /// Commits every step of which all ranks have sent the result.
@@ -258,13 +272,24 @@ impl Driver {
         while goes_on(self)
             && let Some(result) = self.results.next()
         {
-            self.measure();
-            let committed = result.and_then(|result| self.scheduler.commit(result).map_err(|error| error.to_string()));
-            match committed {
-                Ok(events) => events.into_iter().for_each(|event| self.callers.deliver(event)),
-                Err(reason) => return self.fail(&reason),
+            let taken = self.measure();
+            if let Err(reason) = result.and_then(|gathered| self.commit(gathered, taken)) {
+                return self.fail(&reason);
             }
         }
+    }
+
+    /// Commits a step, hands out what it brought forth, and tells of it.
+    fn commit(&mut self, Gathered { result, ranks }: Gathered, taken: Duration) -> Result<(), String> {
+        let begun = Instant::now();
+        let events = self.scheduler.commit(result).map_err(|error| error.to_string())?;
+        let committed = Instant::now();
+        let planned = self.planned.pop_front().expect("a step that is committed was sent");
+        let record = planned.done(taken, committed - begun, ranks);
+        self.callers.tell(&planned.traced, &record);
+        events.into_iter().for_each(|event| self.callers.deliver(event));
+        self.observer.step(&record, committed.elapsed());
+        Ok(())
     }
 
     /// Nothing has come of the load for too long.

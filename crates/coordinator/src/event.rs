@@ -1,13 +1,16 @@
 //! What the loop reacts to, and the way there.
 
+use crate::StepRecord;
+use crate::callers::Caller;
 use crate::fleet::RankEvent;
 use scheduler::Submission;
+use std::sync::Arc;
 use step::{FinishReason, Sample, SeqId, StepResult};
 use tokio::sync::mpsc;
 
 /// Everything that the loop reacts to.
 pub(crate) enum Event {
-    Submit { seq: SeqId, submission: Submission, updates: mpsc::UnboundedSender<Update> },
+    Submit { seq: SeqId, submission: Submission, caller: Caller },
     Abort(SeqId),
     Drain,
     Stop,
@@ -48,6 +51,8 @@ pub enum Update {
         /// Tokens of the prompt that were known, and not computed anew.
         cached_tokens: usize,
     },
+    /// A step that had rows of the sequence is done. It comes before what the step brought forth, and only where it was asked for.
+    Step(Arc<StepRecord>),
     /// The model's log-probabilities of the next prompt tokens, from the second token of the prompt on.
     PromptLogprobs(Vec<f32>),
     /// A token.

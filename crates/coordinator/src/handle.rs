@@ -1,9 +1,10 @@
 //! The way to a running coordinator.
 
+use crate::callers::Caller;
 use crate::drive::Driver;
 use crate::event::{Event, Sender};
 use crate::generation::{EndSequence, Generation};
-use crate::{CoordinatorConfig, Status, Workers};
+use crate::{CoordinatorConfig, Observer, Status, Workers};
 use scheduler::{Occupancy, Submission, Totals};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,16 +47,17 @@ pub enum SubmitError {
 }
 
 impl Coordinator {
-    /// Starts the workers and, once they are ready, serves. Returns at once; [`Coordinator::status`] tells how it goes.
+    /// Starts the workers and, once they are ready, serves. Returns at once; [`Coordinator::status`] tells how it goes, and
+    /// `observer` hears of every step.
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn start(config: CoordinatorConfig, workers: Workers) -> Self {
+    pub fn start(config: CoordinatorConfig, workers: Workers, observer: Arc<dyn Observer>) -> Self {
         let (events_to, events) = Sender::channel();
         let (status_to, status) = watch::channel(Status::Loading { done: 0, total: 0 });
         let (activity_to, activity) = watch::channel(Activity::default());
         let kv_tokens = config.kv_blocks as usize * BLOCK_TOKENS;
-        let driver = Driver::new(config, events_to.clone(), status_to.clone(), activity_to);
+        let driver = Driver::new(config, events_to.clone(), status_to.clone(), activity_to, observer);
         let driving = tokio::spawn(driver.run(events, workers));
         tokio::spawn(async move {
             if let Err(panic) = driving.await {
@@ -89,6 +91,15 @@ impl Coordinator {
     ///
     /// [`SubmitError`], when nothing is accepted now.
     pub fn submit(&self, submission: Submission) -> Result<Generation, SubmitError> {
+        self.submit_traced(submission, 0)
+    }
+
+    /// Queues a sequence whose caller hears of the first `steps` that have rows of it, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Coordinator::submit`].
+    pub fn submit_traced(&self, submission: Submission, steps: usize) -> Result<Generation, SubmitError> {
         match &*self.status.borrow() {
             Status::Ready { .. } => {}
             Status::Loading { .. } => return Err(SubmitError::Loading),
@@ -99,7 +110,7 @@ impl Coordinator {
         // A reader that stands still leaves as many updates here as the sequence may have tokens, and no more.
         let (updates_to, updates) = mpsc::unbounded_channel();
         // If the coordinator ends meanwhile, the event is dropped with the sender of updates, and the stream just ends.
-        self.events.send(Event::Submit { seq, submission, updates: updates_to });
+        self.events.send(Event::Submit { seq, submission, caller: Caller { updates: updates_to, steps } });
         Ok(Generation { updates, end: EndSequence { seq, events: self.events.clone() } })
     }
 

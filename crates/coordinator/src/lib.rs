@@ -7,6 +7,7 @@
 //! * `in_process`: a rank within this process instead.
 //! * `event`: what the loop reacts to, and what callers get.
 //! * `ranks`: all of them, wherever they run; `results` (pure): what they have answered; `callers`: who waits for what.
+//! * `observer`: what is told of steps, for metrics and traces.
 //! * `drive`: the loop: plan, send to all ranks, gather from all ranks, commit.
 //!
 //! A worker is reached over a socket pair that it inherits as its standard input. So there is no socket file to leave
@@ -26,6 +27,7 @@ mod generation;
 mod handle;
 mod in_process;
 mod load_watch;
+mod observer;
 mod process;
 mod ranks;
 mod results;
@@ -38,4 +40,5 @@ pub use fleet::{RankMemory, Status};
 pub use generation::{EndSequence, Generation};
 pub use handle::{Activity, Coordinator, SubmitError};
 pub use in_process::{InProcessRank, RankAnswers, RankCommands, RankRun};
+pub use observer::{Observer, RankTimes, StepRecord};
 pub use scheduler::{Occupancy, Submission, Totals};

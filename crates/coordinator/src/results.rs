@@ -1,7 +1,17 @@
 //! The ranks' results of the steps in flight. Pure.
 
+use crate::RankTimes;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use step::StepResult;
+
+/// What all ranks have answered to a step.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Gathered {
+    pub(crate) result: StepResult,
+    /// How long each rank took for it.
+    pub(crate) ranks: Arc<[RankTimes]>,
+}
 
 /// Results of each rank that wait for those of the others.
 pub(crate) struct Results(Vec<VecDeque<StepResult>>);
@@ -20,11 +30,13 @@ impl Results {
         self.0[rank].is_empty()
     }
 
-    /// The result of the oldest step, once all ranks have sent it; an error where they disagree.
-    pub(crate) fn next(&mut self) -> Option<Result<StepResult, String>> {
+    /// The result of the oldest step, and how long each rank took for it, once all ranks have sent theirs; an error where they
+    /// disagree.
+    pub(crate) fn next(&mut self) -> Option<Result<Gathered, String>> {
         if self.0.iter().any(VecDeque::is_empty) {
             return None;
         }
+        let times = self.0.iter().filter_map(VecDeque::front).map(RankTimes::from).collect();
         let mut results = self.0.iter_mut().filter_map(VecDeque::pop_front);
         let first = results.next()?;
         // All must be taken, also those behind the first that differs.
@@ -32,7 +44,7 @@ impl Results {
             results.enumerate().filter(|(_, other)| !same_choices(&first, other)).map(|(index, _)| index + 1).collect();
         Some(match differ.first() {
             Some(rank) => Err(format!("step {}: rank {rank} chose other tokens than rank 0", first.step)),
-            None => Ok(first),
+            None => Ok(Gathered { result: first, ranks: times }),
         })
     }
 }
@@ -56,7 +68,7 @@ mod tests {
         let token = ScoredToken { id: token, score: TokenScore { logprob: 0.0, model_logprob: 0.0 } };
         let samples = vec![Sample { token, top: Vec::new(), logits: Vec::new() }];
         let outputs = vec![SeqOutput { seq: SeqId(0), samples, prompt_logprobs: Vec::new() }];
-        StepResult { step: StepId(step), outputs, device_time_us: 0 }
+        StepResult { step: StepId(step), outputs, device_time_us: 0, all_reduce_time_us: None }
     }
 
     #[test]
@@ -66,7 +78,10 @@ mod tests {
         results.push(1, result(1, 8));
         assert!(results.is_missing(0) && !results.is_missing(1) && results.next().is_none());
         results.push(0, result(0, 7));
-        assert_eq!(results.next(), Some(Ok(result(0, 7))));
+        assert_eq!(
+            results.next(),
+            Some(Ok(Gathered { result: result(0, 7), ranks: [RankTimes::default(); 2].into() }))
+        );
         assert_eq!(results.next(), None);
     }
 

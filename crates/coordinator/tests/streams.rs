@@ -6,6 +6,7 @@ use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submiss
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use step::{Priority, SamplingParams};
 use tokio::net::UnixStream;
@@ -102,7 +103,7 @@ async fn failure(mode: &str) -> String {
         tied: true,
         keep: Box::new(()),
     };
-    let coordinator = Coordinator::start(config(), Workers::Processes(processes));
+    let coordinator = Coordinator::start(config(), Workers::Processes(processes), Arc::new(()));
     let mut status = coordinator.status();
     let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
     let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();

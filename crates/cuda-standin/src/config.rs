@@ -36,7 +36,7 @@ pub const SWITCHES: &[Switch] = &[
     switch("CUDA_STANDIN_ECC", "", "DEVICE:N, the N-th kernel launch on the device is an uncorrectable ECC error"),
     switch("CUDA_STANDIN_HANG", "", "RANK:N, the rank never comes to the N-th collective of its communicator, from 1"),
     switch("CUDA_STANDIN_ONCE", "", "a file that must not exist: with it, of all processes one fault happens, once"),
-    switch("CUDA_STANDIN_NCCL_TIMEOUT_MS", "60000", "how long a collective or a communicator's set-up waits"),
+    switch("CUDA_STANDIN_NCCL_TIMEOUT_MS", "600000", "how long a collective or a communicator's set-up waits"),
     switch("CUDA_STANDIN_PTX", "", "a file with PTX that runs in place of each module that has the same kernels"),
     switch("CUDA_STANDIN_REPORT", "", "counts what kernels do to memory, and writes it to this path, with .PID added"),
     switch("CUDA_STANDIN_TRACE", "0", "1: a line on standard error for each launch"),

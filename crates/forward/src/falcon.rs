@@ -2,6 +2,7 @@
 
 use crate::shapes::Capacity;
 use backend::{Backend, BackendError, Batch, Linear, Norm, NormLinear, SampleOutput, StepInput, Tensor};
+use std::time::Duration;
 
 /// Falcon on one rank: weights, KV cache, and room for the activations of one step.
 pub struct Falcon<B: Backend> {
@@ -111,6 +112,11 @@ impl<B: Backend> Falcon<B> {
     pub fn wait(&mut self, pending: Vec<B::Pending>) -> Result<Vec<SampleOutput>, BackendError> {
         let parts = pending.into_iter().map(|part| self.backend.wait(part));
         Ok(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    /// How long all-reduces took since this was asked last, if the backend measures that.
+    pub fn all_reduce_time(&mut self) -> Option<Duration> {
+        self.backend.all_reduce_time()
     }
 
     /// How many steps may be on their way at once.

@@ -5,7 +5,7 @@ use crate::masks::Masks;
 use backend::{Backend, BackendError, Batch, BatchSeq, SampleOutput, SampleRequest, SampleRow, StepInput};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use step::{BLOCK_TOKENS, NewSequence, Sample, SampleMask, SeqId, SeqOutput, SeqRun, StepId, StepPlan, StepResult};
 
 /// One rank's model and the sequences that it runs.
@@ -162,8 +162,9 @@ impl<B: Backend> ModelRunner<B> {
         // The device began it when it had ended the one before.
         let device_time = begun.max(self.ended).elapsed();
         self.ended = Instant::now();
-        let device_time_us = u64::try_from(device_time.as_micros()).unwrap_or(u64::MAX);
-        Ok(StepResult { step, outputs, device_time_us })
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let all_reduce_time_us = self.falcon.all_reduce_time().map(micros);
+        Ok(StepResult { step, outputs, device_time_us: micros(device_time), all_reduce_time_us })
     }
 
     /// A sequence that has ended may still run in a step that was sent before that was known.

@@ -203,6 +203,7 @@ impl EngineArgs {
             tgi: self.tgi.into(),
             chat_template: None,
             chat_overflow: ChatOverflow::default(),
+            traces: None,
             tokenizer_threads: self.tokenizer_threads as usize,
             threads_per_rank: self.threads_per_rank.map(|threads| threads as usize),
             isa: self.isa,

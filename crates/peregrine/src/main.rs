@@ -86,6 +86,7 @@ fn start_log(command: &Command) -> Result<()> {
     // To report that the log cannot be written would mean to write to it, or to panic.
     let log = log.with_writer(|| log::Writer).log_internal_errors(false);
     match command {
+        Command::Serve(args) if args.log_format == serve::LogFormat::Json => log.json().flatten_event(true).init(),
         Command::Worker(_) => log.with_ansi(false).without_time().init(),
         _ => log.with_ansi(std::io::stderr().is_terminal()).init(),
     }

@@ -7,11 +7,11 @@ use crate::progress;
 use crate::sagemaker::Environment;
 use crate::signals::Signals;
 use crate::threads::start_runtime;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use coordinator::{Coordinator, Status};
 use runtime::{Engine, EngineOptions};
-use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, Settings};
+use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Settings, Traces};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -51,6 +51,18 @@ pub struct ServeArgs {
     /// from the variables that Text Generation Inference's container knows. Flags that are given win.
     #[arg(long)]
     sagemaker: bool,
+    /// What a line of the log is.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Export traces over OTLP to the collector there, as http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// How the collector is spoken to.
+    #[arg(long, value_enum, value_name = "PROTOCOL", default_value_t = Otlp::Grpc, requires = "otlp_endpoint")]
+    otlp_protocol: Otlp,
+    /// The part of requests that is traced, from 0 to 1, where their callers do not say.
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio, requires = "otlp_endpoint")]
+    trace_sample_ratio: f64,
     /// What was made of those variables.
     #[arg(skip)]
     pub environment: Environment,
@@ -68,13 +80,48 @@ enum Overflow {
     Cut,
 }
 
+/// What a line of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// How the collector of traces is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Otlp {
+    /// By gRPC; usually on port 4317.
+    Grpc,
+    /// By HTTP, with protocol buffers; usually on port 4318.
+    Http,
+}
+
+/// A part of a whole.
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
 impl ServeArgs {
+    /// Must be called within a tokio runtime.
+    fn traces(&self) -> Result<Option<Traces>> {
+        let protocol = match self.otlp_protocol {
+            Otlp::Grpc => OtlpProtocol::Grpc,
+            Otlp::Http => OtlpProtocol::HttpProtobuf,
+        };
+        let export = |endpoint: &String| Traces::export(endpoint, protocol, self.trace_sample_ratio);
+        self.otlp_endpoint.as_ref().map(export).transpose().context("--otlp-endpoint")
+    }
+
     fn options(&self) -> Result<EngineOptions> {
         let chat_overflow = match self.chat_overflow {
             Overflow::Error => ChatOverflow::Error,
             Overflow::Cut => ChatOverflow::Cut,
         };
-        Ok(EngineOptions { chat_template: self.chat_template.clone(), chat_overflow, ..self.engine.options()? })
+        let (chat_template, traces) = (self.chat_template.clone(), self.traces()?);
+        Ok(EngineOptions { chat_template, chat_overflow, traces, ..self.engine.options()? })
     }
 }
 

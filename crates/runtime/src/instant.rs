@@ -35,7 +35,12 @@ impl StepRunner for Instant {
             let samples = vec![sample(now.unwrap_or_else(|| ordinary(run)))];
             SeqOutput { seq: run.seq, samples, prompt_logprobs: Vec::new() }
         };
-        self.result = Some(StepResult { step: plan.step, outputs: sampled.map(output).collect(), device_time_us: 0 });
+        self.result = Some(StepResult {
+            step: plan.step,
+            outputs: sampled.map(output).collect(),
+            device_time_us: 0,
+            all_reduce_time_us: None,
+        });
         Ok(())
     }
 

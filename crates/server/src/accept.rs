@@ -9,18 +9,19 @@ use crate::opening::Opening;
 use crate::seldom::Seldom;
 use crate::socket::{Socket, set_options};
 use crate::tls::Tls;
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use std::io::{Error, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep};
+use tower::Layer;
 use tracing::{info, warn};
 
 /// How long accepting pauses where it failed for want of descriptors or memory.
@@ -28,6 +29,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the log says so.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// One listener.
 pub(crate) struct Acceptor {
@@ -113,7 +118,8 @@ impl Connection {
         };
         let Some(stream) = opened else { return };
         let socket = TokioIo::new(Socket::new(stream, self.stall_limit));
-        let connection = self.protocol.serve_connection(socket, TowerToHyperService::new(self.routes));
+        let service = TowerToHyperService::new(Extension(Peer(peer.ip())).layer(self.routes));
+        let connection = self.protocol.serve_connection(socket, service);
         // What breaks a connection is its peer's affair, and reaches the calls on it.
         let _ = self.watcher.watch(connection).await;
     }

@@ -11,7 +11,6 @@ use axum::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Method};
 use std::sync::Arc;
 use tonic::Status;
-use tracing::debug;
 
 /// Where a key may stand beside `Authorization`, which AWS's clients need for their signature.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -70,7 +69,6 @@ impl Gate {
             }
             Err(_) if (self.is_open)(request) => Ok(Caller(None)),
             Err(denied) => {
-                debug!("{} {} is refused: {denied}", request.method(), request.uri().path());
                 self.log.warn(format_args!("a call is refused: {denied}"));
                 Err(denied)
             }

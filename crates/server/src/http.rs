@@ -17,10 +17,11 @@ use crate::access::{Denied, Gate};
 use crate::dialects::sagemaker::{self, runtime};
 use crate::dialects::{openai, tgi};
 use crate::incoming::{IncomingError, LargeBodies, check_headers, discard};
+use crate::telemetry::Exposition;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -72,9 +73,14 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     refused(uri.path(), Rejection { status: StatusCode::METHOD_NOT_ALLOWED, message })
 }
 
-/// For Prometheus.
-async fn metrics(State(shared): State<Shared>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], shared.service.metrics()).into_response()
+/// For Prometheus, in OpenMetrics where that is accepted.
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = match accepted.into_iter().any(|types| types.contains("application/openmetrics-text")) {
+        true => Exposition::OpenMetrics,
+        false => Exposition::Prometheus,
+    };
+    ([(CONTENT_TYPE, format.content_type())], shared.service.metrics(format)).into_response()
 }
 
 /// `routes` within limits of what a request may bring.
@@ -82,16 +88,15 @@ pub(crate) fn limited(routes: Router, gate: Gate, bodies: LargeBodies, payload_l
     let limits = move |mut request: Request, next: Next| {
         let (gate, bodies) = (gate.clone(), bodies.clone());
         async move {
-            let id = RequestId::assign(&mut request);
             if let Err(error) = check_headers(request.headers()) {
-                return id.tell(refused(request.uri().path(), Rejection::from(&error)));
+                return refused(request.uri().path(), Rejection::from(&error));
             }
             let caller = match gate.admit(&mut request) {
                 Ok(caller) => caller,
-                Err(denied) => return id.tell(unauthorized(request, denied, payload_limit)),
+                Err(denied) => return unauthorized(request, denied, payload_limit),
             };
             let request = request.map(|body| bodies.limit(body, payload_limit, |error| error));
-            id.tell(caller.tell(next.run(request).await))
+            caller.tell(next.run(request).await)
         }
     };
     // axum's own limit says less, and stops reading.

@@ -6,6 +6,7 @@ use crate::dialects::grpc::{self, reflection};
 use crate::http::{self, Shared, router};
 use crate::incoming::LargeBodies;
 use crate::limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, GRPC_MESSAGE_BYTES_MAX};
+use crate::telemetry::observed;
 use crate::{GrpcApi, Service, Tls};
 use coordinator::Status;
 use std::time::Duration;
@@ -85,18 +86,20 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
     let Settings { stall_limit, payload_limit, keys, tls } = settings;
     let (closing, closed) = watch::channel(false);
     let mut health = HealthReporter::new();
-    let bodies = LargeBodies::default();
+    let (bodies, telemetry) = (LargeBodies::default(), service.telemetry().clone());
     let api = GrpcApi::new(service.clone(), Some(stall_limit));
+    let grpc = grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone());
     let grpc = Acceptor {
         name: "gRPC",
         listener: listeners.grpc,
-        routes: grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone()),
+        routes: observed(grpc, telemetry.clone(), true),
         tls: tls.clone(),
         http2_only: true,
         stall_limit,
     };
     let routes = router(Shared { service, stall_limit, payload_limit });
     let routes = http::limited(routes, Gate::http(keys), bodies, payload_limit);
+    let routes = observed(routes, telemetry.clone(), false);
     let http = Acceptor { name: "HTTP", listener: listeners.http, routes, tls, http2_only: false, stall_limit };
     let both = async { tokio::join!(grpc.run(closed.clone()), http.run(closed)) };
     let limit = async {
@@ -112,6 +115,8 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
         _ = both => {}
         () = limit => {}
     }
+    // The exporter has a thread of its own, and waiting for it would hold up this one.
+    let _ = tokio::task::spawn_blocking(move || telemetry.flush()).await;
 }
 
 /// Tells the health service how the model is.

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use api::{PromptToken, Token, TokenEvent, ValidRequest};
-use coordinator::Update;
+use coordinator::{StepRecord, Update};
 use std::sync::Arc;
 use step::{Sample, ScoredToken};
 use text::{OutputText, StopMatcher, StopText, Tokenizer};
@@ -22,6 +22,8 @@ pub(crate) struct Sequence {
     /// When its last token came.
     latest: Option<Instant>,
     is_open: bool,
+    /// The first steps that had rows of it, where that was asked for.
+    steps: Vec<Arc<StepRecord>>,
 }
 
 impl Sequence {
@@ -38,6 +40,7 @@ impl Sequence {
             started: None,
             latest: None,
             is_open: true,
+            steps: Vec::new(),
         }
     }
 
@@ -69,6 +72,11 @@ impl Sequence {
         u32::try_from(self.cached_tokens).expect("fewer tokens than positions")
     }
 
+    /// The first steps that had rows of it, where that was asked for.
+    pub(crate) fn steps(&self) -> &[Arc<StepRecord>] {
+        &self.steps
+    }
+
     /// When a step had it for the first time.
     pub(crate) fn started(&self) -> Option<Instant> {
         self.started
@@ -95,6 +103,10 @@ impl Sequence {
             Update::Started { cached_tokens } => {
                 self.cached_tokens = cached_tokens;
                 self.started = Some(Instant::now());
+                Ok(None)
+            }
+            Update::Step(step) => {
+                self.steps.push(step);
                 Ok(None)
             }
             Update::PromptLogprobs(mut logprobs) => {

@@ -3,7 +3,7 @@
 use crate::admission::Admission;
 use crate::chat::{Chat, unix_seconds};
 use crate::dialects::tgi;
-use crate::metrics::{Metrics, Outcome, OutcomeGuard};
+use crate::telemetry::{Exposition, GenerationGuard, Outcome, Telemetry};
 use crate::token_stream::{Arrival, Submitted};
 use crate::tokenizing::{PromptEncoder, invalid};
 use crate::{Error, TokenStream, TokenizerPool};
@@ -50,16 +50,25 @@ struct Shared {
     eos: Vec<u32>,
     /// One permit for each sequence that may be under way.
     admission: Admission,
-    metrics: Arc<Metrics>,
+    telemetry: Telemetry,
 }
 
 impl Service {
-    /// A service over a coordinator, which may still be loading. `eos` are the tokens that end a text.
+    /// A service over a coordinator, which may still be loading, and tells `telemetry` of its steps. `eos` are the tokens that
+    /// end a text.
     #[must_use]
-    pub fn new(coordinator: Coordinator, tokenizing: TokenizerPool, chat: Chat, eos: Vec<u32>, info: Info) -> Self {
-        let (admission, metrics) = (Admission::new(info.max_concurrent_requests), Arc::default());
+    pub fn new(
+        coordinator: Coordinator,
+        tokenizing: TokenizerPool,
+        chat: Chat,
+        eos: Vec<u32>,
+        info: Info,
+        telemetry: Telemetry,
+    ) -> Self {
+        telemetry.describe(&info);
+        let admission = Admission::new(info.max_concurrent_requests);
         let created = unix_seconds();
-        Self(Arc::new(Shared { info, coordinator, tokenizing, chat, created, eos, admission, metrics }))
+        Self(Arc::new(Shared { info, coordinator, tokenizing, chat, created, eos, admission, telemetry }))
     }
 
     /// What runs.
@@ -86,11 +95,16 @@ impl Service {
         self.0.coordinator.status()
     }
 
-    /// What has been counted, in the text that Prometheus reads.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        let Shared { coordinator, metrics, .. } = &*self.0;
-        metrics.text(&coordinator.activity(), coordinator.kv_tokens() / BLOCK_TOKENS)
+    /// All metrics.
+    pub(crate) fn metrics(&self, format: Exposition) -> String {
+        let Shared { coordinator, telemetry, .. } = &*self.0;
+        let up = matches!(&*coordinator.status().borrow(), Status::Ready { .. });
+        telemetry.exposition(format, &coordinator.activity(), coordinator.kv_tokens() / BLOCK_TOKENS, up)
+    }
+
+    /// Whom it tells of its requests.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.0.telemetry
     }
 
     /// The tokens of a text; if `add_special_tokens`, as a prompt of it would have them. It may be as long as a prompt, in bytes; how
@@ -175,9 +189,9 @@ impl Service {
     ///
     /// [`Error`], before anything runs.
     pub async fn start_all(&self, requests: Vec<Request>) -> Result<TokenStream, Error> {
-        let mut guard = OutcomeGuard::new(&self.0.metrics);
+        let mut guard = GenerationGuard::new(&self.0.telemetry);
         let received = Instant::now();
-        match self.submit(requests).await {
+        match self.submit(requests, guard.steps_traced()).await {
             Ok((submitted, queued)) => {
                 let arrival = Arrival { received, queued };
                 Ok(TokenStream::new(submitted, self.tokenizer(), arrival, guard))
@@ -217,12 +231,12 @@ impl Service {
 
     /// Counts a request that could not be read.
     pub(crate) fn count_rejection(&self) {
-        OutcomeGuard::new(&self.0.metrics).outcome = Outcome::Validation;
+        GenerationGuard::new(&self.0.telemetry).outcome = Outcome::Validation;
     }
 
     /// Validates requests and queues their sequences, which run side by side. Those of one prompt share its prefill. Says when they
-    /// were queued, too.
-    async fn submit(&self, requests: Vec<Request>) -> Result<(Vec<Submitted>, Instant), Error> {
+    /// were queued, too. Their callers hear of the first `steps`.
+    async fn submit(&self, requests: Vec<Request>, steps: usize) -> Result<(Vec<Submitted>, Instant), Error> {
         let Shared { info, admission, .. } = &*self.0;
         let (mut permits, mut valid) = (Vec::new(), Vec::new());
         for request in requests {
@@ -236,7 +250,7 @@ impl Service {
             let stops = StopMatcher::new(&request.stop);
             for choice in 0..request.best_of {
                 let permit = permits.pop().map_or_else(|| admission.take(), Ok)?;
-                let generation = self.0.coordinator.submit(self.submission(&request, choice))?;
+                let generation = self.0.coordinator.submit_traced(self.submission(&request, choice), steps)?;
                 let (request, stops) = (request.clone(), stops.clone());
                 submitted.push(Submitted { generation, permit, request, choice, stops });
             }

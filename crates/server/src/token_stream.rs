@@ -2,9 +2,10 @@
 
 use crate::Error;
 use crate::admission::Permit;
-use crate::metrics::{Outcome, OutcomeGuard};
+
 use crate::reader::{Hold, Reader};
 use crate::sequence::Sequence;
+use crate::telemetry::{Generated, GenerationGuard, Outcome};
 use api::{Answer, Completion, FinishReason, PromptToken, Timings, TokenEvent, ValidRequest};
 use coordinator::{Generation, Update};
 use std::future::poll_fn;
@@ -24,8 +25,8 @@ pub struct TokenStream {
     /// How many have not ended.
     open: usize,
     arrival: Arrival,
-    /// Counts how the request ends.
-    outcome: OutcomeGuard,
+    /// Is told how the request goes.
+    guard: GenerationGuard,
 }
 
 /// When a request came, and when its sequences were queued.
@@ -51,14 +52,14 @@ impl TokenStream {
         submitted: Vec<Submitted>,
         tokenizer: &Tokenizer,
         arrival: Arrival,
-        outcome: OutcomeGuard,
+        guard: GenerationGuard,
     ) -> Self {
         let (mut sequences, mut hold) = (Vec::new(), Hold::default());
         for Submitted { generation, permit, request, choice, stops } in submitted {
             sequences.push(Sequence::new(request, choice, tokenizer.clone(), stops));
             hold.add(generation, permit);
         }
-        Self { open: sequences.len(), sequences, reader: Reader::new(hold), turn: 0, arrival, outcome }
+        Self { open: sequences.len(), sequences, reader: Reader::new(hold), turn: 0, arrival, guard }
     }
 
     /// Ends the request and returns its permits at the deadline, and when tokens lie untouched for `stall_limit`: a reader who has
@@ -227,22 +228,33 @@ impl TokenStream {
     /// Takes an update; there is none if the coordinator has ended.
     fn take(&mut self, index: usize, update: Option<Update>) -> Result<Option<TokenEvent>, Error> {
         self.turn = (index + 1) % self.sequences.len();
+        let before = self.sequences[index].latest();
         let result = match update {
             Some(update) => self.sequences[index].take(index, update),
             None => Err(self.reader.hold().why_ended()),
         };
+        if let (Ok(Some(_)), Some(now)) = (&result, self.sequences[index].latest()) {
+            match before {
+                Some(before) => self.guard.next_token(now - before),
+                None if self.guard.generated.first_token.is_none() => {
+                    self.guard.first_token(now - self.arrival.received);
+                }
+                None => {}
+            }
+        }
         match &result {
-            Ok(Some(TokenEvent { finish: Some(_), .. })) => {
+            Ok(Some(TokenEvent { finish: Some(finish), .. })) => {
+                self.guard.generated.finished.push(*finish);
                 self.open -= 1;
                 // What it held is free for others, although its siblings go on.
                 self.reader.hold().release(index);
                 if self.open == 0 {
-                    self.outcome.outcome = Outcome::Success;
+                    self.guard.outcome = Outcome::Success;
                 }
             }
             Ok(_) => {}
             Err(error) => {
-                self.outcome.outcome = Outcome::from(error);
+                self.guard.outcome = Outcome::from(error);
                 self.end_all();
             }
         }
@@ -255,6 +267,33 @@ impl TokenStream {
             sequence.close();
             self.reader.hold().release(index);
         }
+    }
+}
+
+impl Drop for TokenStream {
+    fn drop(&mut self) {
+        let sequences = &self.sequences;
+        // Those of one request have one prompt.
+        let requests = || sequences.iter().filter(|sequence| sequence.choice() == 0);
+        let Arrival { received, queued } = self.arrival;
+        let now = Instant::now();
+        let started = sequences.iter().filter_map(Sequence::started).min().unwrap_or(now);
+        let latest = sequences.iter().filter_map(Sequence::latest).max().unwrap_or(started);
+        // Sequences of one request share steps.
+        let mut steps: Vec<_> = sequences.iter().flat_map(|sequence| sequence.steps().iter().cloned()).collect();
+        steps.sort_by_key(|step| step.step);
+        steps.dedup_by_key(|step| step.step);
+        *self.guard.generated = Generated {
+            steps,
+            arrived: Some(received),
+            sequences: sequences.len(),
+            prompt_tokens: requests().map(|sequence| sequence.request().prompt.len() as u32).sum(),
+            cached_tokens: requests().map(Sequence::cached_tokens).sum(),
+            max_tokens: sequences.iter().map(|sequence| sequence.request().max_tokens).sum(),
+            tokens: sequences.iter().map(Sequence::generated_tokens).sum(),
+            timings: Timings { validation: queued - received, queue: started - queued, inference: latest - started },
+            ..std::mem::take(&mut *self.guard.generated)
+        };
     }
 }
 

@@ -54,6 +54,8 @@ pub struct StepResult {
     pub outputs: Vec<SeqOutput>,
     /// How long the device worked on the step, in microseconds.
     pub device_time_us: u64,
+    /// How long of that it was in all-reduces, in microseconds; `None` where the backend does not measure it.
+    pub all_reduce_time_us: Option<u64>,
 }
 
 /// Why a sequence ended. Where several reasons apply at once, the first of this list is given.

@@ -69,12 +69,13 @@ pub fn command_from_wire(command: pb::WorkerCommand) -> Result<Command, ConvertE
 /// A step's result.
 #[must_use]
 pub fn result_to_wire(result: StepResult) -> pb::StepResult {
-    let outputs = result.outputs.into_iter().map(|output| pb::SeqOutput {
+    let StepResult { step, outputs, device_time_us, all_reduce_time_us } = result;
+    let outputs = outputs.into_iter().map(|output| pb::SeqOutput {
         seq: output.seq.0,
         samples: output.samples.into_iter().map(sample_to_wire).collect(),
         prompt_logprobs: output.prompt_logprobs,
     });
-    pb::StepResult { step: result.step.0, outputs: outputs.collect(), device_time_us: result.device_time_us }
+    pb::StepResult { step: step.0, outputs: outputs.collect(), device_time_us, all_reduce_time_us }
 }
 
 /// A step's result, checked.
@@ -94,6 +95,7 @@ pub fn result_from_wire(result: pb::StepResult) -> Result<StepResult, ConvertErr
         step: StepId(result.step),
         outputs: outputs.collect::<Result<_, _>>()?,
         device_time_us: result.device_time_us,
+        all_reduce_time_us: result.all_reduce_time_us,
     })
 }
 
@@ -290,6 +292,7 @@ mod tests {
                 prompt_logprobs: vec![-2.0],
             }],
             device_time_us: 12,
+            all_reduce_time_us: Some(3),
         };
         assert_eq!(result_from_wire(result_to_wire(result.clone())).expect("valid"), result);
     }

@@ -43,7 +43,12 @@ impl StepRunner for Failing {
         match self.begun.first().copied() {
             Some(StepId(0)) if self.begun.len() == 2 => {
                 self.begun.remove(0);
-                Ok(Some(StepResult { step: StepId(0), outputs: Vec::new(), device_time_us: 1 }))
+                Ok(Some(StepResult {
+                    step: StepId(0),
+                    outputs: Vec::new(),
+                    device_time_us: 1,
+                    all_reduce_time_us: None,
+                }))
             }
             Some(StepId(step @ 1)) if self.polls > 500 => {
                 Err(StepError::Plan { step, reason: "the device hangs".to_owned() })

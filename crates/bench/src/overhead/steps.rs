@@ -77,7 +77,12 @@ fn answer(plan: &StepPlan) -> StepResult {
     let sample = Sample { token, top: Vec::new(), logits: Vec::new() };
     let output = |seq| SeqOutput { seq, samples: vec![sample.clone()], prompt_logprobs: Vec::new() };
     let sampled = plan.runs.iter().filter(|run| run.sample);
-    StepResult { step: plan.step, outputs: sampled.map(|run| output(run.seq)).collect(), device_time_us: 0 }
+    StepResult {
+        step: plan.step,
+        outputs: sampled.map(|run| output(run.seq)).collect(),
+        device_time_us: 0,
+        all_reduce_time_us: None,
+    }
 }
 
 #[cfg(test)]

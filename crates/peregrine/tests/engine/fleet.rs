@@ -5,6 +5,7 @@ use backend_cpu::{Isa, SharedMemory};
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submission, Update, Workers};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use step::{Priority, SamplingParams};
 use testkit::goldens::{Observed, model_dir};
@@ -83,7 +84,7 @@ impl Setup {
             rendezvous: (self.world > 1).then(|| SharedMemory::create(self.world).expect("shared memory")),
             keep: Box::new(()),
         };
-        let coordinator = Coordinator::start(config, Workers::Processes(processes));
+        let coordinator = Coordinator::start(config, Workers::Processes(processes), Arc::new(()));
         let mut status = coordinator.status();
         let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
         let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
@@ -129,7 +130,7 @@ pub async fn observe_while(
     let mut observed = Observed::default();
     loop {
         match tokio::time::timeout(LIMIT, generation.next()).await.expect("no hang") {
-            Some(Update::Started { .. }) => {}
+            Some(Update::Started { .. } | Update::Step(_)) => {}
             Some(Update::PromptLogprobs(logprobs)) => observed.prompt_logprobs.extend(logprobs),
             Some(Update::Token { sample, finish }) => {
                 observed.tokens.push(sample.token.id);

@@ -81,7 +81,7 @@ impl Ranks {
         }
         assert!(self.sequences.len() <= self.limits.sequences_max, "{} sequences", self.sequences.len());
         let outputs = plan.runs.iter().filter_map(|run| self.run_one(run, plan.step)).collect();
-        StepResult { step: plan.step, outputs, device_time_us: 0 }
+        StepResult { step: plan.step, outputs, device_time_us: 0, all_reduce_time_us: None }
     }
 
     /// To be called once a step's result has been committed.

@@ -15,7 +15,7 @@ pub(crate) struct RequestId(HeaderValue);
 
 impl RequestId {
     /// The id that the client gave, if it is printable and not too long; else a new one. The request keeps it.
-    pub(super) fn assign(request: &mut Request) -> Self {
+    pub(crate) fn assign(request: &mut Request) -> Self {
         let given = request.headers().get(HEADER).filter(|id| (1..=BYTES_MAX).contains(&id.len()));
         let given = given.filter(|id| id.to_str().is_ok()).cloned();
         let id = Self(given.unwrap_or_else(Self::random));
@@ -29,7 +29,7 @@ impl RequestId {
     }
 
     /// Tells it with the answer.
-    pub(super) fn tell(self, mut response: Response) -> Response {
+    pub(crate) fn tell(self, mut response: Response) -> Response {
         response.headers_mut().insert(HEADER, self.0);
         response
     }

@@ -3,7 +3,7 @@
 use crate::caller::{Behaviour, Caller, Counts, EOS, Outcome, STALL_LIMIT};
 use crate::ledger::{VOCAB, engine};
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Totals, Workers};
-use server::{Chat, ChatOverflow, GrpcApi, Info, Service, TokenizerPool};
+use server::{Chat, ChatOverflow, GrpcApi, Info, Service, Telemetry, TokenizerPool};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -218,7 +218,8 @@ pub fn run(seed: u64) -> Tally {
 
 async fn serve(plan: Plan) -> Tally {
     let workers = (0..plan.config.world).map(|rank| plan.rank(rank)).collect();
-    let coordinator = Coordinator::start(plan.config.clone(), Workers::InProcess(workers));
+    let telemetry = Telemetry::default();
+    let coordinator = Coordinator::start(plan.config.clone(), Workers::InProcess(workers), Arc::new(telemetry.clone()));
     coordinator.status().wait_for(|status| *status != Status::Loading { done: 0, total: 0 }).await.expect("it runs");
     let info = Info {
         model_id: "ledger".to_owned(),
@@ -229,7 +230,8 @@ async fn serve(plan: Plan) -> Tally {
         tgi: server::dialects::tgi::Limits::default(),
         max_concurrent_requests: plan.permits,
     };
-    let service = Service::new(coordinator.clone(), TOKENIZER.0.clone(), TOKENIZER.1.clone(), EOS.to_vec(), info);
+    let service =
+        Service::new(coordinator.clone(), TOKENIZER.0.clone(), TOKENIZER.1.clone(), EOS.to_vec(), info, telemetry);
     let (api, counts) = (Arc::new(GrpcApi::new(service, Some(STALL_LIMIT))), Arc::new(Counts::default()));
     let mut callers = JoinSet::new();
     for caller in &plan.callers {

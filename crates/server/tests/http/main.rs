@@ -6,5 +6,6 @@ mod openai;
 mod page;
 mod sagemaker;
 mod scripted;
+mod telemetry;
 mod tgi;
 mod tls;

@@ -2,7 +2,7 @@
 
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Workers};
 use serde_json::Value;
-use server::{Chat, ChatOverflow, Info, Listeners, Service, Settings, TokenizerPool};
+use server::{Chat, ChatOverflow, Info, Listeners, Service, Settings, Telemetry, TokenizerPool};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ impl Script {
 
     /// Serves it.
     pub async fn serve(self) -> Server {
-        Server::start(self).await
+        Server::start(self, Telemetry::default()).await
     }
 }
 
@@ -120,7 +120,8 @@ impl Answer {
 }
 
 impl Server {
-    async fn start(script: Script) -> Self {
+    /// Serves a script, and tells of it there.
+    pub async fn start(script: Script, telemetry: Telemetry) -> Self {
         let asked = Arc::default();
         let config = CoordinatorConfig {
             world: 1,
@@ -145,7 +146,11 @@ impl Server {
         };
         let chat = Chat { template, overflow: script.overflow };
         let settings = script.settings.clone();
-        let coordinator = Coordinator::start(config, Workers::InProcess(vec![rank(script, Arc::clone(&asked))]));
+        let coordinator = Coordinator::start(
+            config,
+            Workers::InProcess(vec![rank(script, Arc::clone(&asked))]),
+            Arc::new(telemetry.clone()),
+        );
         let ready = |status: &Status| matches!(status, Status::Ready { .. });
         timeout(LIMIT, coordinator.status().wait_for(ready)).await.expect("it hangs").expect("it runs");
         let tokenizer = tokenizer();
@@ -159,7 +164,7 @@ impl Server {
             max_concurrent_requests: PERMITS,
         };
         let pool = TokenizerPool::start(tokenizer, 1, PERMITS).expect("a thread");
-        let service = Service::new(coordinator, pool, chat, vec![EOS], info);
+        let service = Service::new(coordinator, pool, chat, vec![EOS], info, telemetry);
         let bind = || TcpListener::bind("127.0.0.1:0");
         let listeners = Listeners { grpc: bind().await.expect("a port"), http: bind().await.expect("a port") };
         let address = listeners.http.local_addr().expect("an address");
@@ -275,7 +280,7 @@ impl Script {
                 scored.filter(|&at| at < sequence.prompt_len).map(|at| -(at as f32)).collect();
             (run.sample || !prompt_logprobs.is_empty()).then_some(SeqOutput { seq: run.seq, samples, prompt_logprobs })
         });
-        StepResult { step: plan.step, outputs: outputs.collect(), device_time_us: 0 }
+        StepResult { step: plan.step, outputs: outputs.collect(), device_time_us: 2, all_reduce_time_us: Some(1) }
     }
 
     /// The token that the script has there. It is the more improbable the later it comes, and less so by the model alone. The

@@ -10,7 +10,12 @@ fn result(step: u64, outputs: &[Sampled<'_>]) -> StepResult {
         let samples = tokens.iter().map(|&token| sample(token)).collect();
         SeqOutput { seq, samples, prompt_logprobs: Vec::new() }
     };
-    StepResult { step: StepId(step), outputs: outputs.iter().map(output).collect(), device_time_us: 0 }
+    StepResult {
+        step: StepId(step),
+        outputs: outputs.iter().map(output).collect(),
+        device_time_us: 0,
+        all_reduce_time_us: None,
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 const HTML: &str = "text/html";
 const TEXT: &str = "text/plain";
+const OPEN_METRICS: &str = "application/openmetrics-text";
 const FRAMES: &str = "application/vnd.amazon.eventstream";
 
 /// What a failed request may be answered with, in any dialect.
@@ -169,7 +170,7 @@ impl Draft {
     fn others(&mut self) {
         self.add(get("/health", "Whether the model serves", Vec::new()));
         self.add(get("/", "The same; for browsers, a page", vec![(HTML, None)]));
-        self.add(get("/metrics", "What was counted, for Prometheus", vec![(TEXT, None)]));
+        self.add(get("/metrics", "Metrics, for Prometheus", vec![(TEXT, None), (OPEN_METRICS, None)]));
     }
 
     /// The schema of a type, by reference.

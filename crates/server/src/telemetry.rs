@@ -1,0 +1,75 @@
+//! What a server tells of itself: metrics, a line of the log for each request, and traces.
+
+mod layer;
+mod metrics;
+mod outcome;
+mod record;
+mod traces;
+
+pub(crate) use layer::observed;
+pub(crate) use outcome::Outcome;
+pub(crate) use record::{Generated, GenerationGuard, RequestRecord};
+pub use traces::{OtlpProtocol, Traces, TracesError};
+
+use crate::Info;
+use coordinator::{Activity, Observer, StepRecord};
+pub(crate) use metrics::Exposition;
+use metrics::Metrics;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// What a server tells of itself. Clones tell of the same one.
+#[derive(Clone, Default)]
+pub struct Telemetry(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    metrics: Metrics,
+    traces: Option<Traces>,
+    /// The model's name, once that is known.
+    model: OnceLock<String>,
+}
+
+impl Telemetry {
+    /// As by default, with traces.
+    #[must_use]
+    pub fn with_traces(traces: Option<Traces>) -> Self {
+        Self(Arc::new(Shared { traces, ..Shared::default() }))
+    }
+
+    /// Waits until what is left of traces has been exported, for a while. It blocks.
+    pub fn flush(&self) {
+        if let Some(traces) = &self.0.traces {
+            traces.flush();
+        }
+    }
+
+    fn traces(&self) -> Option<&Traces> {
+        self.0.traces.as_ref()
+    }
+
+    /// What runs.
+    pub(crate) fn describe(&self, info: &Info) {
+        self.0.metrics.describe(info);
+        let _ = self.0.model.set(info.model_id.clone());
+    }
+
+    fn model(&self) -> &str {
+        self.0.model.get().map_or("", String::as_str)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// All metrics; `activity` and `up` are the coordinator's of this moment, and its KV cache has `kv_blocks` blocks.
+    pub(crate) fn exposition(&self, format: Exposition, activity: &Activity, kv_blocks: usize, up: bool) -> String {
+        self.0.metrics.text(format, activity, kv_blocks, up)
+    }
+}
+
+impl Observer for Telemetry {
+    fn step(&self, step: &StepRecord, delivering: Duration) {
+        self.0.metrics.step(step, delivering);
+    }
+}

@@ -1,0 +1,68 @@
+//! The layer around all routes that keeps a record of each request.
+
+use super::record::Head;
+use super::{RequestRecord, Telemetry};
+use crate::accept::Peer;
+use crate::http::RequestId;
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use tonic::{Code, Status};
+
+/// Paths and the dialects that they begin. Others are [`TGI`]'s.
+const DIALECTS: [(&str, &str); 8] = [
+    ("/v1/", "openai"),
+    ("/invocations", "sagemaker"),
+    ("/ping", "sagemaker"),
+    ("/endpoints/", "sagemaker"),
+    ("/metrics", "http"),
+    ("/docs", "http"),
+    ("/openapi.json", "http"),
+    ("/api-doc", "http"),
+];
+const TGI: &str = "tgi";
+const GRPC: &str = "grpc";
+
+/// `routes`, each request of which is told of: with its id in the answer, by metrics, and by a line of the log.
+pub(crate) fn observed(routes: Router, telemetry: Telemetry, is_grpc: bool) -> Router {
+    let observe = move |mut request: Request, next: Next| {
+        let telemetry = telemetry.clone();
+        async move {
+            let id = RequestId::assign(&mut request);
+            let record = RequestRecord::of(&telemetry, head(&request, &id, is_grpc), request.headers());
+            let response = record.scope(next.run(request)).await;
+            record.answered(status(&response, is_grpc), response.extensions().get().cloned());
+            id.tell(response)
+        }
+    };
+    routes.layer(from_fn(observe))
+}
+
+fn head(request: &Request, id: &RequestId, is_grpc: bool) -> Head {
+    let extensions = request.extensions();
+    let matched = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let path = match matched {
+        // tonic has one route for all methods of a service.
+        Some(_) if is_grpc => request.uri().path(),
+        Some(matched) => matched,
+        None => "(unknown)",
+    };
+    let dialect = match DIALECTS.iter().find(|(prefix, _)| path.starts_with(prefix)) {
+        _ if is_grpc => GRPC,
+        Some((_, dialect)) => dialect,
+        None => TGI,
+    };
+    let route = if is_grpc { path.to_owned() } else { format!("{} {path}", request.method()) };
+    let address = extensions.get::<Peer>().map_or_else(String::new, |peer| peer.0.to_string());
+    Head { id: id.to_string(), dialect, route, address }
+}
+
+/// The code of an answer. A stream of gRPC has its code at its end; until then it is OK.
+fn status(response: &Response, is_grpc: bool) -> String {
+    if !is_grpc {
+        return response.status().as_u16().to_string();
+    }
+    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+    format!("{code:?}")
+}
