@@ -30,7 +30,7 @@ impl Sequence {
     pub(crate) fn new(request: Arc<ValidRequest>, choice: usize, tokenizer: Tokenizer, stops: StopMatcher) -> Self {
         let stop_text = if request.keep_stop { StopText::Keep } else { StopText::Drop };
         Self {
-            text: OutputText::new(tokenizer.clone(), stops, stop_text),
+            text: OutputText::new(tokenizer.clone(), stops, stop_text).with_min_tokens(request.min_tokens),
             request,
             choice,
             tokenizer,

@@ -16,6 +16,8 @@ pub struct OutputText {
     visible: Detokenizer,
     stops: StopMatcher,
     stop_text: StopText,
+    /// How many tokens no stop string may end yet.
+    min_tokens_left: u32,
     ended: bool,
     /// Visible text so far.
     text: String,
@@ -67,12 +69,20 @@ impl OutputText {
             tokenizer,
             stops,
             stop_text,
+            min_tokens_left: 0,
             ended: false,
             text: String::new(),
             taken: 0,
             token_bytes: 0,
             starts: VecDeque::new(),
         }
+    }
+
+    /// The same, but that no stop string counts which ends within the first `tokens` tokens. One that begins there and ends behind them
+    /// does, as in vLLM (vllm/v1/engine/detokenizer.py).
+    #[must_use]
+    pub fn with_min_tokens(self, tokens: u32) -> Self {
+        Self { min_tokens_left: tokens, ..self }
     }
 
     /// Takes the next token. The visible text no longer changes once one has `stopped`.
@@ -124,7 +134,14 @@ impl OutputText {
     fn look_at(&mut self, text: &str, shown: usize) -> Option<StopMatch> {
         let begin = self.token_bytes;
         self.token_bytes += text.len();
-        let found = self.stops.push(text);
+        let found = match self.min_tokens_left.checked_sub(1) {
+            None => self.stops.push(text),
+            Some(left) => {
+                self.min_tokens_left = left;
+                self.stops.pass(text);
+                None
+            }
+        };
         if self.stop_text == StopText::Drop {
             self.starts.push_back(Start { token: begin, visible: self.text.len(), shown });
             let reach = found.map_or(self.token_bytes - self.stops.pending(), |found| begin + found.end - found.len);

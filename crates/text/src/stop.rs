@@ -40,6 +40,18 @@ impl StopMatcher {
         None
     }
 
+    /// Takes the text that follows, in which no stop string counts. One that only begins there is found later.
+    pub fn pass(&mut self, mut text: &str) {
+        while let Some(found) = self.push(text) {
+            text = &text[found.end..];
+        }
+        for (stop, matched) in self.stops.iter().zip(&mut self.matched) {
+            if *matched == stop.text.len() {
+                *matched = stop.fallback[*matched - 1];
+            }
+        }
+    }
+
     /// Bytes at the end of the text that may be the beginning of a stop string.
     #[must_use]
     pub fn pending(&self) -> usize {
@@ -131,6 +143,9 @@ mod tests {
         let mut matcher = StopMatcher::new(&["aa"]);
         let mut end = |text| matcher.push(text).map(|found| found.end);
         assert_eq!((end("xaa"), end("a"), end("ba"), end("a")), (Some(3), Some(1), None, Some(1)));
+        let mut matcher = StopMatcher::new(&["abab"]);
+        matcher.pass("ababxabab");
+        assert_eq!((matcher.pending(), matcher.push("ab").map(|found| found.end)), (2, Some(2)));
         let mut matcher = StopMatcher::new(&["abc", "bd"]);
         assert_eq!((matcher.push("xab"), matcher.pending()), (None, 2));
         assert_eq!((matcher.push("x"), matcher.pending()), (None, 0));

@@ -265,17 +265,23 @@ fn random_tokens_against_the_whole_text() {
                 chars[start..chars.len().min(start + rng.usize(1..6))].iter().collect()
             })
             .collect();
+        let min_tokens = rng.u32(..8) * rng.u32(..2);
+        let mut plain = OutputText::new(tokenizer.clone(), StopMatcher::new::<&str>(&[]), StopText::Keep);
+        let passed: usize = ids[..min_tokens as usize].iter().map(|&id| plain.push(id).text.len()).sum();
         let ends = |end: &usize| stops.iter().any(|stop| whole.as_bytes()[..*end].ends_with(stop.as_bytes()));
-        let end = (0..=whole.len()).find(ends).unwrap_or(whole.len());
+        let end = (passed + 1..=whole.len()).find(ends).unwrap_or(whole.len());
 
-        let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(&stops), StopText::Keep);
+        let new = |stop_text| {
+            OutputText::new(tokenizer.clone(), StopMatcher::new(&stops), stop_text).with_min_tokens(min_tokens)
+        };
+        let mut output = new(StopText::Keep);
         let streamed: String = ids.iter().map(|&id| output.push(id).text).collect();
         assert!(whole.starts_with(&streamed), "seed {seed}");
         assert_eq!(output.finish(), &whole[..end], "seed {seed}: stops {stops:?}");
 
         let complete = stops.iter().filter(|stop| whole[..end].ends_with(stop.as_str())).map(String::len).max();
         let without_stop = &whole[..end - complete.unwrap_or(0)];
-        let mut output = OutputText::new(tokenizer.clone(), StopMatcher::new(&stops), StopText::Drop);
+        let mut output = new(StopText::Drop);
         let mut taken = String::new();
         for &id in &ids {
             let _ = output.push(id);
