@@ -135,7 +135,7 @@ impl Service {
         let _permit = self.0.admission.take()?;
         let (chat, limits) = (self.0.chat.clone(), self.0.info.limits);
         let job = move |tokenizer: &Tokenizer, _: &dyn Fn() -> bool| {
-            let prompt = chat.render(&conversation)?;
+            let prompt = chat.render(&dated(conversation))?;
             limits.check_bytes(&prompt)?;
             let tokens = tokenizer.tokens(&prompt, add_special_tokens).map_err(|error| invalid(&error))?;
             Ok((prompt, tokens))
@@ -297,7 +297,7 @@ impl Service {
                 match prompt {
                     Prompt::Text(text) => encoder.text(&text, add_special_tokens),
                     Prompt::Ids(ids) => Ok(ids),
-                    Prompt::Conversation(conversation) => chat.encode(&encoder, &conversation, room),
+                    Prompt::Conversation(conversation) => chat.encode(&encoder, &dated(*conversation), room),
                 }
             })?;
             if is_conversation {
@@ -307,4 +307,9 @@ impl Service {
         };
         tokenizing.run(job).await
     }
+}
+
+/// The conversation, as of now: templates may print the date.
+fn dated(conversation: Conversation) -> Conversation {
+    Conversation { unix_seconds: unix_seconds(), ..conversation }
 }

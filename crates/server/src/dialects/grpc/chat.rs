@@ -2,7 +2,6 @@
 
 use super::convert::{parameters_from_pb, priority_from_pb};
 use crate::Error;
-use crate::chat::unix_seconds;
 use crate::dialects::tgi::{GenerateRequest, Inputs, Limits, Shape};
 use api::{Conversation, Prompt, Request};
 use serde::de::DeserializeOwned;
@@ -53,7 +52,7 @@ fn conversation(request: pb::ChatRequest) -> Result<Conversation, Status> {
         add_generation_prompt: request.add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
         kwargs: json(&request.template_arguments, || "template_arguments".to_owned())?.unwrap_or_default(),
-        unix_seconds: unix_seconds(),
+        ..Conversation::default()
     })
 }
 

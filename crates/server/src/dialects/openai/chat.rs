@@ -8,7 +8,6 @@ use super::response::{
     finish_reason,
 };
 use super::unsupported;
-use crate::chat::unix_seconds;
 use crate::http::{EventBuffer, Events, Reply, RequestId, Shared, event_stream};
 use crate::{Error, Service, TokenStream};
 use api::{Answer, Conversation, Prompt, PromptToken, Request, TokenEvent};
@@ -132,7 +131,7 @@ pub(crate) fn conversation(chat: ChatRequest) -> Conversation {
         add_generation_prompt: chat.add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
         kwargs: chat.chat_template_kwargs.unwrap_or_default(),
-        unix_seconds: unix_seconds(),
+        ..Conversation::default()
     }
 }
 
