@@ -10,7 +10,7 @@ mod sse;
 pub(crate) use json::{Rejection, parse_json, read_body};
 pub(crate) use reply::Reply;
 pub(crate) use request_id::RequestId;
-pub(crate) use sse::{EventBuffer, EventStream, Events, event_stream};
+pub(crate) use sse::{EventBuffer, EventStream, Events, JsonHead, event_stream};
 
 use crate::Service;
 use crate::access::{Denied, Gate};

@@ -140,20 +140,22 @@ impl TokenStream {
     /// [`Error::Generation`] if the model fails, [`Error::Incomplete`] if the server ends, [`Error::Stalled`] if the reader had
     /// stood still. All continuations have ended then.
     pub async fn next(&mut self) -> Result<Option<TokenEvent>, Error> {
-        poll_fn(|cx| {
-            loop {
-                match self.poll_update(cx) {
-                    Poll::Pending if self.open > 0 => return Poll::Pending,
-                    Poll::Pending => return Poll::Ready(Ok(None)),
-                    Poll::Ready((index, update)) => match self.take(index, update) {
-                        Ok(None) => {}
-                        Ok(event) => return Poll::Ready(Ok(event)),
-                        Err(error) => return Poll::Ready(Err(error)),
-                    },
-                }
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same for those who poll.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<TokenEvent>, Error>> {
+        loop {
+            match self.poll_update(cx) {
+                Poll::Pending if self.open > 0 => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(Ok(None)),
+                Poll::Ready((index, update)) => match self.take(index, update) {
+                    Ok(None) => {}
+                    Ok(event) => return Poll::Ready(Ok(event)),
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
             }
-        })
-        .await
+        }
     }
 
     /// The next token, if it is there already.

@@ -20,8 +20,8 @@ pub use models::{Model, ModelList};
 pub use prompts::Prompts;
 pub use request::{Parameters, ResponseFormat, Seed, StopStrings, StreamOptions};
 pub use response::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatMessage, Completion, CompletionChoice, Head,
-    PromptTokensDetails, Usage,
+    ChatChoice, ChatChunk, ChatChunkBody, ChatChunkChoice, ChatCompletion, ChatDelta, ChatMessage, Completion,
+    CompletionBody, CompletionChoice, Head, PromptTokensDetails, Usage,
 };
 
 use crate::http::{Rejection, Reply, RequestId, Shared, read_body};

@@ -6,12 +6,15 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::unfold;
+use futures_util::stream::Stream;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep};
 
 /// How often a stream without a token says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -42,15 +45,15 @@ pub(crate) trait Events: Send + 'static {
 pub(crate) struct EventStream {
     tokens: TokenStream,
     events: Box<dyn Events>,
+    /// The first token, until it is shown.
     first: Option<TokenEvent>,
     headers: HeaderMap,
-    ended: bool,
 }
 
 /// Waits for the first token of a stream.
 pub(crate) async fn event_stream(mut tokens: TokenStream, events: impl Events) -> Result<EventStream, Error> {
     let first = tokens.next().await?;
-    Ok(EventStream { tokens, events: Box::new(events), first, headers: HeaderMap::new(), ended: false })
+    Ok(EventStream { tokens, events: Box::new(events), first, headers: HeaderMap::new() })
 }
 
 impl IntoResponse for EventStream {
@@ -62,10 +65,8 @@ impl IntoResponse for EventStream {
             (HeaderName::from_static("x-accel-buffering"), "no"),
         ];
         let own = std::mem::take(&mut self.headers);
-        let chunks = unfold(self, |mut stream| async move {
-            let chunk = stream.chunk().await?;
-            Some((Ok::<_, std::convert::Infallible>(chunk), stream))
-        });
+        let keep_alive = Box::pin(tokio::time::sleep(KEEP_ALIVE));
+        let chunks = Chunks { stream: self, keep_alive, ended: false };
         let mut response = (headers, Body::from_stream(chunks)).into_response();
         response.headers_mut().extend(own);
         response
@@ -88,40 +89,67 @@ impl EventStream {
         Self { headers, ..self }
     }
 
-    /// Waits for the next token, and shows all that are there by then.
-    async fn chunk(&mut self) -> Option<Bytes> {
-        if self.ended {
-            return None;
-        }
-        let mut out = EventBuffer::default();
-        let mut next = match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => match timeout(KEEP_ALIVE, self.tokens.next()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    self.events.keep_alive(&mut out);
-                    return Some(out.into());
-                }
-            },
-        };
+    /// Shows `next`, and all tokens that are there by now. Says whether the stream has ended.
+    fn show(&mut self, mut next: Result<Option<TokenEvent>, Error>, out: &mut EventBuffer) -> bool {
         while let Ok(Some(event)) = next {
-            self.events.token(&mut self.tokens, event, &mut out);
+            self.events.token(&mut self.tokens, event, out);
             next = self.tokens.try_next();
         }
         if let Err(error) = next {
-            self.events.error(&error, &mut out);
-            self.ended = true;
-        } else if self.tokens.has_ended() {
-            self.events.end(&mut self.tokens, &mut out);
-            self.ended = true;
+            self.events.error(&error, out);
+            return true;
         }
-        Some(out.into())
+        if self.tokens.has_ended() {
+            self.events.end(&mut self.tokens, out);
+        }
+        self.tokens.has_ended()
     }
 }
 
+/// The body of a stream: what is written at once.
+struct Chunks {
+    stream: EventStream,
+    /// Until the stream has to say that it is alive. It is kept, as making one costs more than a token.
+    keep_alive: Pin<Box<Sleep>>,
+    ended: bool,
+}
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let mut out = EventBuffer::default();
+        let next = match this.stream.first.take() {
+            Some(first) => Poll::Ready(Ok(Some(first))),
+            None => this.stream.tokens.poll_next(cx),
+        };
+        match next {
+            Poll::Ready(next) => this.ended = this.stream.show(next, &mut out),
+            Poll::Pending => {
+                ready!(this.keep_alive.as_mut().poll(cx));
+                this.stream.events.keep_alive(&mut out);
+            }
+        }
+        this.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
+        Poll::Ready(Some(Ok(out.into())))
+    }
+}
+
+/// Room for an event or two.
+const EVENT_BYTES: usize = 512;
+
 /// The bytes of some events.
-#[derive(Default)]
 pub(crate) struct EventBuffer(Vec<u8>);
+
+impl Default for EventBuffer {
+    fn default() -> Self {
+        Self(Vec::with_capacity(EVENT_BYTES))
+    }
+}
 
 impl From<EventBuffer> for Bytes {
     fn from(buffer: EventBuffer) -> Self {
@@ -135,6 +163,17 @@ impl EventBuffer {
         // Some clients need the space.
         self.raw(b"data: ");
         write_json(&mut self.0, value);
+        self.raw(b"\n\n");
+    }
+
+    /// An event with an object as JSON, of which `head` is the beginning. `rest` must have a field.
+    pub(crate) fn data_after(&mut self, head: &JsonHead, rest: &impl Serialize) {
+        self.raw(b"data: ");
+        self.raw(&head.0);
+        let join = self.0.len();
+        write_json(&mut self.0, rest);
+        // In place of its opening brace.
+        self.0[join] = b',';
         self.raw(b"\n\n");
     }
 
@@ -152,6 +191,20 @@ impl EventBuffer {
     /// A comment, which every reader skips. It is a block of its own, as some drop the event that follows one directly.
     fn comment(&mut self) {
         self.raw(b":\n\n");
+    }
+}
+
+/// The fields with which every event of a stream begins, as JSON that is written once.
+pub(crate) struct JsonHead(Vec<u8>);
+
+impl JsonHead {
+    /// Of an object with at least one field.
+    pub(crate) fn new(object: &impl Serialize) -> Self {
+        let mut json = Vec::new();
+        write_json(&mut json, object);
+        // The closing brace.
+        json.pop();
+        Self(json)
     }
 }
 
@@ -196,5 +249,12 @@ mod tests {
         assert!(!written.contains(['\r', '\u{85}', '\u{2028}', '\u{2029}']), "{written:?}");
         let event: Value = serde_json::from_str(blocks[0].strip_prefix("data: ").expect("data")).expect("JSON");
         assert_eq!(event["text"], text);
+    }
+
+    #[test]
+    fn a_head_and_its_rest_are_one_object() {
+        let mut buffer = EventBuffer::default();
+        buffer.data_after(&JsonHead::new(&json!({ "id": "}", "n": 1 })), &json!({ "choices": [{}], "usage": null }));
+        assert_eq!(buffer.0, b"data: {\"id\":\"}\",\"n\":1,\"choices\":[{}],\"usage\":null}\n\n");
     }
 }

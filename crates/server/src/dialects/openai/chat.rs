@@ -4,11 +4,11 @@ use super::error::{Failure, Form};
 use super::logprobs::{ChatLogprobs, ChatTokenLogprob, Spelling};
 use super::request::{Parameters, read};
 use super::response::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatMessage, Head, Usage, UsageEvents,
+    ChatChoice, ChatChunkBody, ChatChunkChoice, ChatCompletion, ChatDelta, ChatMessage, Head, Usage, UsageEvents,
     finish_reason,
 };
 use super::unsupported;
-use crate::http::{EventBuffer, Events, Reply, RequestId, Shared, event_stream};
+use crate::http::{EventBuffer, Events, JsonHead, Reply, RequestId, Shared, event_stream};
 use crate::{Error, Service, TokenStream};
 use api::{Answer, Conversation, Prompt, PromptToken, Request, TokenEvent};
 use axum::Json;
@@ -79,7 +79,7 @@ pub(super) async fn answer(shared: &Shared, id: &RequestId, body: &[u8]) -> Resu
     let mut tokens = service.start(call.request).await.map_err(failed)?;
     tokens.end_without_reader(None, Some(*stall_limit));
     let has_begun = vec![false; tokens.continuations()];
-    let head = head("chat.completion.chunk");
+    let head = JsonHead::new(&head("chat.completion.chunk"));
     let events = ChatEvents { head, shape: call.shape, usage_events: call.usage_events, has_begun };
     Ok(Reply::Stream(event_stream(tokens, events).await.map_err(failed)?))
 }
@@ -162,7 +162,7 @@ impl Shape {
 
 /// An event for the beginning of each message, and one a token.
 struct ChatEvents {
-    head: Head,
+    head: JsonHead,
     shape: Shape,
     usage_events: UsageEvents,
     /// Each message.
@@ -174,16 +174,16 @@ fn ids(prompt: &[PromptToken]) -> Vec<u32> {
 }
 
 impl ChatEvents {
-    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk {
-        ChatChunk { head: self.head.clone(), choices, usage, prompt_token_ids: None }
+    fn chunk(choices: Vec<ChatChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunkBody {
+        ChatChunkBody { choices, usage, prompt_token_ids: None }
     }
 
     /// The event before the first token of message `index`; that of the first message of all has what is known of the prompt.
-    fn beginning(&self, index: usize, prompt_token_ids: Option<Vec<u32>>, stream: &TokenStream) -> ChatChunk {
+    fn beginning(&self, index: usize, prompt_token_ids: Option<Vec<u32>>, stream: &TokenStream) -> ChatChunkBody {
         let delta = ChatDelta { role: Some(ROLE), content: String::new() };
-        let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None };
+        let choice = ChatChunkChoice { index, delta, ..ChatChunkChoice::default() };
         let usage = self.usage_events.so_far(|| Usage::of_stream(stream).before_token());
-        ChatChunk { prompt_token_ids, ..self.chunk(vec![choice], usage) }
+        ChatChunkBody { prompt_token_ids, ..Self::chunk(vec![choice], usage) }
     }
 }
 
@@ -193,7 +193,7 @@ impl Events for ChatEvents {
         if !self.has_begun[index] {
             let is_first = self.shape.ids && self.has_begun.iter().all(|has_begun| !has_begun);
             let prompt_token_ids = is_first.then(|| ids(&stream.prompt(index)));
-            out.data(&self.beginning(index, prompt_token_ids, stream));
+            out.data_after(&self.head, &self.beginning(index, prompt_token_ids, stream));
             self.has_begun[index] = true;
         }
         let usage = self.usage_events.so_far(|| Usage::of_stream(stream));
@@ -204,12 +204,12 @@ impl Events for ChatEvents {
             token_ids: self.shape.token_ids(std::slice::from_ref(&event)),
             logprobs: self.shape.logprobs(&[event]),
         };
-        out.data(&self.chunk(vec![choice], usage));
+        out.data_after(&self.head, &Self::chunk(vec![choice], usage));
     }
 
     fn end(&mut self, stream: &mut TokenStream, out: &mut EventBuffer) {
         if self.usage_events != UsageEvents::None {
-            out.data(&self.chunk(Vec::new(), Some(Some(Usage::of_stream(stream)))));
+            out.data_after(&self.head, &Self::chunk(Vec::new(), Some(Some(Usage::of_stream(stream)))));
         }
         out.raw(super::DONE);
     }

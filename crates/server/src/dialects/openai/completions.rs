@@ -4,9 +4,9 @@ use super::error::{Failure, Form};
 use super::logprobs::{CompletionLogprobs, Offsets, Spelling};
 use super::prompts::Prompts;
 use super::request::{Parameters, read};
-use super::response::{Completion, CompletionChoice, Head, Usage, UsageEvents, finish_reason};
+use super::response::{Completion, CompletionBody, CompletionChoice, Head, Usage, UsageEvents, finish_reason};
 use super::unsupported;
-use crate::http::{EventBuffer, Events, Reply, RequestId, Shared, event_stream};
+use crate::http::{EventBuffer, Events, JsonHead, Reply, RequestId, Shared, event_stream};
 use crate::{Error, Service, TokenStream};
 use api::{Answer, Field, Prompt, PromptToken, Request, TokenEvent, Violation};
 use axum::Json;
@@ -68,7 +68,8 @@ pub(super) async fn answer(shared: &Shared, id: &RequestId, body: &[u8]) -> Resu
     }
     tokens.end_without_reader(None, Some(*stall_limit));
     let offsets = vec![None; tokens.continuations()];
-    let events = CompletionEvents { head, shape: call.shape, usage_events: call.usage_events, offsets };
+    let events =
+        CompletionEvents { head: JsonHead::new(&head), shape: call.shape, usage_events: call.usage_events, offsets };
     Ok(Reply::Stream(event_stream(tokens, events).await.map_err(failed)?))
 }
 
@@ -134,7 +135,7 @@ impl Shape {
                 choices.push(choice);
             }
         }
-        Completion { head, choices, usage: Some(Some(usage)) }
+        Completion { head, body: CompletionBody { choices, usage: Some(Some(usage)) } }
     }
 
     /// A continuation before its first token: with the prompt, as far as that is wanted.
@@ -187,7 +188,7 @@ impl Shape {
 
 /// One event a token.
 struct CompletionEvents {
-    head: Head,
+    head: JsonHead,
     shape: Shape,
     usage_events: UsageEvents,
     /// Of each continuation, once it has begun.
@@ -195,10 +196,6 @@ struct CompletionEvents {
 }
 
 impl CompletionEvents {
-    fn event(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
-        Completion { head: self.head.clone(), choices, usage }
-    }
-
     fn usage(&self, stream: &TokenStream) -> Usage {
         self.shape.usage(Usage::of_stream(stream))
     }
@@ -218,12 +215,13 @@ impl Events for CompletionEvents {
         }
         choice.finish_reason = event.finish.map(finish_reason);
         let usage = self.usage_events.so_far(|| self.usage(stream));
-        out.data(&self.event(vec![choice], usage));
+        out.data_after(&self.head, &CompletionBody { choices: vec![choice], usage });
     }
 
     fn end(&mut self, stream: &mut TokenStream, out: &mut EventBuffer) {
         if self.usage_events != UsageEvents::None {
-            out.data(&self.event(Vec::new(), Some(Some(self.usage(stream)))));
+            let usage = Some(Some(self.usage(stream)));
+            out.data_after(&self.head, &CompletionBody { choices: Vec::new(), usage });
         }
         out.raw(super::DONE);
     }

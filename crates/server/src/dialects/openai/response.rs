@@ -36,6 +36,14 @@ pub struct Completion {
     /// Its beginning; `object` is "text_completion".
     #[serde(flatten)]
     pub head: Head,
+    /// The rest.
+    #[serde(flatten)]
+    pub body: CompletionBody,
+}
+
+/// What a completion has beside [`Head`].
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct CompletionBody {
     /// The continuations; in a stream a piece of one.
     pub choices: Vec<CompletionChoice>,
     /// The tokens. In a stream there if it was asked for, and null in all events but the last, unless all were to have it.
@@ -111,6 +119,14 @@ pub struct ChatChunk {
     /// Its beginning; `object` is "chat.completion.chunk".
     #[serde(flatten)]
     pub head: Head,
+    /// The rest.
+    #[serde(flatten)]
+    pub body: ChatChunkBody,
+}
+
+/// What an event of a stream of chat completions has beside [`Head`].
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct ChatChunkBody {
     /// A piece of a message; none in the event that has the usage.
     pub choices: Vec<ChatChunkChoice>,
     /// The tokens, if they were asked for; null in all events but the last, unless all were to have them.
@@ -123,7 +139,7 @@ pub struct ChatChunk {
 }
 
 /// A piece of a message.
-#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ChatChunkChoice {
     /// Of which message.
     pub index: usize,
@@ -139,7 +155,7 @@ pub struct ChatChunkChoice {
 }
 
 /// What an event adds to a message.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ChatDelta {
     /// "assistant", in the first event of a message alone.
     #[serde(skip_serializing_if = "Option::is_none")]
