@@ -6,8 +6,8 @@ mod streams;
 mod tally;
 
 use crate::engine::{self, NotReady};
-use crate::memory;
 use crate::metrics::Distribution;
+use crate::processes;
 use crate::target::{Dialect, TargetError, ns_per_event};
 use runtime::{BackendChoice, Engine, EngineError, EngineOptions, WorkerCommand};
 use server::{Listeners, Settings};
@@ -34,7 +34,7 @@ const SHORT_ANSWER_TOKENS: u32 = 16;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The dialects in which the engine is asked; gRPC, to which others are compared, is the first.
-const DIALECTS: [Dialect; 3] = [Dialect::Grpc, Dialect::OpenAi, Dialect::Tgi];
+const DIALECTS: [Dialect; 3] = [Dialect::Grpc, Dialect::OpenAiChat, Dialect::Tgi];
 
 /// What is measured, and how much of it.
 #[derive(Clone, Debug)]
@@ -90,9 +90,9 @@ pub enum OverheadError {
     /// An answer has fewer tokens than were asked for, or they came in fewer messages.
     #[error("an answer of {expected} tokens: the server counts {counted}, and {came} came")]
     Count { expected: u32, counted: u32, came: u32 },
-    /// The process cannot tell its memory.
-    #[error("reading the process's memory")]
-    Memory(#[from] std::io::Error),
+    /// The process cannot tell its memory or its processor time.
+    #[error("reading what the process holds and has used")]
+    Process(#[from] std::io::Error),
 }
 
 /// Starts an engine whose worker answers at once, with a server over it, and measures both.
@@ -133,6 +133,10 @@ struct Contender {
     streams: Streams,
     tokens_per_s: Vec<f64>,
     counted: Counted,
+    /// Processor time of this process and its worker while that was counted.
+    cpu_time: Duration,
+    /// Another server, which has processes of its own.
+    is_peer: bool,
     client_ns_per_event: Option<f64>,
 }
 
@@ -142,17 +146,18 @@ async fn measure(options: &OverheadOptions, addresses: &Addresses) -> Result<Ove
     let window = Duration::from_secs(options.seconds.into());
     for _ in 0..options.rounds {
         for contender in &mut contenders {
-            let counted = contender.streams.run_for(options.output_len, WARM_UP, window).await?;
+            let (counted, cpu_time) = contender.streams.run_for(options.output_len, WARM_UP, window).await?;
             contender.tokens_per_s.push(counted.tokens as f64 / window.as_secs_f64());
             contender.counted.add(&counted);
+            contender.cpu_time += cpu_time;
         }
     }
     // What is built up by use is there after a fifth.
     let (streams, first) = (&contenders[0].streams, options.requests / 5);
     streams.run_requests(SHORT_ANSWER_TOKENS, first).await?;
-    let before = memory::resident_bytes()?;
+    let before = processes::resident_bytes()?;
     streams.run_requests(SHORT_ANSWER_TOKENS, options.requests - first).await?;
-    let after = memory::resident_bytes()?;
+    let after = processes::resident_bytes()?;
     let measured = tokio::task::spawn_blocking(steps::plan_commit_us).await;
     let growth = after as f64 - before as f64;
     Ok(OverheadFigures {
@@ -169,17 +174,25 @@ async fn contenders(options: &OverheadOptions, addresses: &Addresses) -> Result<
     let timed = Arc::new(runtime::timed::by_text()?);
     let own = DIALECTS.map(|dialect| {
         let address = if dialect == Dialect::Grpc { addresses.grpc } else { addresses.http };
-        (dialect, address.to_string(), dialect.name().to_owned())
+        (dialect, address.to_string(), dialect.name().to_owned(), false)
     });
-    let peer =
-        |(dialect, address): &(Dialect, String)| (*dialect, address.clone(), format!("{} {address}", dialect.name()));
+    let peer = |(dialect, address): &(Dialect, String)| {
+        (*dialect, address.clone(), format!("{} {address}", dialect.name()), true)
+    };
     let mut contenders = Vec::new();
-    for (dialect, address, name) in own.into_iter().chain(options.peers.iter().map(peer)) {
+    for (dialect, address, name, is_peer) in own.into_iter().chain(options.peers.iter().map(peer)) {
         let streams = Streams::connect(&name, &address, dialect, options.concurrency, &timed).await?;
         let cost = ns_per_event(dialect).await.transpose();
         let client_ns_per_event = cost.map_err(|source| OverheadError::Target { name: name.clone(), source })?;
-        let (tokens_per_s, counted) = (Vec::new(), Counted::default());
-        contenders.push(Contender { name, streams, tokens_per_s, counted, client_ns_per_event });
+        contenders.push(Contender {
+            name,
+            streams,
+            tokens_per_s: Vec::new(),
+            counted: Counted::default(),
+            cpu_time: Duration::ZERO,
+            is_peer,
+            client_ns_per_event,
+        });
     }
     Ok(contenders)
 }
@@ -192,7 +205,9 @@ impl Contender {
             name: self.name,
             tokens_per_s: Distribution::of(self.tokens_per_s),
             tokens_per_message: tokens as f64 / messages.max(1) as f64,
-            delay_ms: delay(50.0).zip(delay(99.0)).map(|(p50, p99)| [p50, p99]),
+            // A peer's tokens may have the texts of some that tell.
+            delay_ms: delay(50.0).zip(delay(99.0)).filter(|_| !self.is_peer).map(|(p50, p99)| [p50, p99]),
+            cpu_us_per_token: (!self.is_peer).then(|| self.cpu_time.as_secs_f64() * 1e6 / tokens.max(1) as f64),
             client_ns_per_event: self.client_ns_per_event,
         }
     }

@@ -2,7 +2,7 @@
 //! that its request gets alone, and memory must not grow.
 
 use crate::dataset::{Dataset, DatasetError, Request};
-use crate::memory;
+use crate::processes;
 use crate::serve::Ended;
 use crate::target::{Dialect, Record, Target, TargetError, TargetOptions};
 use fastrand::Rng;
@@ -227,7 +227,7 @@ fn judge(known: &Known, request: &Request, record: &Record, result: Result<(), T
 
 fn resident_mib(options: &SoakOptions) -> Result<Option<u64>, SoakError> {
     let Some(pid) = options.watch else { return Ok(None) };
-    let bytes = memory::resident_bytes_of_family(&pid.to_string());
+    let bytes = processes::resident_bytes_of_family(&pid.to_string());
     bytes.map(|bytes| Some(bytes >> 20)).map_err(|source| SoakError::Watch { pid, source })
 }
 

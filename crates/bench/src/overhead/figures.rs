@@ -32,6 +32,9 @@ pub struct StreamFigures {
     /// Milliseconds from the sampling of a message's first token to its receipt, p50 and p99; `None` of peers, whose tokens do not
     /// tell.
     pub delay_ms: Option<[f64; 2]>,
+    /// Microseconds of processor time for each token, of server, worker and load generator together; `None` of peers. Other work on the
+    /// machine changes it little.
+    pub cpu_us_per_token: Option<f64>,
     /// Nanoseconds that the load generator takes from an event's bytes to its tokens; `None` for gRPC.
     pub client_ns_per_event: Option<f64>,
 }
@@ -52,6 +55,7 @@ impl StreamFigures {
             "tokens_per_message": self.tokens_per_message,
             "p50_delay_ms": p50,
             "p99_delay_ms": p99,
+            "cpu_us_per_token": self.cpu_us_per_token,
             "client_ns_per_event": self.client_ns_per_event,
         })
     }
@@ -60,7 +64,7 @@ impl StreamFigures {
         let dash = || "–".to_owned();
         let rounds = self.tokens_per_s.values();
         format!(
-            "| {} | {:.0} ({:.0} to {:.0}) | {:.2} | {:.2} | {} | {} |\n",
+            "| {} | {:.0} ({:.0} to {:.0}) | {:.2} | {:.2} | {} | {} | {} |\n",
             self.name,
             self.tokens_per_s.median(),
             rounds.first().unwrap_or(&0.0),
@@ -68,6 +72,7 @@ impl StreamFigures {
             self.ratio_to(grpc),
             self.tokens_per_message,
             self.delay_ms.map_or_else(dash, |[p50, p99]| format!("{p50:.1} / {p99:.1}")),
+            self.cpu_us_per_token.map_or_else(dash, |us| format!("{us:.1}")),
             self.client_ns_per_event.map_or_else(dash, |ns| format!("{ns:.0}")),
         )
     }
@@ -92,8 +97,8 @@ impl OverheadFigures {
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = String::from(
-            "| streams | tokens/s, median (range) | to gRPC | tokens a message | delay p50 / p99, ms | client, ns an event |\n\
-             |---|---|---|---|---|---|\n",
+            "| streams | tokens/s, median (range) | to gRPC | tokens a message | delay p50 / p99, ms | CPU, µs a token | \
+             client, ns an event |\n|---|---|---|---|---|---|---|\n",
         );
         for of in &self.streams {
             text.push_str(&of.row(&self.streams[0]));
@@ -125,12 +130,14 @@ mod tests {
             tokens_per_s: Distribution::of(vec![3e5, 1e5, 2e5]),
             tokens_per_message: 2.0,
             delay_ms: Some([1.0, 9.5]),
+            cpu_us_per_token: Some(6.25),
             client_ns_per_event: None,
         };
         let peer = StreamFigures {
             name: "openai http://h".to_owned(),
             tokens_per_s: Distribution::of(vec![1e5]),
             delay_ms: None,
+            cpu_us_per_token: None,
             client_ns_per_event: Some(600.0),
             ..grpc
         };
@@ -148,8 +155,8 @@ mod tests {
         assert_eq!(object["plan_commit_us"], json!({"1": 1.0, "256": 20.0}));
         assert_eq!(object["bytes_per_request"], -0.5);
         let text = figures.markdown();
-        assert!(text.contains("| grpc | 200000 (100000 to 300000) | 1.00 | 2.00 | 1.0 / 9.5 | – |"), "{text}");
-        assert!(text.contains("| openai http://h | 100000 (100000 to 100000) | 0.50 | 2.00 | – | 600 |"), "{text}");
+        assert!(text.contains("| grpc | 200000 (100000 to 300000) | 1.00 | 2.00 | 1.0 / 9.5 | 6.2 | – |"), "{text}");
+        assert!(text.contains("| openai http://h | 100000 (100000 to 100000) | 0.50 | 2.00 | – | – | 600 |"), "{text}");
         assert!(text.contains("| 256 | 20.0 / 28.0 / 29.8 | 78 |"), "{text}");
     }
 }

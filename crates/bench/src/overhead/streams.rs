@@ -3,6 +3,7 @@
 use super::tally::{Counted, Tally};
 use super::{OverheadError, PROMPT_WORDS};
 use crate::dataset::{Parameters, Prompt, Request, Vocabulary};
+use crate::processes;
 use crate::target::{Dialect, Target, TargetOptions};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,22 +56,22 @@ impl Streams {
         Ok(Self { name: name.into(), target, concurrency, tally: Arc::new(Tally::new(timed.clone())) })
     }
 
-    /// Counts what comes within `window`, after `warm_up`.
+    /// Counts what comes within `window`, after `warm_up`, and the processor time that this process and its worker use meanwhile.
     pub(super) async fn run_for(
         &self,
         new_tokens: u32,
         warm_up: Duration,
         window: Duration,
-    ) -> Result<Counted, OverheadError> {
+    ) -> Result<(Counted, Duration), OverheadError> {
         let requests = Requests::new(new_tokens, u64::MAX);
         let tasks = self.start(&requests);
         tokio::time::sleep(warm_up).await;
-        let before = self.tally.read();
+        let (before, cpu_before) = (self.tally.read(), processes::cpu_time_of_family()?);
         tokio::time::sleep(window).await;
-        let after = self.tally.read();
+        let (after, cpu_after) = (self.tally.read(), processes::cpu_time_of_family()?);
         requests.end.store(true, Ordering::Relaxed);
         join(tasks).await?;
-        Ok(after.since(&before))
+        Ok((after.since(&before), cpu_after.saturating_sub(cpu_before)))
     }
 
     /// Runs so many requests.
@@ -98,8 +99,7 @@ impl Streams {
         result.map_err(|source| OverheadError::Target { name: self.name.to_string(), source })?;
         // Messages are what is measured: each token must have come in one.
         let expected = request.parameters.max_new_tokens;
-        let came: u32 = record.arrivals.iter().map(|arrival| arrival.tokens).sum();
-        let counted = record.generated();
+        let (came, counted) = (record.came(), record.generated());
         if (came, counted) == (expected, expected) {
             Ok(())
         } else {

@@ -1,31 +1,31 @@
 //! The dialects over HTTP.
 
 mod answer;
+mod connection;
 mod cost;
 mod dialect;
 mod frames;
 mod parameters;
+mod tls;
 
 use super::error::shortened;
-use super::{Record, ServerInfo, TargetError, TargetOptions, base_url, read_ca};
+use super::{Record, ServerInfo, TargetError, TargetOptions};
 use crate::dataset::Request;
 use answer::Answer;
 use bytes::Bytes;
+use connection::{Reply, Server};
 use dialect::{Framing, HttpDialect, error_in, over_http, parsed};
-use futures_util::stream::{self, BoxStream, Stream, StreamExt};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode};
+use futures_util::stream::{Stream, StreamExt};
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::Value;
 use sse_stream::SseByteStream;
-use tokio_rustls::rustls::crypto::ring::default_provider;
 
 pub(crate) use cost::ns_per_event;
 
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client,
-    base: String,
+    server: Server,
     dialect: &'static dyn HttpDialect,
     /// The model that requests name; empty if neither the caller nor the server named one.
     model: String,
@@ -40,16 +40,13 @@ impl Http {
     }
 
     async fn over(dialect: &'static dyn HttpDialect, options: &TargetOptions) -> Result<Self, TargetError> {
-        let base = base_url(&options.address)?;
-        // What is measured is this address, not where it or the environment points.
-        let client = Client::builder().no_proxy().redirect(Policy::none()).default_headers(headers(options)?);
-        let client = trusting(client, &base, options)?.build().map_err(|error| TargetError::connect(&base, &error))?;
-        let mut http = Self { client, base, dialect, model: String::new(), info: ServerInfo::default() };
+        let server = Server::new(options, headers(options)?)?;
+        let mut http = Self { server, dialect, model: String::new(), info: ServerInfo::default() };
         let answers = dialect.answers();
         // A server without this route can be measured all the same.
-        let response = http.sent(http.client.get(http.url(answers.info_route()))).await?;
-        if response.status().is_success() {
-            http.info = answers.info(&parsed(&text(response).await?)?);
+        let reply = http.server.get(answers.info_route()).await?;
+        if reply.head.status.is_success() {
+            http.info = answers.info(&parsed(&reply.text().await?)?);
         }
         http.model = options.model.clone().unwrap_or_else(|| dialect.model(&http.info));
         Ok(http)
@@ -62,51 +59,24 @@ impl Http {
     pub(super) async fn ask(&self, request: &Request, stream: bool, record: &mut Record) -> Result<(), TargetError> {
         let route = self.dialect.route(&self.model, stream);
         let body = self.dialect.body(request, &self.model, stream)?;
-        let response = self.sent(self.client.post(self.url(&route)).json(&body)).await?;
-        if !response.status().is_success() {
-            return Err(refusal(response.status(), &text(response).await?, &route));
+        let reply = self.server.post(&route, body.to_string().into()).await?;
+        if !reply.head.status.is_success() {
+            return Err(refusal(reply.head.status, &reply.text().await?, &route));
         }
         let mut answer = Answer::new(self.dialect.answers());
-        let expected = self.dialect.framing().content_type();
+        let (expected, found) = (self.dialect.framing().content_type(), content_type(&reply));
         if !stream {
-            answer.whole(&text(response).await?, record)?;
-        } else if content_type(&response).starts_with(expected) {
+            answer.whole(&reply.text().await?, record)?;
+        } else if found.starts_with(expected) {
             match self.dialect.framing() {
-                Framing::Events => read(bytes_of(response), &mut answer, record).await?,
-                Framing::AwsFrames => read(frames::payloads(bytes_of(response)).boxed(), &mut answer, record).await?,
+                Framing::Events => read(reply, &mut answer, record).await?,
+                Framing::AwsFrames => read(frames::payloads(reply).boxed(), &mut answer, record).await?,
             }
         } else {
-            return Err(no_stream(expected, &content_type(&response), &text(response).await?));
+            return Err(no_stream(expected, &found, &reply.text().await?));
         }
         answer.end()
     }
-
-    fn url(&self, route: &str) -> String {
-        format!("{}{route}", self.base)
-    }
-
-    async fn sent(&self, request: RequestBuilder) -> Result<Response, TargetError> {
-        request.send().await.map_err(|error| match () {
-            () if error.is_builder() => TargetError::address(&self.base, &error),
-            () if error.is_connect() => TargetError::connect(&self.base, &error),
-            () => TargetError::broken(&error),
-        })
-    }
-}
-
-/// A client that trusts the authorities that it was told to, or else the system's.
-fn trusting(client: ClientBuilder, base: &str, options: &TargetOptions) -> Result<ClientBuilder, TargetError> {
-    // If somebody was first, it was with the same.
-    let _ = default_provider().install_default();
-    Ok(match read_ca(options)? {
-        Some(pem) => {
-            let roots = Certificate::from_pem_bundle(&pem).map_err(|error| TargetError::ca(options, &error))?;
-            client.tls_certs_only(roots)
-        }
-        None if base.starts_with("https:") => client,
-        // A system may have none, and a server by http needs none.
-        None => client.tls_certs_only([]),
-    })
 }
 
 fn headers(options: &TargetOptions) -> Result<HeaderMap, TargetError> {
@@ -136,15 +106,6 @@ where
     Ok(())
 }
 
-/// The body as it comes.
-fn bytes_of(response: Response) -> BoxStream<'static, Result<Bytes, TargetError>> {
-    let next = async |mut response: Response| {
-        let bytes = response.chunk().await.map_err(|error| TargetError::broken(&error))?;
-        Ok(bytes.map(|bytes| (bytes, response)))
-    };
-    stream::try_unfold(response, next).boxed()
-}
-
 /// What broke a stream of events: mostly, the stream of bytes under it.
 fn broken_event(error: sse_stream::Error) -> TargetError {
     match error {
@@ -156,14 +117,9 @@ fn broken_event(error: sse_stream::Error) -> TargetError {
     }
 }
 
-fn content_type(response: &Response) -> String {
-    let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+fn content_type(reply: &Reply) -> String {
+    let value = reply.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_ascii_lowercase()
-}
-
-async fn text(response: Response) -> Result<String, TargetError> {
-    let body = response.bytes().await.map_err(|error| TargetError::broken(&error))?;
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// What a status other than 2xx means, with the error's own text where the body has one.

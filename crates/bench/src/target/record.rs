@@ -64,6 +64,11 @@ impl Record {
         self.arrivals.push(Arrival { at: self.start.elapsed().as_secs_f32(), tokens });
     }
 
+    /// Tokens in all messages so far.
+    pub(crate) fn came(&self) -> u32 {
+        self.arrivals.iter().map(|arrival| arrival.tokens).sum()
+    }
+
     /// Takes what the server counted; what it does not tell stays as it was.
     pub(super) fn note(&mut self, told: Counts) {
         let before = self.counts;
@@ -77,6 +82,6 @@ impl Record {
     /// Tokens of the answer: as the server counted them, else as they came.
     #[must_use]
     pub fn generated(&self) -> u32 {
-        self.counts.output_tokens.unwrap_or_else(|| self.arrivals.iter().map(|arrival| arrival.tokens).sum())
+        self.counts.output_tokens.unwrap_or_else(|| self.came())
     }
 }

@@ -48,7 +48,12 @@ async fn chat(headers: HeaderMap, Json(body): Json<Value>) -> impl IntoResponse 
     assert_eq!(headers[AUTHORIZATION], "Bearer secret");
     assert_eq!(body["messages"], json!([{"role": "user", "content": "a prompt"}]));
     let chunk = |delta: Value, finish: Option<&str>| json!({"choices": [{"delta": delta, "finish_reason": finish}]});
-    let texts = [" a", " b c"].map(|text| chunk(json!({"content": text}), None));
+    // As vLLM with --enable-force-include-usage: each event says how many tokens there are so far.
+    let texts = [(" a", 1), (" b c", 3)].map(|(text, tokens)| {
+        let mut chunk = chunk(json!({"content": text}), None);
+        chunk["usage"] = json!({"prompt_tokens": 2, "completion_tokens": tokens});
+        chunk
+    });
     let (first, last) = (chunk(json!({"role": "assistant", "content": ""}), None), chunk(json!({}), Some("length")));
     events(&[&[first][..], &texts, &[last, usage()]].concat())
 }
@@ -92,10 +97,11 @@ async fn the_tokens_of_openai_are_counted() {
         ..options(listening().await, Dialect::OpenAiChat)
     };
     let chat = Target::connect(&keyed, 1).await.expect("it listens");
-    for target in [target(Dialect::OpenAi).await, chat] {
+    for (target, tokens) in [(target(Dialect::OpenAi).await, [1, 1]), (chat, [1, 2])] {
         let (record, result) = target.ask(0, &request("a prompt")).await;
         result.expect("answered");
-        assert_eq!((record.arrivals.len(), record.generated()), (2, 3));
+        let came: Vec<u32> = record.arrivals.iter().map(|arrival| arrival.tokens).collect();
+        assert_eq!((&*came, record.generated()), (&tokens[..], 3));
         assert_eq!((record.counts.input_tokens, record.counts.cached_tokens), (Some(2), Some(1)));
         let info = target.info().await.expect("told");
         assert_eq!((&*info.model_id, &*info.software), ("falcon", "someone"));

@@ -13,7 +13,7 @@ pub struct OverheadArgs {
     /// Requests at once.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=8192))]
     concurrency: u32,
-    /// How often each dialect is measured, in turns: gRPC, OpenAI's completions, TGI, then the peers.
+    /// How often each dialect is measured, in turns: gRPC, OpenAI's chats, TGI, then the peers.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds for which tokens are counted, in each round of each dialect.

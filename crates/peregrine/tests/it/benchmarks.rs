@@ -120,15 +120,17 @@ async fn the_engine_alone_is_measured() {
     let small = ["--concurrency", "16", "--rounds", "1", "--seconds", "1", "--output-len", "20", "--requests", "200"];
     let output = bench(&[&["engine", "--json"][..], &small].concat()).await;
     let figures: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{output}: {error}"));
-    for dialect in ["grpc", "openai", "tgi"] {
+    let rates = ["tokens_per_s", "ratio_to_grpc", "tokens_per_message"];
+    let times = ["p50_delay_ms", "p99_delay_ms", "cpu_us_per_token"];
+    for dialect in ["grpc", "openai-chat", "tgi"] {
         let of = &figures["streams"][dialect];
-        for key in ["tokens_per_s", "ratio_to_grpc", "tokens_per_message", "p50_delay_ms", "p99_delay_ms"] {
+        for key in rates.into_iter().chain(times) {
             assert!(of[key].as_f64().is_some_and(|value| value > 0.0), "{dialect}, {key}: {figures}");
         }
         assert_eq!(of["client_ns_per_event"].is_f64(), dialect != "grpc", "{figures}");
     }
     // Over server-sent events, each token is a message.
-    for dialect in ["openai", "tgi"] {
+    for dialect in ["openai-chat", "tgi"] {
         assert_eq!(figures["streams"][dialect]["tokens_per_message"], 1.0, "{figures}");
     }
     assert!(figures["bytes_per_request"].is_f64(), "{figures}");

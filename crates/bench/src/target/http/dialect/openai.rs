@@ -5,29 +5,39 @@ use crate::target::record::{Counts, Seen};
 use crate::target::{Record, ServerInfo, TargetError};
 use serde::Deserialize;
 use serde_json::Value;
+use std::borrow::Cow;
 
 pub(super) struct OpenAiAnswers;
 
 #[derive(Deserialize)]
-struct Answer {
-    choices: Option<Vec<Choice>>,
+struct Answer<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
     usage: Option<Usage>,
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
+struct Choice<'a> {
     /// Of a completion.
-    text: Option<String>,
+    #[serde(borrow)]
+    text: Option<Text<'a>>,
     /// Of a chat.
-    delta: Option<Delta>,
-    finish_reason: Option<String>,
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
+    #[serde(borrow)]
+    finish_reason: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Delta {
-    content: Option<String>,
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<Text<'a>>,
 }
+
+/// A string, in place where it can be.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
 struct Usage {
@@ -61,10 +71,15 @@ impl Answers for OpenAiAnswers {
     }
 
     fn event(&self, data: &str, record: &mut Record) -> Result<Progress, TargetError> {
-        let answer: Answer = parsed(data)?;
+        let answer: Answer<'_> = parsed(data)?;
         let first = answer.choices.as_ref().and_then(|choices| choices.first());
         if let Some(text) = first.and_then(Choice::text) {
-            record.arrived(1, Seen::Text(text));
+            // Some servers put several tokens into an event, and may tell in each how many there are so far.
+            let counted = answer.usage.as_ref().and_then(|usage| usage.completion_tokens);
+            let tokens = counted.map_or(1, |counted| counted.saturating_sub(record.came()));
+            if tokens > 0 {
+                record.arrived(tokens as usize, Seen::Text(text));
+            }
         }
         take(&answer, record)
     }
@@ -74,15 +89,15 @@ impl Answers for OpenAiAnswers {
     }
 }
 
-impl Choice {
+impl Choice<'_> {
     /// The first chunk of a chat has none, and neither has the one with the `finish_reason`, mostly.
     fn text(&self) -> Option<&str> {
-        let content = self.delta.as_ref().and_then(|delta| delta.content.as_deref());
-        self.text.as_deref().or(content).filter(|text| !text.is_empty())
+        let content = self.delta.as_ref().and_then(|delta| delta.content.as_ref());
+        self.text.as_ref().or(content).map(|text| &*text.0).filter(|text| !text.is_empty())
     }
 }
 
-fn take(answer: &Answer, record: &mut Record) -> Result<Progress, TargetError> {
+fn take(answer: &Answer<'_>, record: &mut Record) -> Result<Progress, TargetError> {
     if let Some(error) = &answer.error {
         return Err(reported(error));
     }
@@ -94,7 +109,7 @@ fn take(answer: &Answer, record: &mut Record) -> Result<Progress, TargetError> {
         });
     }
     let Some(choices) = &answer.choices else { return Ok(Progress::Unknown) };
-    match choices.first().and_then(|choice| choice.finish_reason.as_deref()) {
+    match choices.first().and_then(|choice| choice.finish_reason.as_ref()).map(|reason| &*reason.0) {
         // vLLM's words for an answer that it gave up.
         Some(reason @ ("abort" | "error")) => Err(TargetError::Reported(format!("finish_reason is {reason:?}"))),
         Some(_) => Ok(Progress::Finished),
