@@ -3,8 +3,11 @@
 use anyhow::{Context, Result, bail};
 use server::{GrpcApi, Service, first_key};
 use std::path::{Path, PathBuf};
-use tonic::Request;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Server};
+use tonic::{Request, Status};
 use tonic_health::server::HealthReporter;
 use wire::generation::generation_client::GenerationClient;
 
@@ -14,9 +17,29 @@ const PIPE_BYTES: usize = 1 << 16;
 /// The prompt's and all tokens' details of the longest answer, with alternatives, stay below this.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
+/// A client that shows a key, if it has one.
+pub type Client = GenerationClient<InterceptedService<Channel, ShowKey>>;
+
+/// Sends a key with each call.
+#[derive(Clone, Debug)]
+pub struct ShowKey(Option<AsciiMetadataValue>);
+
+impl Interceptor for ShowKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("authorization", key.clone());
+        }
+        Ok(request)
+    }
+}
+
+fn client(channel: Channel, key: Option<AsciiMetadataValue>) -> Client {
+    GenerationClient::with_interceptor(channel, ShowKey(key)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
 /// A client of the server at `addr`, as HOST:PORT or a URL of http or https. By https the authorities of the file `ca` are trusted,
-/// or else the system's.
-pub async fn connect(addr: &str, ca: Option<&Path>) -> Result<GenerationClient<Channel>> {
+/// or else the system's. It shows the first key of the file `keys`.
+pub async fn connect(addr: &str, ca: Option<&Path>, keys: Option<PathBuf>) -> Result<Client> {
     let url = match addr.split_once("://") {
         None => format!("http://{addr}"),
         Some((scheme, _)) if ["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => addr.to_owned(),
@@ -25,19 +48,16 @@ pub async fn connect(addr: &str, ca: Option<&Path>) -> Result<GenerationClient<C
     let read = |file: &Path| std::fs::read(file).with_context(|| format!("--ca {}", file.display()));
     let pem = ca.map(read).transpose()?;
     let endpoint = wire::endpoint(url, pem.as_deref()).with_context(|| format!("--server {addr}: not an address"))?;
+    let key = |file| -> Result<AsciiMetadataValue> {
+        format!("Bearer {}", first_key(file)?).parse().context("a key is printable ASCII")
+    };
+    let key = keys.map(key).transpose()?;
     let channel = endpoint.connect().await.with_context(|| format!("--server {addr}: cannot connect"))?;
-    Ok(GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
-}
-
-/// Sends the first key of a file with the request.
-pub fn show_key<T>(request: &mut Request<T>, file: PathBuf) -> Result<()> {
-    let key = format!("Bearer {}", first_key(file)?);
-    request.metadata_mut().insert("authorization", key.parse().context("a key is printable ASCII")?);
-    Ok(())
+    Ok(client(channel, key))
 }
 
 /// A client of a service in this process, over the same API that the network has.
-pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
+pub async fn embed(service: Service) -> Result<Client> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(theirs));
     tokio::spawn(
@@ -45,5 +65,5 @@ pub async fn embed(service: Service) -> Result<GenerationClient<Channel>> {
             .add_routes(GrpcApi::new(service, None).routes(HealthReporter::new()))
             .serve_with_incoming(incoming),
     );
-    Ok(GenerationClient::new(wire::connect_over(ours).await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    Ok(client(wire::connect_over(ours).await?, None))
 }

@@ -7,8 +7,10 @@
 
 mod access;
 mod benchmarks;
+mod chat;
 mod client;
 mod doctor;
+mod endpoint;
 mod engine_args;
 mod generate;
 mod heap;
@@ -21,6 +23,7 @@ mod progress;
 mod sagemaker;
 mod serve;
 mod signals;
+mod stream;
 mod threads;
 mod units;
 mod watermark_detect;
@@ -48,6 +51,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Continue a prompt, on a running server or on workers started for this call.
     Generate(generate::GenerateArgs),
+    /// Talk with a model, on a running server or on workers started for this call.
+    Chat(chat::ChatArgs),
     /// Show how a model is sharded over a machine's GPUs or CPUs, and whether it fits.
     Plan(plan::PlanArgs),
     /// Measure throughput and latency.
@@ -56,7 +61,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Detect the watermark in a text.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
-    /// Run one rank; started by `serve` and `generate`, which speak to it over its standard input.
+    /// Run one rank; started by `serve`, `generate` and `chat`, which speak to it over its standard input.
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
 }
@@ -125,6 +130,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => benchmarks::run(args),
         Command::Doctor(args) => doctor::run(&args),
@@ -152,7 +158,7 @@ mod tests {
         let shared = documented(text.split("## ").nth(1).expect("the shared section"));
         let cli = Cli::command();
         let mut shared_left = shared.clone();
-        for name in ["serve", "generate", "plan", "doctor", "watermark-detect"] {
+        for name in ["serve", "generate", "chat", "plan", "doctor", "watermark-detect"] {
             let section = text.split("## ").find(|section| section.starts_with(&format!("`{name}`")));
             let documented = documented(section.unwrap_or_else(|| panic!("docs/flags.md has no section `{name}`")));
             let command = cli.find_subcommand(name).expect("a subcommand");

@@ -1,14 +1,14 @@
-//! The parameters of a request, each as a flag.
+//! The parameters of a request, each as a flag. `chat` makes its commands of them.
 
 use clap::Args;
 use server::dialects::tgi::Parameters;
 
-/// The parameters of a request. Ranges are checked where all requests are.
+/// The parameters that change what is generated. Ranges are checked where all requests are.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Parameters")]
 pub struct ParameterArgs {
-    /// Tokens to generate, at most. [default: 20]
-    #[arg(long, value_name = "N")]
+    /// Tokens to generate, at most. [default: 20; of a chat: as many as there is room for]
+    #[arg(long, value_name = "N", alias = "max-tokens")]
     max_new_tokens: Option<u32>,
     /// Sample, even if no other parameter asks for it.
     #[arg(long)]
@@ -40,24 +40,9 @@ pub struct ParameterArgs {
     /// Use only the last N tokens of the prompt.
     #[arg(long, value_name = "N")]
     truncate: Option<usize>,
-    /// Generate N answers, and return the most probable; only with --json.
-    #[arg(long, value_name = "N", requires = "json")]
-    best_of: Option<usize>,
-    /// Put the prompt before the generated text.
-    #[arg(long)]
-    return_full_text: bool,
     /// Watermark the text.
     #[arg(long)]
     watermark: bool,
-    /// Return tokens, log-probabilities and the finish reason; only with --json.
-    #[arg(long, requires = "json")]
-    details: bool,
-    /// Return the log-probabilities of the prompt, too; only with --json.
-    #[arg(long, requires = "json")]
-    decoder_input_details: bool,
-    /// Return the N most probable tokens at each position; only with --json.
-    #[arg(long, value_name = "N", requires = "json")]
-    top_n_tokens: Option<u32>,
     /// Go on after an end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
@@ -81,6 +66,41 @@ pub struct ParameterArgs {
     stop_token_ids: Vec<u32>,
 }
 
+/// The parameters that change what an answer holds.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Parameters")]
+pub struct WholeArgs {
+    /// Generate N answers, and return the most probable; only with --json.
+    #[arg(long, value_name = "N", requires = "json")]
+    best_of: Option<usize>,
+    /// Put the prompt before the generated text.
+    #[arg(long)]
+    return_full_text: bool,
+    /// Return tokens, log-probabilities and the finish reason; only with --json.
+    #[arg(long, requires = "json")]
+    details: bool,
+    /// Return the log-probabilities of the prompt, too; only with --json.
+    #[arg(long, requires = "json")]
+    decoder_input_details: bool,
+    /// Return the N most probable tokens at each position; only with --json.
+    #[arg(long, value_name = "N", requires = "json")]
+    top_n_tokens: Option<u32>,
+}
+
+impl WholeArgs {
+    /// `parameters`, with these.
+    pub fn add_to(self, parameters: Parameters) -> Parameters {
+        Parameters {
+            best_of: self.best_of,
+            return_full_text: self.return_full_text.then_some(true),
+            details: self.details,
+            decoder_input_details: self.decoder_input_details,
+            top_n_tokens: self.top_n_tokens,
+            ..parameters
+        }
+    }
+}
+
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
     parsed.ok_or_else(|| "expected a token id, =, and a number".to_owned())
@@ -89,7 +109,6 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
 impl From<ParameterArgs> for Parameters {
     fn from(args: ParameterArgs) -> Self {
         Self {
-            best_of: args.best_of,
             temperature: args.temperature,
             repetition_penalty: args.repetition_penalty,
             frequency_penalty: args.frequency_penalty,
@@ -98,15 +117,10 @@ impl From<ParameterArgs> for Parameters {
             typical_p: args.typical_p,
             do_sample: args.do_sample,
             max_new_tokens: args.max_new_tokens,
-            return_full_text: args.return_full_text.then_some(true),
             stop: args.stop,
             truncate: args.truncate,
             watermark: args.watermark,
-            details: args.details,
-            decoder_input_details: args.decoder_input_details,
             seed: args.seed,
-            top_n_tokens: args.top_n_tokens,
-            grammar: None,
             ignore_eos: args.ignore_eos,
             min_p: args.min_p,
             presence_penalty: args.presence_penalty,
@@ -114,6 +128,7 @@ impl From<ParameterArgs> for Parameters {
             logit_bias: args.logit_bias.into_iter().collect(),
             min_tokens: args.min_tokens,
             stop_token_ids: args.stop_token_ids,
+            ..Self::default()
         }
     }
 }

@@ -249,6 +249,7 @@ async fn the_server_describes_itself() {
         kv_tokens_total: 1008,
         max_concurrent_requests: 128,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        chat_stop: Vec::new(),
     };
     assert_eq!(info, expected, "1,000 tokens are 63 blocks of 16");
 

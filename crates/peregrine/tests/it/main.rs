@@ -13,6 +13,7 @@
 //! * [`cuda`]: GPUs, which are stood in for.
 //! * [`dialects`]: the HTTP dialects, and how flags and variables set them.
 //! * [`generate_cli`]: `peregrine generate`.
+//! * [`chat_cli`]: `peregrine chat`.
 //! * [`capacity`]: what cannot fit, where a model runs, and what `doctor` says.
 //! * [`load`]: what requests share, and what they must not hold.
 //! * [`pauses`]: processes that stand still, and go on.
@@ -33,6 +34,7 @@ mod benchmarks;
 mod bodies;
 mod cancel;
 mod capacity;
+mod chat_cli;
 mod checkpoints;
 mod connections;
 mod cuda;

@@ -113,6 +113,7 @@ impl Generation for GrpcApi {
             kv_tokens_total: self.service.kv_tokens() as u64,
             max_concurrent_requests: narrow(info.max_concurrent_requests),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            chat_stop: self.service.chat_stops().to_vec(),
         }))
     }
 }

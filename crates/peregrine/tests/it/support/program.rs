@@ -4,7 +4,11 @@ use super::family::{Family, MARK, Process};
 use super::server::listening;
 use super::{seen, within};
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -16,6 +20,7 @@ use tokio::task::JoinHandle;
 pub struct Program {
     command: Command,
     input: Option<Vec<u8>>,
+    terminal: Option<Terminal>,
     family: Family,
 }
 
@@ -33,7 +38,7 @@ impl Program {
         command.env_remove("PEREGRINE_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // As a shell starts it, so that the group can be signalled as a terminal does.
         command.process_group(0).kill_on_drop(true);
-        Self { command, input: None, family }
+        Self { command, input: None, terminal: None, family }
     }
 
     /// With this on standard input.
@@ -61,6 +66,14 @@ impl Program {
         self
     }
 
+    /// With a terminal for its input and output.
+    pub fn terminal(mut self) -> Self {
+        let (terminal, program) = Terminal::open();
+        self.command.stdin(program.try_clone().expect("a descriptor")).stdout(program).env("TERM", "xterm");
+        self.terminal = Some(terminal);
+        self
+    }
+
     /// In this folder.
     pub fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
@@ -73,9 +86,14 @@ impl Program {
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), self.input) {
             tokio::spawn(async move { stdin.write_all(&input).await });
         }
-        let stdout = Output::collect(child.stdout.take());
+        // It holds the program's end of a terminal, whose output would not end.
+        drop(self.command);
+        let stdout = match &self.terminal {
+            Some(terminal) => terminal.collect(),
+            None => Output::collect(child.stdout.take()),
+        };
         let stderr = Output::collect(child.stderr.take());
-        Running { child, stdout, stderr, family: self.family }
+        Running { child, stdout, stderr, terminal: self.terminal, family: self.family }
     }
 
     /// Starts it and waits for its end.
@@ -89,6 +107,7 @@ pub struct Running {
     child: Child,
     stdout: Output,
     stderr: Output,
+    terminal: Option<Terminal>,
     family: Family,
 }
 
@@ -164,6 +183,17 @@ impl Running {
         self.stdout.contains(text).await;
     }
 
+    /// Types this in its terminal.
+    pub fn types(&mut self, keys: &str) {
+        self.terminal.as_mut().expect("it has a terminal").0.write_all(keys.as_bytes()).expect("it takes keys");
+    }
+
+    /// Whether the terminal hands over lines, and not each key.
+    pub fn takes_lines(&self) -> bool {
+        let terminal = self.terminal.as_ref().expect("it has a terminal");
+        tcgetattr(&terminal.0).expect("its settings").local_modes.contains(LocalModes::ICANON)
+    }
+
     /// The workers, in rank order, once there are `world` that load.
     pub async fn ranks(&self, world: usize) -> Vec<Process> {
         self.family.ranks(world).await
@@ -190,6 +220,34 @@ fn listening_ports(pid: i32) -> Vec<u16> {
     let listening = listening();
     let port = |link: &str| listening.iter().find(|(_, socket)| link == format!("socket:[{socket}]"));
     numbered.iter().filter_map(|(_, link)| port(link)).map(|(port, _)| *port).collect()
+}
+
+/// Our end of a terminal.
+struct Terminal(File);
+
+impl Terminal {
+    /// And the program's.
+    fn open() -> (Self, File) {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("it is ours");
+        let name = ptsname(&ours, Vec::new()).expect("its name").into_string().expect("UTF-8");
+        (Self(ours.into()), File::options().read(true).write(true).open(name).expect("the other end"))
+    }
+
+    /// What the program writes there.
+    fn collect(&self) -> Output {
+        let mut from = self.0.try_clone().expect("a descriptor");
+        let (to, text) = watch::channel(String::new());
+        let reader = tokio::task::spawn_blocking(move || {
+            let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+            // It ends with an error when the program has closed its end.
+            while let Ok(count @ 1..) = from.read(&mut part) {
+                bytes.extend_from_slice(&part[..count]);
+                to.send_replace(String::from_utf8_lossy(&bytes).into_owned());
+            }
+        });
+        Output { text, reader }
+    }
 }
 
 /// What a program writes, as it comes.

@@ -3,7 +3,7 @@
 use api::{Field, Grammar, Priority, Prompt, Range, Request, Sampling, Stop, TokenBias, Violation};
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +98,7 @@ impl Inputs {
 
 /// How a prompt is continued: TGI's parameters, as they are before validation. `None` is the default, which is given
 /// with each; JSON may say `null` for it. The other fields take no `null`, as in TGI.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Parameters {
     /// Make so many continuations and answer with the likeliest; 1.
