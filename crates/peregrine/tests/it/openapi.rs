@@ -1,6 +1,6 @@
 //! The OpenAPI document: of all routes, and with a page that needs nothing from elsewhere.
 
-use crate::support::Server;
+use crate::support::{HttpAnswer, Server};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ async fn the_document_has_every_route() {
             let answer = server.ask(&method, &concrete, "7").await;
             assert_ne!(answer.status, 405, "{method} {path}");
             assert!(answer.status != 404 || path.contains("{id}"), "{method} {path}: {answer:?}");
+            of_a_documented_type(&answer, &item[method.to_lowercase()], &format!("{method} {path}"));
             documented.insert(format!("{method} {path}").replace("{id}", "ID").replace("{name}", "NAME"));
         }
     }
@@ -31,6 +32,14 @@ async fn the_document_has_every_route() {
     }
     references(&document, &document);
     server.stop().await;
+}
+
+/// Where the document says which types an answer may have, it has one of them.
+fn of_a_documented_type(answer: &HttpAnswer, operation: &Value, route: &str) {
+    if let Some(types) = operation["responses"][answer.status.to_string()]["content"].as_object() {
+        let given = answer.head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or("no type");
+        assert!(types.keys().any(|documented| given.starts_with(documented)), "{route} has {given}: {answer:?}");
+    }
 }
 
 /// Every reference in the document leads somewhere.

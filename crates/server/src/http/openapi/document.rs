@@ -19,7 +19,6 @@ use utoipa::openapi::{Content, InfoBuilder, OpenApi, OpenApiBuilder, Paths, Ref,
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
-const HTML: &str = "text/html";
 const TEXT: &str = "text/plain";
 const OPEN_METRICS: &str = "application/openmetrics-text";
 const FRAMES: &str = "application/vnd.amazon.eventstream";
@@ -169,7 +168,8 @@ impl Draft {
 
     fn others(&mut self) {
         self.add(get("/health", "Whether the model serves", Vec::new()));
-        self.add(get("/", "The same; for browsers, a page", vec![(HTML, None)]));
+        // A type here would be a promise to all callers, and only browsers get the page.
+        self.add(get("/", "The same; for browsers, a page", Vec::new()));
         self.add(get("/metrics", "Metrics, for Prometheus", vec![(TEXT, None), (OPEN_METRICS, None)]));
     }
 
