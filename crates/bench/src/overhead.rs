@@ -105,7 +105,7 @@ pub async fn run(options: &OverheadOptions) -> Result<OverheadFigures, OverheadE
     engine::ready(&coordinator).await?;
     let failed = |error: &dyn Display| OverheadError::Server(error.to_string());
     let bind = async || TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(&error));
-    let listeners = Listeners { grpc: bind().await?, http: bind().await? };
+    let listeners = Listeners { grpc: bind().await?, http: bind().await?, metrics: None };
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| failed(&error));
     let addresses = Addresses { grpc: address(&listeners.grpc)?, http: address(&listeners.http)? };
     let (end, ended) = oneshot::channel::<()>();

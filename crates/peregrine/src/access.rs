@@ -1,8 +1,8 @@
 //! Where `serve` listens, and whom it lets in.
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
-use server::{Keys, Listeners, Tls, TlsFiles};
+use clap::{Args, value_parser};
+use server::{DEFAULT_CONNECTIONS_MAX, Keys, Listeners, Origin, Settings, Tls, TlsFiles};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tokio::net::{TcpListener, lookup_host};
@@ -17,6 +17,15 @@ pub struct AccessArgs {
     /// Where HTTP listens, as HOST:PORT.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http_addr: String,
+    /// Where metrics and health are to be had without key and TLS, as HOST:PORT. /metrics is there alone then.
+    #[arg(long, value_name = "ADDR")]
+    metrics_addr: Option<String>,
+    /// Connections of each of the addresses for gRPC and HTTP at once, at most.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CONNECTIONS_MAX as u32, value_parser = value_parser!(u32).range(1..=1 << 20))]
+    max_connections: u32,
+    /// Whose pages may call from a browser: SCHEME://HOST or SCHEME://HOST:PORT, or * for all. May be given several times.
+    #[arg(long, value_name = "ORIGIN")]
+    cors_allow_origin: Vec<Origin>,
     /// File of the keys of which callers must show one: one on each line, as KEY or NAME KEY. It is read again when it changes.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
@@ -54,26 +63,32 @@ impl AccessArgs {
         Ok(Listeners {
             grpc: bind("--grpc-addr", &self.grpc_addr, &grpc).await?,
             http: bind("--http-addr", &self.http_addr, &http).await?,
+            metrics: match &self.metrics_addr {
+                None => None,
+                Some(text) => {
+                    Some(bind("--metrics-addr", text, &addresses("--metrics-addr", text, true).await?).await?)
+                }
+            },
         })
     }
 
-    /// The keys of the file, if there is one.
+    /// What these flags ask of a server, all else being as usual.
     ///
     /// # Errors
     ///
-    /// If it has none.
-    pub fn keys(&self) -> Result<Option<Keys>> {
-        Ok(self.api_key_file.clone().map(Keys::open).transpose()?)
-    }
-
-    /// What listeners show, if they speak TLS.
-    ///
-    /// # Errors
-    ///
-    /// If the files do not have it.
-    pub fn tls(&self) -> Result<Option<Tls>> {
-        let (Some(cert), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else { return Ok(None) };
-        Ok(Some(Tls::open(TlsFiles { cert, key, client_ca: self.tls_client_ca.clone() })?))
+    /// If a file has not what it should have.
+    pub fn settings(&self) -> Result<Settings> {
+        let tls = match (self.tls_cert.clone(), self.tls_key.clone()) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key, client_ca: self.tls_client_ca.clone() }),
+            _ => None,
+        };
+        Ok(Settings {
+            keys: self.api_key_file.clone().map(Keys::open).transpose()?,
+            tls: tls.map(Tls::open).transpose()?,
+            cors: self.cors_allow_origin.clone(),
+            connections_max: self.max_connections as usize,
+            ..Settings::default()
+        })
     }
 }
 

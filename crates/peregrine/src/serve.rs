@@ -137,8 +137,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let settings = Settings {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
         payload_limit: args.payload_limit as usize,
-        keys: args.access.keys()?,
-        tls: args.access.tls()?,
+        ..args.access.settings()?
     };
     // The platform stands in front of a container, and shows no key of ours.
     let listeners = args.access.listen(args.sagemaker).await?;
@@ -159,6 +158,9 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     let info = service.info();
     info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);
+    if let Some(metrics) = &listeners.metrics {
+        info!("metrics on {}", metrics.local_addr()?);
+    }
     tokio::spawn(progress::show(coordinator.status()));
     tokio::select! {
         () = server::serve(service, listeners, settings, until_end(&args, &coordinator, &mut first)) => {}

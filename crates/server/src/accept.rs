@@ -1,9 +1,8 @@
 //! Accepting connections, and serving HTTP on them within limits.
 
-use crate::descriptors::descriptor_limit;
 use crate::limits::{
     HEADER_TIMEOUT, HTTP1_BUFFER_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PENDING_RESETS_MAX,
-    PROTOCOL_HEADER_BYTES_MAX, SMALL_BODY_BYTES, STREAM_ERRORS_MAX, STREAMS_MAX, connections_max,
+    PROTOCOL_HEADER_BYTES_MAX, SMALL_BODY_BYTES, STREAM_ERRORS_MAX, STREAMS_MAX,
 };
 use crate::opening::Opening;
 use crate::seldom::Seldom;
@@ -44,6 +43,8 @@ pub(crate) struct Acceptor {
     pub(crate) tls: Option<Tls>,
     /// Whether it speaks HTTP/2 alone, as gRPC does.
     pub(crate) http2_only: bool,
+    /// Connections at once.
+    pub(crate) connections_max: usize,
     /// How long a peer may read nothing of what is written to it.
     pub(crate) stall_limit: Duration,
 }
@@ -64,7 +65,7 @@ impl Acceptor {
 
     async fn accept_all(&self, graceful: &GracefulShutdown, closing: &watch::Receiver<bool>) {
         let (protocol, log) = (Arc::new(protocol(self.http2_only)), Arc::default());
-        let most = connections_max(descriptor_limit());
+        let most = self.connections_max;
         let (permits, mut trouble) = (Arc::new(Semaphore::new(most)), Trouble::new(self.name));
         loop {
             let permit = free(&permits, &mut trouble, most).await;

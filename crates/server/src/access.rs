@@ -1,7 +1,9 @@
 //! Who may call: a gate before the routes of each listener. docs/security.md has what is open.
 
+pub(crate) mod cors;
 mod keys;
 
+pub use cors::Origin;
 pub(crate) use keys::KeyError;
 pub use keys::{CallerName, Keys, first_key};
 

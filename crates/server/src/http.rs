@@ -26,6 +26,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tonic::Status;
 
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) stall_limit: Duration,
     /// Bytes of a body.
     pub(crate) payload_limit: usize,
+    /// Where the metrics are, if not among the routes.
+    pub(crate) metrics_at: Option<SocketAddr>,
 }
 
 /// All routes over one service.
@@ -46,35 +49,44 @@ pub(crate) fn router(shared: Shared) -> Router {
     routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(shared)
 }
 
+/// The routes of the listener for metrics.
+pub(crate) fn monitoring(shared: Shared) -> Router {
+    const ROUTES: &str = "GET /metrics, GET /health";
+    let nothing = async |uri: Uri| {
+        let message = format!("there is no {}; there are {ROUTES}", uri.path());
+        refused(uri.path(), Rejection { status: StatusCode::NOT_FOUND, message })
+    };
+    let routes = Router::new().route("/metrics", get(metrics)).route("/health", get(tgi::routes::health));
+    routes.fallback(nothing).with_state(Shared { metrics_at: None, ..shared })
+}
+
 /// What there is, by its dialects.
-fn routes() -> String {
-    let dialects = [
-        &["GET /metrics"][..],
-        tgi::routes::ROUTES,
-        openai::ROUTES,
-        sagemaker::ROUTES,
-        runtime::ROUTES,
-        openapi::ROUTES,
-    ];
+fn routes(shared: &Shared) -> String {
+    let own: &[&str] = if shared.metrics_at.is_none() { &["GET /metrics"] } else { &[] };
+    let dialects = [own, tgi::routes::ROUTES, openai::ROUTES, sagemaker::ROUTES, runtime::ROUTES, openapi::ROUTES];
     dialects.concat().join(", ")
 }
 
-async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+async fn not_found(State(shared): State<Shared>, uri: Uri, headers: HeaderMap) -> Response {
     let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc {
         return Status::unimplemented("this is the address of HTTP; gRPC has its own").into_http::<Body>();
     }
-    let message = format!("there is no {}; there are {}", uri.path(), routes());
+    let message = format!("there is no {}; there are {}", uri.path(), routes(&shared));
     refused(uri.path(), Rejection { status: StatusCode::NOT_FOUND, message })
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let message = format!("there is no {method} {}; there are {}", uri.path(), routes());
+async fn method_not_allowed(State(shared): State<Shared>, method: Method, uri: Uri) -> Response {
+    let message = format!("there is no {method} {}; there are {}", uri.path(), routes(&shared));
     refused(uri.path(), Rejection { status: StatusCode::METHOD_NOT_ALLOWED, message })
 }
 
 /// For Prometheus, in OpenMetrics where that is accepted.
 async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    if let Some(address) = shared.metrics_at {
+        let message = format!("/metrics is on an address of its own, {address} (--metrics-addr)");
+        return refused("/metrics", Rejection { status: StatusCode::NOT_FOUND, message });
+    }
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = match accepted.into_iter().any(|types| types.contains("application/openmetrics-text")) {
         true => Exposition::OpenMetrics,

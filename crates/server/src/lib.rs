@@ -30,13 +30,13 @@ mod tls;
 mod token_stream;
 mod tokenizing;
 
-pub use access::{CallerName, Keys, first_key};
+pub use access::{CallerName, Keys, Origin, first_key};
 pub use chat::{Chat, ChatOverflow};
 pub use descriptors::raise_descriptor_limit;
 pub use dialects::grpc::GrpcApi;
 pub use error::Error;
 pub use follow::FileError;
-pub use limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT};
+pub use limits::{DEFAULT_CONNECTIONS_MAX, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT};
 pub use listen::{Listeners, Settings, serve};
 pub use service::{Info, Service};
 pub use telemetry::{OtlpProtocol, Telemetry, Traces, TracesError};

@@ -57,8 +57,11 @@ pub(crate) const STREAM_ERRORS_MAX: usize = 64 << 10;
 /// enough that readers who have gone do not keep others out for long.
 pub const DEFAULT_STALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// Connections of one listener at once, if there are descriptors for so many.
-const CONNECTIONS_MAX: u64 = 4096;
+/// Connections of one listener at once where nobody says how many, if there are descriptors for so many.
+pub const DEFAULT_CONNECTIONS_MAX: usize = 4096;
+
+/// Connections of the listener for metrics.
+pub(crate) const METRICS_CONNECTIONS_MAX: usize = 32;
 
 /// Descriptors that are left for all else: listeners, workers, models' files.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -67,7 +70,8 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The connections of each of the two listeners, where the process may have so many `descriptors`.
-pub(crate) fn connections_max(descriptors: u64) -> usize {
-    (descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 2).clamp(8, CONNECTIONS_MAX) as usize
+/// The connections of each of the two listeners: `asked` for, where the process may have so many `descriptors`.
+pub(crate) fn connections_max(descriptors: u64, asked: usize) -> usize {
+    let others = DESCRIPTORS_RESERVED + METRICS_CONNECTIONS_MAX as u64;
+    asked.min((descriptors.saturating_sub(others) / 2).max(8) as usize)
 }

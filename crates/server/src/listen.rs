@@ -1,11 +1,15 @@
 //! The APIs on their listeners.
 
 use crate::accept::Acceptor;
-use crate::access::{Gate, Keys};
+use crate::access::{Gate, Keys, Origin, cors};
+use crate::descriptors::descriptor_limit;
 use crate::dialects::grpc::{self, reflection};
-use crate::http::{self, Shared, router};
+use crate::http::{self, Shared, monitoring, router};
 use crate::incoming::LargeBodies;
-use crate::limits::{DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, GRPC_MESSAGE_BYTES_MAX};
+use crate::limits::{
+    DEFAULT_CONNECTIONS_MAX, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, GRPC_MESSAGE_BYTES_MAX,
+    METRICS_CONNECTIONS_MAX, connections_max,
+};
 use crate::telemetry::observed;
 use crate::{GrpcApi, Service, Tls};
 use coordinator::Status;
@@ -33,6 +37,8 @@ pub struct Listeners {
     pub grpc: TcpListener,
     /// For HTTP.
     pub http: TcpListener,
+    /// For metrics and health without key and TLS, if they are not to be had by HTTP alone.
+    pub metrics: Option<TcpListener>,
 }
 
 /// Who may ask, and what a request may take of the server.
@@ -46,11 +52,22 @@ pub struct Settings {
     pub keys: Option<Keys>,
     /// What both listeners show their clients. Without it they speak no TLS.
     pub tls: Option<Tls>,
+    /// Whose pages may call from a browser.
+    pub cors: Vec<Origin>,
+    /// Connections of each listener at once, if there are descriptors for so many.
+    pub connections_max: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stall_limit: DEFAULT_STALL_LIMIT, payload_limit: DEFAULT_PAYLOAD_LIMIT, keys: None, tls: None }
+        Self {
+            stall_limit: DEFAULT_STALL_LIMIT,
+            payload_limit: DEFAULT_PAYLOAD_LIMIT,
+            keys: None,
+            tls: None,
+            cors: Vec::new(),
+            connections_max: DEFAULT_CONNECTIONS_MAX,
+        }
     }
 }
 
@@ -83,25 +100,16 @@ impl GrpcApi {
 /// Serves until `end` resolves, and then as long as open calls take, within a limit. A client that reads nothing of an answer for
 /// the limit of `settings` loses it.
 pub async fn serve(service: Service, listeners: Listeners, settings: Settings, end: impl Future<Output = ()>) {
-    let Settings { stall_limit, payload_limit, keys, tls } = settings;
     let (closing, closed) = watch::channel(false);
     let mut health = HealthReporter::new();
-    let (bodies, telemetry) = (LargeBodies::default(), service.telemetry().clone());
-    let api = GrpcApi::new(service.clone(), Some(stall_limit));
-    let grpc = grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone());
-    let grpc = Acceptor {
-        name: "gRPC",
-        listener: listeners.grpc,
-        routes: observed(grpc, telemetry.clone(), true),
-        tls: tls.clone(),
-        http2_only: true,
-        stall_limit,
+    let telemetry = service.telemetry().clone();
+    let [grpc, http, metrics] = acceptors(service, listeners, settings, &health);
+    let run = async |acceptor: Option<Acceptor>| {
+        if let Some(acceptor) = acceptor {
+            acceptor.run(closed.clone()).await;
+        }
     };
-    let routes = router(Shared { service, stall_limit, payload_limit });
-    let routes = http::limited(routes, Gate::http(keys), bodies, payload_limit);
-    let routes = observed(routes, telemetry.clone(), false);
-    let http = Acceptor { name: "HTTP", listener: listeners.http, routes, tls, http2_only: false, stall_limit };
-    let both = async { tokio::join!(grpc.run(closed.clone()), http.run(closed)) };
+    let all = async { tokio::join!(run(grpc), run(http), run(metrics)) };
     let limit = async {
         end.await;
         // Otherwise whoever watches would hold the connection open.
@@ -112,11 +120,61 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
         tokio::time::sleep(CLOSE_LIMIT).await;
     };
     tokio::select! {
-        _ = both => {}
+        _ = all => {}
         () = limit => {}
     }
     // The exporter has a thread of its own, and waiting for it would hold up this one.
     let _ = tokio::task::spawn_blocking(move || telemetry.flush()).await;
+}
+
+/// What is served on each listener.
+fn acceptors(
+    service: Service,
+    listeners: Listeners,
+    settings: Settings,
+    health: &HealthReporter,
+) -> [Option<Acceptor>; 3] {
+    let Settings { stall_limit, payload_limit, keys, tls, cors, connections_max: asked } = settings;
+    let connections_max = connections_max(descriptor_limit(), asked);
+    let metrics_at = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (bodies, telemetry) = (LargeBodies::default(), service.telemetry().clone());
+    let api = GrpcApi::new(service.clone(), Some(stall_limit));
+    let routes = grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone());
+    let grpc = Acceptor {
+        name: "gRPC",
+        listener: listeners.grpc,
+        routes: observed(routes, telemetry.clone(), true),
+        tls: tls.clone(),
+        http2_only: true,
+        connections_max,
+        stall_limit,
+    };
+    let shared = Shared { service, stall_limit, payload_limit, metrics_at };
+    let routes = http::limited(router(shared.clone()), Gate::http(keys), bodies.clone(), payload_limit);
+    let routes = observed(routes, telemetry, false);
+    let http = Acceptor {
+        name: "HTTP",
+        listener: listeners.http,
+        // Browsers ask without a key whether they may send one.
+        routes: match cors::layer(&cors) {
+            Some(layer) => routes.layer(layer),
+            None => routes,
+        },
+        tls,
+        http2_only: false,
+        connections_max,
+        stall_limit,
+    };
+    let metrics = listeners.metrics.map(|listener| Acceptor {
+        name: "metrics",
+        listener,
+        routes: http::limited(monitoring(shared), Gate::http(None), bodies, payload_limit),
+        tls: None,
+        http2_only: false,
+        connections_max: METRICS_CONNECTIONS_MAX,
+        stall_limit,
+    });
+    [Some(grpc), Some(http), metrics]
 }
 
 /// Tells the health service how the model is.

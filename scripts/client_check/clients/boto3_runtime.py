@@ -7,6 +7,7 @@ import botocore
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError, ReadTimeoutError
 
+from client_check.authority import secured_server
 from client_check.checks import (
     MESSAGES,
     PROMPT,
@@ -248,3 +249,23 @@ def model_fails_in_a_stream(_):
         with raises(EventStreamError, "Request failed during generation") as caught:
             list(parts)
         equal(caught[0].response["Error"]["Code"], "ModelStreamError")
+
+
+@check_with_own_server
+def tls_and_keys(_):
+    """A key beside the signature, as docs/security.md has it."""
+    with secured_server() as server:
+
+        def ask(key):
+            runtime = boto3.client("sagemaker-runtime", endpoint_url=server.url, verify=server.ca)
+            if key:
+                runtime.meta.events.register(
+                    "before-sign.sagemaker-runtime.*", lambda request, **_: request.headers.add_header("x-api-key", key)
+                )
+            body = json.dumps({"inputs": PROMPT, "parameters": {"max_new_tokens": 1}})
+            return runtime.invoke_endpoint(EndpointName=ENDPOINT, ContentType="application/json", Body=body)
+
+        assert json.load(ask(server.key)["Body"])[0]["generated_text"]
+        for key in [None, server.key + "x"]:
+            with raises(ClientError, "AccessDeniedException", "key", derived=True):
+                ask(key)

@@ -3,7 +3,8 @@
 import json
 import subprocess
 
-from client_check.checks import MESSAGES, PROMPT, SEPARATORS, STORY, check, contains, equal
+from client_check.authority import secured_server
+from client_check.checks import MESSAGES, PROMPT, SEPARATORS, STORY, check, check_with_own_server, contains, equal
 
 
 def version():
@@ -56,3 +57,16 @@ def http2(server):
     body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 4}}
     answer = json.loads(post(f"{server.url}/generate", body, "--http2-prior-knowledge"))
     equal(answer["generated_text"], server.text(max_new_tokens=4))
+
+
+@check_with_own_server
+def tls_and_keys(_):
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 4}}
+    shown = ["--output", "answer", "--write-out", "%{http_code} %{http_version}"]
+    with secured_server() as server:
+        trusted = ["--cacert", server.ca]
+        for header in [f"authorization: Bearer {server.key}", f"x-api-key: {server.key}"]:
+            equal(post(f"{server.url}/generate", body, *trusted, "--header", header, *shown), "200 2")
+        for key in [[], ["--header", f"x-api-key: {server.key}x"]]:
+            equal(post(f"{server.url}/generate", body, *trusted, *key, *shown), "401 2")
+        contains(post(f"{server.plain_url}/generate", body), "this port speaks TLS")

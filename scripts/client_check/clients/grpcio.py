@@ -7,6 +7,7 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
+from client_check.authority import secured_server
 from client_check.checks import (
     PROMPT,
     STORY,
@@ -24,8 +25,8 @@ SERVICE = "peregrine.v1.Generation"
 class Stub:
     """Calls methods of the service by name, with fields as keywords."""
 
-    def __init__(self, server):
-        self.channel = grpc.insecure_channel(server.grpc)
+    def __init__(self, server, channel=None):
+        self.channel = channel or grpc.insecure_channel(server.grpc)
         self.database = ProtoReflectionDescriptorDatabase(self.channel)
         self.service = DescriptorPool(self.database).FindServiceByName(SERVICE)
 
@@ -139,3 +140,21 @@ def a_broken_stream(_):
         assert next(stream).tokens
         server.kill_workers()
         refused(lambda: list(stream), grpc.StatusCode.UNAVAILABLE)
+
+
+@check_with_own_server
+def tls_and_keys(_):
+    with secured_server() as server:
+        with open(server.ca, "rb") as file:
+            tls = grpc.ssl_channel_credentials(file.read())
+
+        def stub(key):
+            keyed = grpc.composite_channel_credentials(tls, grpc.access_token_call_credentials(key))
+            return Stub(server, grpc.secure_channel(server.grpc, keyed))
+
+        assert stub(server.key).call("Generate", inputs=PROMPT, parameters={"max_new_tokens": 1}).generated_text
+        error = refused(lambda: stub(server.key + "x").call("Generate", inputs=PROMPT), grpc.StatusCode.UNAUTHENTICATED)
+        contains(error.details(), "key")
+        # Whether it serves is told to all.
+        health = grpc.secure_channel(server.grpc, tls).unary_unary("/grpc.health.v1.Health/Check")
+        equal(health(b"", timeout=60), b"\x08\x01")

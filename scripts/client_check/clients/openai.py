@@ -2,10 +2,12 @@
 
 import asyncio
 import functools
+import ssl
 import time
 
 import openai
 
+from client_check.authority import secured_server
 from client_check.checks import (
     MESSAGES,
     PROMPT,
@@ -306,3 +308,14 @@ def model_fails_in_a_stream(_):
             server.kill_workers()
             with raises(openai.APIError, "worker ended"):
                 list(stream)
+
+
+@check_with_own_server
+def tls_and_keys(_):
+    with secured_server() as server:
+        http = openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=server.ca))
+        inference = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, http_client=http, max_retries=0)
+        assert inference.completions.create(model="any", prompt=PROMPT, max_tokens=1).choices[0].text
+        with raises(openai.AuthenticationError, "key") as caught:
+            inference.with_options(api_key=server.key + "x").models.list()
+        equal(caught[0].code, "invalid_api_key")

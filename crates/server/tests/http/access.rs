@@ -3,7 +3,7 @@
 use crate::scripted::{Answer, Script, Server};
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
-use server::{Keys, Settings};
+use server::{Keys, Origin, Settings};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -36,14 +36,19 @@ fn shown(key: &str) -> [String; 3] {
     ]
 }
 
-/// A server with the keys of a file.
-async fn with_keys(text: &str) -> (Server, NamedTempFile) {
+/// A server with the keys of a file, set up besides.
+async fn with_keys_and(text: &str, set_up: impl FnOnce(&mut Script)) -> (Server, NamedTempFile) {
     let file = NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), text).expect("it can be written");
     let keys = Some(Keys::open(file.path().to_owned()).expect("keys"));
     let settings = Settings { keys, ..Settings::default() };
-    let server = Script { settings, ..Script::new(&[" yes"]) }.serve().await;
-    (server, file)
+    let mut script = Script { settings, ..Script::new(&[" yes"]) };
+    set_up(&mut script);
+    (script.serve().await, file)
+}
+
+async fn with_keys(text: &str) -> (Server, NamedTempFile) {
+    with_keys_and(text, |_| {}).await
 }
 
 async fn ask(server: &Server, method: &str, path: &str, lines: &str) -> Answer {
@@ -263,4 +268,64 @@ async fn the_document_says_how_a_key_is_sent() {
     let document: Value = server.get("/openapi.json").await.json();
     assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer", "{document}");
     assert!(document["security"][0]["key"].is_array(), "{document}");
+}
+
+#[tokio::test]
+async fn metrics_may_have_an_address_of_their_own() {
+    let (server, _file) = with_keys_and(ALICE, |script| script.has_metrics_port = true).await;
+    let key = format!("X-Api-Key: {ALICE}\r\n");
+    is_denied("GET", "/metrics", &ask(&server, "GET", "/metrics", "").await);
+    let elsewhere = ask(&server, "GET", "/metrics", &key).await;
+    let metrics = server.metrics.expect("an address");
+    assert!(elsewhere.status == 404 && elsewhere.body.contains(&metrics.to_string()), "{elsewhere:?}");
+    assert_eq!(ask(&server, "GET", "/health", "").await.status, 200);
+    let ask_there = async |method: &str, path: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\nContent-Length: 2");
+        Server::send_to(metrics, &format!("{head}\r\n\r\n{{}}")).await
+    };
+    let answer = ask_there("GET", "/metrics").await;
+    assert!(answer.status == 200 && answer.body.contains("tgi_request_count"), "{answer:?}");
+    for path in paths(&server, ALICE).await {
+        for method in METHODS {
+            let (status, has_it) = (ask_there(method, &path).await.status, path == "/metrics" || path == "/health");
+            let expected = match method {
+                _ if !has_it => 404,
+                "GET" | "HEAD" => 200,
+                _ => 405,
+            };
+            assert_eq!(status, expected, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_the_origins_that_were_named_may_call() {
+    const OURS: &str = "https://ours.example";
+    let preflight = |origin: &str| {
+        format!(
+            "Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization, x-own\r\n"
+        )
+    };
+    let allowed = |answer: &Answer| answer.header("access-control-allow-origin").map(str::to_owned);
+    for (origins, theirs, ours_is) in [(&[OURS, "http://localhost:3000"][..], None, OURS), (&["*"], Some("*"), "*")] {
+        let origins: Vec<Origin> = origins.iter().map(|origin| origin.parse().expect("an origin")).collect();
+        let (server, _file) = with_keys_and(ALICE, |script| script.settings.cors = origins).await;
+        let answer = ask(&server, "OPTIONS", "/v1/chat/completions", &preflight(OURS)).await;
+        assert_eq!((answer.status, allowed(&answer).as_deref()), (200, Some(ours_is)), "{answer:?}");
+        assert_eq!(answer.header("access-control-allow-headers"), Some("authorization, x-own"), "{answer:?}");
+        // A page sees why it is refused, too.
+        for lines in [format!("Origin: {OURS}\r\n"), format!("Origin: {OURS}\r\nX-Api-Key: {ALICE}\r\n")] {
+            let answer = ask(&server, "GET", "/info", &lines).await;
+            assert_eq!(allowed(&answer).as_deref(), Some(ours_is), "{answer:?}");
+            assert_eq!(answer.status == 200, lines.contains(ALICE), "{answer:?}");
+        }
+        for other in ["https://theirs.example", "http://ours.example", "https://ours.example.theirs.example"] {
+            let answer = ask(&server, "OPTIONS", "/v1/chat/completions", &preflight(other)).await;
+            assert_eq!(allowed(&answer).as_deref(), theirs, "{other}: {answer:?}");
+        }
+    }
+    let (server, _file) = with_keys(ALICE).await;
+    is_denied("OPTIONS", "/info", &ask(&server, "OPTIONS", "/info", &preflight(OURS)).await);
+    let answer = ask(&server, "GET", "/health", &format!("Origin: {OURS}\r\n")).await;
+    assert!(answer.status == 200 && !answer.head.to_lowercase().contains("access-control"), "{answer:?}");
 }

@@ -39,6 +39,8 @@ pub struct Script {
     pub template: Option<&'static str>,
     pub overflow: ChatOverflow,
     pub settings: Settings,
+    /// Whether the metrics have a listener of their own.
+    pub has_metrics_port: bool,
 }
 
 impl Script {
@@ -57,6 +59,7 @@ impl Script {
             template: None,
             overflow: ChatOverflow::Error,
             settings: Settings::default(),
+            has_metrics_port: false,
         }
     }
 
@@ -80,6 +83,7 @@ pub fn tokenizer() -> Tokenizer {
 pub struct Server {
     pub address: SocketAddr,
     pub grpc: SocketAddr,
+    pub metrics: Option<SocketAddr>,
     /// What its ranks were asked for.
     asked: Arc<Mutex<Vec<NewSequence>>>,
 }
@@ -145,7 +149,7 @@ impl Server {
             }
         };
         let chat = Chat { template, overflow: script.overflow };
-        let settings = script.settings.clone();
+        let (settings, has_metrics_port) = (script.settings.clone(), script.has_metrics_port);
         let coordinator = Coordinator::start(
             config,
             Workers::InProcess(vec![rank(script, Arc::clone(&asked))]),
@@ -166,11 +170,14 @@ impl Server {
         let pool = TokenizerPool::start(tokenizer, 1, PERMITS).expect("a thread");
         let service = Service::new(coordinator, pool, chat, vec![EOS], info, telemetry);
         let bind = || TcpListener::bind("127.0.0.1:0");
-        let listeners = Listeners { grpc: bind().await.expect("a port"), http: bind().await.expect("a port") };
+        let [grpc, http, metrics] = [bind().await, bind().await, bind().await].map(|port| port.expect("a port"));
+        let metrics = has_metrics_port.then_some(metrics);
+        let listeners = Listeners { grpc, http, metrics };
         let address = listeners.http.local_addr().expect("an address");
         let grpc = listeners.grpc.local_addr().expect("an address");
+        let metrics = listeners.metrics.as_ref().map(|metrics| metrics.local_addr().expect("an address"));
         tokio::spawn(server::serve(service, listeners, settings, std::future::pending()));
-        Self { address, grpc, asked }
+        Self { address, grpc, metrics, asked }
     }
 
     /// What the ranks were asked for since the last time.
@@ -219,8 +226,12 @@ impl Server {
     }
 
     pub async fn send(&self, request: &str) -> Answer {
+        Self::send_to(self.address, request).await
+    }
+
+    pub async fn send_to(address: SocketAddr, request: &str) -> Answer {
         let exchange = async {
-            let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+            let mut stream = TcpStream::connect(address).await.expect("it listens");
             stream.write_all(request.as_bytes()).await.expect("it reads");
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await.expect("it answers");

@@ -272,3 +272,23 @@ async fn what_cannot_be_used_is_named() {
     let said = open(None);
     assert!(said.contains("--tls-cert") && said.contains("it has no certificate"), "{said}");
 }
+
+/// A handshake has its place among the connections from its first byte on.
+#[tokio::test]
+async fn handshakes_count_as_connections() {
+    let authority = Authority::new("ours");
+    let files = Files::new(&authority.identity());
+    let server = serve(Settings { connections_max: 2, ..settings(&files, None) }).await;
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        idle.push(TcpStream::connect(server.address).await.expect("it listens"));
+    }
+    let client = TlsClient::new(&[&authority], None, &["http/1.1"]);
+    let mut third = tokio::spawn(async move { exchange(&client, server.address, GET).await });
+    // The two are closed after 10 s.
+    assert!(timeout(Duration::from_millis(500), &mut third).await.is_err(), "there is no room for it");
+    get_info(server.grpc, &authority, None).await.expect("the other listener has its own");
+    drop(idle.pop());
+    let answer = timeout(LIMIT, third).await.expect("it hangs").expect("no panic").expect("there is room");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
