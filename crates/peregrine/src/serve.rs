@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use coordinator::{Coordinator, Status};
 use runtime::{Engine, EngineOptions};
-use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Settings, Traces};
+use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Sampling, Settings, Traces};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,6 +63,9 @@ pub struct ServeArgs {
     /// The part of requests that is traced, from 0 to 1, where their callers do not say.
     #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio, requires = "otlp_endpoint")]
     trace_sample_ratio: f64,
+    /// The most traces a second of requests whose callers do not say.
+    #[arg(long, value_name = "N", default_value_t = 50, requires = "otlp_endpoint")]
+    traces_per_second: u32,
     /// What was made of those variables.
     #[arg(skip)]
     pub environment: Environment,
@@ -111,7 +114,8 @@ impl ServeArgs {
             Otlp::Grpc => OtlpProtocol::Grpc,
             Otlp::Http => OtlpProtocol::HttpProtobuf,
         };
-        let export = |endpoint: &String| Traces::export(endpoint, protocol, self.trace_sample_ratio);
+        let sampling = Sampling { ratio: self.trace_sample_ratio, per_second: self.traces_per_second };
+        let export = |endpoint: &String| Traces::export(endpoint, protocol, sampling);
         self.otlp_endpoint.as_ref().map(export).transpose().context("--otlp-endpoint")
     }
 

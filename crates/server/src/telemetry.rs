@@ -4,12 +4,13 @@ mod layer;
 mod metrics;
 mod outcome;
 mod record;
+mod token_histogram;
 mod traces;
 
 pub(crate) use layer::observed;
 pub(crate) use outcome::Outcome;
 pub(crate) use record::{Generated, GenerationGuard, RequestRecord};
-pub use traces::{OtlpProtocol, Traces, TracesError};
+pub use traces::{OtlpProtocol, Sampling, Traces, TracesError};
 
 use crate::Info;
 use coordinator::{Activity, Observer, StepRecord};

@@ -1,6 +1,7 @@
 //! Metrics for Prometheus. docs/operations.md says what each means. Names that begin with `tgi_` are those of Text Generation
 //! Inference, whose dashboards read them; the others are the field's usual ones.
 
+use super::token_histogram::TokenHistogram;
 use super::{Generated, Outcome};
 use crate::Info;
 use coordinator::{Activity, StepRecord};
@@ -138,7 +139,7 @@ struct Requests {
     generated_tokens: Histogram,
     skipped_tokens: Histogram,
     time_to_first_token: Traced,
-    inter_token_latency: Histogram,
+    inter_token_latency: TokenHistogram,
     end_to_end: Traced,
     queue_time: Traced,
 }
@@ -293,7 +294,7 @@ impl Requests {
             inter_token_latency: register.seconds(
                 "peregrine_inter_token_latency",
                 "From a token of a sequence until its next",
-                time(),
+                TokenHistogram::default(),
             ),
             end_to_end: register.seconds(
                 "peregrine_e2e_request_latency",
@@ -445,7 +446,7 @@ impl Metrics {
 
     /// A token has come, so long after the one before it.
     pub(super) fn next_token(&self, after: Duration) {
-        self.requests.inter_token_latency.observe(after.as_secs_f64());
+        self.requests.inter_token_latency.observe(after);
     }
 
     /// A request to generate has ended.

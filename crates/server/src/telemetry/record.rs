@@ -91,7 +91,7 @@ impl RequestRecord {
     /// One that came with these headers.
     pub(super) fn of(telemetry: &Telemetry, head: Head, headers: &HeaderMap) -> Arc<Self> {
         let parent = parent_of(headers);
-        let span = telemetry.traces().map(|traces| traces.begin(&head, &parent)).filter(Span::is_recording);
+        let span = telemetry.traces().and_then(|traces| traces.begin(&head, &parent));
         let trace = span.as_ref().map_or_else(|| trace_id(&parent), |span| Some(span.span_context().trace_id()));
         Self::new(telemetry, head, trace, span)
     }

@@ -17,7 +17,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan,
 };
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 
 /// How long the collector may take for an export.
@@ -52,23 +53,51 @@ pub enum TracesError {
     Exporter { endpoint: String, error: ExporterBuildError },
 }
 
+/// Which requests are traced, where their callers do not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// The part of them, from 0 to 1.
+    pub ratio: f64,
+    /// The most a second: a trace costs about as much as a hundred tokens.
+    pub per_second: u32,
+}
+
 /// Makes spans, and exports them.
 #[derive(Clone, Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
+    limit: Arc<Mutex<RateLimit>>,
+}
+
+/// So many in each second.
+#[derive(Debug)]
+struct RateLimit {
+    per_second: u32,
+    second: Instant,
+    taken: u32,
+}
+
+impl RateLimit {
+    fn take(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.taken) = (now, 0);
+        }
+        let is_free = self.taken < self.per_second;
+        self.taken += u32::from(is_free);
+        is_free
+    }
 }
 
 impl Traces {
-    /// Exports to the collector at `endpoint`. Of requests whose caller does not say whether they are sampled, a part
-    /// `sample_ratio` is.
+    /// Exports to the collector at `endpoint`.
     ///
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// [`TracesError`], if the endpoint is none. Whether it answers is seen later.
-    pub fn export(endpoint: &str, protocol: OtlpProtocol, sample_ratio: f64) -> Result<Self, TracesError> {
+    pub fn export(endpoint: &str, protocol: OtlpProtocol, sampling: Sampling) -> Result<Self, TracesError> {
         if !endpoint.starts_with("http://") || endpoint.parse::<axum::http::Uri>().is_err() {
             return Err(TracesError::Endpoint { endpoint: endpoint.to_owned() });
         }
@@ -88,10 +117,11 @@ impl Traces {
         let config = BatchConfigBuilder::default().with_max_queue_size(QUEUED_SPANS_MAX).build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(config).build())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample_ratio))))
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sampling.ratio))))
             .with_resource(opentelemetry_sdk::Resource::builder().with_service_name("peregrine").build())
             .build();
-        Ok(Self { tracer: provider.tracer("peregrine"), provider })
+        let limit = RateLimit { per_second: sampling.per_second, second: Instant::now(), taken: 0 };
+        Ok(Self { tracer: provider.tracer("peregrine"), provider, limit: Arc::new(Mutex::new(limit)) })
     }
 
     /// Waits for what is left to be exported, for a while.
@@ -100,15 +130,20 @@ impl Traces {
         let _ = self.provider.shutdown_with_timeout(FLUSH_LIMIT);
     }
 
-    /// Begins the span of a request, which goes on with its caller's trace if there is one.
-    pub(super) fn begin(&self, head: &Head, parent: &Context) -> SdkSpan {
+    /// Begins the span of a request, if it is traced. It goes on with its caller's trace if there is one.
+    pub(super) fn begin(&self, head: &Head, parent: &Context) -> Option<SdkSpan> {
+        let is_free = || self.limit.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if trace_id(parent).is_none() && !is_free() {
+            return None;
+        }
         let attributes = [
             KeyValue::new("gen_ai.request.id", head.id.clone()),
             KeyValue::new("peregrine.dialect", head.dialect),
             KeyValue::new("client.address", head.address.clone()),
         ];
         let span = self.tracer.span_builder(head.route.clone()).with_kind(SpanKind::Server);
-        span.with_attributes(attributes).start_with_context(&self.tracer, parent)
+        let span = span.with_attributes(attributes).start_with_context(&self.tracer, parent);
+        span.is_recording().then_some(span)
     }
 
     /// Ends the span of a request to generate, which came to the service at `arrived`, and tells what it was made of.

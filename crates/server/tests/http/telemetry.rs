@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use serde_json::{Value, json};
-use server::{OtlpProtocol, Telemetry, Traces};
+use server::{OtlpProtocol, Sampling, Telemetry, Traces};
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -17,6 +17,9 @@ use tonic::{Request, Response, Status};
 const ID: &str = "a-request-of-ours";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
+
+/// Nothing is traced unless its caller says so.
+const NONE: Sampling = Sampling { ratio: 0.0, per_second: 1000 };
 
 /// A request to generate with its id and its trace.
 async fn ask(server: &Server, id: &str) {
@@ -252,7 +255,7 @@ fn attribute(span: &Span, key: &str) -> Option<Attribute> {
 
 async fn is_traced(protocol: OtlpProtocol) {
     let (collected, address) = collector(protocol).await;
-    let telemetry = Telemetry::with_traces(Some(Traces::export(&address, protocol, 0.0).expect("an exporter")));
+    let telemetry = Telemetry::with_traces(Some(Traces::export(&address, protocol, NONE).expect("an exporter")));
     let script = Script { pause: Duration::from_millis(5), ..Script::new(&["one two three"]) };
     let server = Server::start(script, telemetry.clone()).await;
     ask(&server, ID).await;
@@ -298,7 +301,7 @@ async fn spans_are_exported_over_http() {
 #[tokio::test]
 async fn what_is_no_endpoint_is_refused() {
     for endpoint in ["", "localhost:4317", "https://localhost:4317", "http://a b"] {
-        let error = Traces::export(endpoint, OtlpProtocol::Grpc, 1.0).expect_err("it is none").to_string();
+        let error = Traces::export(endpoint, OtlpProtocol::Grpc, NONE).expect_err("it is none").to_string();
         assert!(error.contains("http://HOST:PORT"), "{error}");
     }
 }
