@@ -10,8 +10,8 @@ pub use cuda::CudaArgs;
 use model::FalconConfig;
 use runtime::{BackendChoice, EngineOptions, WorkerCommand};
 use rustix::param::linux_execfn;
-use server::ChatOverflow;
 use server::dialects::tgi;
+use server::{ChatOverflow, TelemetryOptions};
 use sizing::Asked;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -203,7 +203,7 @@ impl EngineArgs {
             tgi: self.tgi.into(),
             chat_template: None,
             chat_overflow: ChatOverflow::default(),
-            traces: None,
+            telemetry: TelemetryOptions::default(),
             tokenizer_threads: self.tokenizer_threads as usize,
             threads_per_rank: self.threads_per_rank.map(|threads| threads as usize),
             isa: self.isa,

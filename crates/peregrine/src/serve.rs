@@ -11,7 +11,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use coordinator::{Coordinator, Status};
 use runtime::{Engine, EngineOptions};
-use server::{ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Sampling, Settings, Traces};
+use server::{
+    ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Sampling, Settings, TelemetryOptions,
+    Traces,
+};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +57,9 @@ pub struct ServeArgs {
     /// What a line of the log is.
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// Put prompts and what was generated into the log, up to 4,096 bytes of each.
+    #[arg(long)]
+    log_prompts: bool,
     /// Export traces over OTLP to the collector there, as http://HOST:PORT.
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
@@ -124,8 +130,9 @@ impl ServeArgs {
             Overflow::Error => ChatOverflow::Error,
             Overflow::Cut => ChatOverflow::Cut,
         };
-        let (chat_template, traces) = (self.chat_template.clone(), self.traces()?);
-        Ok(EngineOptions { chat_template, chat_overflow, traces, ..self.engine.options()? })
+        let chat_template = self.chat_template.clone();
+        let telemetry = TelemetryOptions { traces: self.traces()?, log_prompts: self.log_prompts };
+        Ok(EngineOptions { chat_template, chat_overflow, telemetry, ..self.engine.options()? })
     }
 }
 

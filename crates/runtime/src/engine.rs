@@ -9,7 +9,7 @@ use backend_cpu::Isa;
 use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
 use model::FalconConfig;
 use server::dialects::tgi;
-use server::{Chat, ChatOverflow, Info, Service, Telemetry, TokenizerPool, Traces};
+use server::{Chat, ChatOverflow, Info, Service, Telemetry, TelemetryOptions, TokenizerPool};
 use sizing::{Asked, CONCURRENT_REQUESTS_MAX, Fit};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,8 +53,8 @@ pub struct EngineOptions {
     pub chat_template: Option<PathBuf>,
     /// What is done with a conversation that is too long.
     pub chat_overflow: ChatOverflow,
-    /// Where traces go; `None`: nowhere.
-    pub traces: Option<Traces>,
+    /// What is told of requests.
+    pub telemetry: TelemetryOptions,
     /// Threads that tokenize prompts.
     pub tokenizer_threads: usize,
     /// Threads that compute in each rank; `None`: an even share of the cores. (cpu)
@@ -107,7 +107,7 @@ impl EngineOptions {
             tgi: tgi::Limits::default(),
             chat_template: None,
             chat_overflow: ChatOverflow::default(),
-            traces: None,
+            telemetry: TelemetryOptions::default(),
             tokenizer_threads: Self::TOKENIZER_THREADS,
             threads_per_rank: None,
             isa: None,
@@ -143,7 +143,7 @@ impl Engine {
         let Prepared { tokenizer, chat, eos, info, processes, scheduling } = Prepared::new(options, world as usize)?;
         let tokenizing = TokenizerPool::start(tokenizer, options.tokenizer_threads, info.max_concurrent_requests)
             .map_err(EngineError::TokenizerThreads)?;
-        let telemetry = Telemetry::with_traces(options.traces.clone());
+        let telemetry = Telemetry::new(options.telemetry.clone());
         let workers = Workers::Processes(processes);
         let coordinator = Coordinator::start(scheduling, workers, Arc::new(telemetry.clone()));
         let service = Service::new(coordinator.clone(), tokenizing, chat, eos, info, telemetry);

@@ -39,7 +39,7 @@ pub use follow::FileError;
 pub use limits::{DEFAULT_CONNECTIONS_MAX, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT};
 pub use listen::{Listeners, Settings, serve};
 pub use service::{Info, Service};
-pub use telemetry::{OtlpProtocol, Sampling, Telemetry, Traces, TracesError};
+pub use telemetry::{OtlpProtocol, Sampling, Telemetry, TelemetryOptions, Traces, TracesError};
 pub use tls::{Tls, TlsFiles};
 pub use token_stream::TokenStream;
 pub use tokenizing::TokenizerPool;

@@ -56,6 +56,11 @@ impl Sequence {
         self.text.text()
     }
 
+    /// The text of the prompt, with special tokens.
+    pub(crate) fn prompt_text(&self) -> String {
+        self.tokenizer.decode(&self.request.prompt, false)
+    }
+
     pub(crate) fn take_text(&mut self) -> &str {
         self.text.take()
     }

@@ -23,30 +23,39 @@ use std::time::Duration;
 #[derive(Clone, Default)]
 pub struct Telemetry(Arc<Shared>);
 
+/// What is told beside metrics and lines without texts.
+#[derive(Clone, Debug, Default)]
+pub struct TelemetryOptions {
+    /// Where traces go; `None`: nowhere.
+    pub traces: Option<Traces>,
+    /// The log has the beginnings of prompts and of what was generated.
+    pub log_prompts: bool,
+}
+
 #[derive(Default)]
 struct Shared {
     metrics: Metrics,
-    traces: Option<Traces>,
+    options: TelemetryOptions,
     /// The model's name, once that is known.
     model: OnceLock<String>,
 }
 
 impl Telemetry {
-    /// As by default, with traces.
+    /// What tells of these things, too.
     #[must_use]
-    pub fn with_traces(traces: Option<Traces>) -> Self {
-        Self(Arc::new(Shared { traces, ..Shared::default() }))
+    pub fn new(options: TelemetryOptions) -> Self {
+        Self(Arc::new(Shared { options, ..Shared::default() }))
     }
 
     /// Waits until what is left of traces has been exported, for a while. It blocks.
     pub fn flush(&self) {
-        if let Some(traces) = &self.0.traces {
+        if let Some(traces) = self.traces() {
             traces.flush();
         }
     }
 
     fn traces(&self) -> Option<&Traces> {
-        self.0.traces.as_ref()
+        self.0.options.traces.as_ref()
     }
 
     /// What runs.

@@ -122,7 +122,10 @@ impl TokenStream {
     #[must_use]
     pub fn timings(&self, index: usize) -> Timings {
         let first = index - self.sequences[index].choice();
-        let sequences = &self.sequences[first..first + self.sequences[first].request().best_of];
+        self.timings_of(&self.sequences[first..first + self.sequences[first].request().best_of])
+    }
+
+    fn timings_of(&self, sequences: &[Sequence]) -> Timings {
         let Arrival { received, queued } = self.arrival;
         let now = Instant::now();
         let started = sequences.iter().filter_map(Sequence::started).min().unwrap_or(now);
@@ -277,23 +280,20 @@ impl Drop for TokenStream {
         let sequences = &self.sequences;
         // Those of one request have one prompt.
         let requests = || sequences.iter().filter(|sequence| sequence.choice() == 0);
-        let Arrival { received, queued } = self.arrival;
-        let now = Instant::now();
-        let started = sequences.iter().filter_map(Sequence::started).min().unwrap_or(now);
-        let latest = sequences.iter().filter_map(Sequence::latest).max().unwrap_or(started);
         // Sequences of one request share steps.
         let mut steps: Vec<_> = sequences.iter().flat_map(|sequence| sequence.steps().iter().cloned()).collect();
         steps.sort_by_key(|step| step.step);
         steps.dedup_by_key(|step| step.step);
         *self.guard.generated = Generated {
             steps,
-            arrived: Some(received),
+            arrived: Some(self.arrival.received),
             sequences: sequences.len(),
             prompt_tokens: requests().map(|sequence| sequence.request().prompt.len() as u32).sum(),
             cached_tokens: requests().map(Sequence::cached_tokens).sum(),
             max_tokens: sequences.iter().map(|sequence| sequence.request().max_tokens).sum(),
             tokens: sequences.iter().map(Sequence::generated_tokens).sum(),
-            timings: Timings { validation: queued - received, queue: started - queued, inference: latest - started },
+            timings: self.timings_of(sequences),
+            texts: self.guard.wants_texts().then(|| (sequences[0].prompt_text(), sequences[0].text().to_owned())),
             ..std::mem::take(&mut *self.guard.generated)
         };
     }

@@ -19,8 +19,11 @@ use tracing::{debug, info};
 /// The labels of an exemplar have at most 128 characters in all: ids that are longer are left out there.
 const EXEMPLAR_ID_BYTES_MAX: usize = 64;
 
+/// Bytes of a text in a line of the log.
+const TEXT_BYTES_MAX: usize = 4096;
+
 /// The most steps of a sequence that its trace shows.
-const TRACED_STEPS_MAX: usize = 64;
+const TRACED_STEPS_MAX: usize = 16;
 
 tokio::task_local! {
     /// The request that a task answers.
@@ -81,6 +84,8 @@ pub(crate) struct Generated {
     pub(crate) timings: Timings,
     /// From its arrival until its first token.
     pub(crate) first_token: Option<Duration>,
+    /// The texts of the first sequence, prompt and output, where the log is to have them.
+    pub(crate) texts: Option<(String, String)>,
     /// When its first sequence arrived.
     pub(crate) arrived: Option<Instant>,
     /// The first steps that had rows of it, where it is traced.
@@ -148,7 +153,7 @@ impl Drop for RequestRecord {
         let Some((outcome, generated)) = generation else {
             return debug!(id, dialect, route, address, caller, status, total_ms, trace_id, "request");
         };
-        let Generated { prompt_tokens, cached_tokens, tokens, timings, .. } = &generated;
+        let Generated { prompt_tokens, cached_tokens, tokens, timings, texts, .. } = &generated;
         let mut finish: Vec<_> = generated.finished.iter().map(|&reason| reason_name(reason)).collect();
         finish.dedup();
         info!(
@@ -170,6 +175,8 @@ impl Drop for RequestRecord {
             first_token_ms = generated.first_token.map(millis),
             total_ms,
             trace_id,
+            prompt = texts.as_ref().map(|(prompt, _)| beginning(prompt)),
+            output = texts.as_ref().map(|(_, output)| beginning(output)),
             "request"
         );
     }
@@ -191,6 +198,11 @@ impl RequestRecord {
     }
 }
 
+/// As much of a text as a line may have.
+fn beginning(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
 /// Milliseconds, to the microsecond.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
@@ -208,6 +220,11 @@ impl GenerationGuard {
         telemetry.metrics().begun();
         let record = RequestRecord::current(telemetry);
         Self { record, outcome: Outcome::Dropped, generated: Box::default() }
+    }
+
+    /// Whether the log is to have the texts.
+    pub(crate) fn wants_texts(&self) -> bool {
+        self.record.telemetry.0.options.log_prompts
     }
 
     /// Of how many steps a sequence is to hear.

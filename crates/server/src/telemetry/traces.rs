@@ -211,7 +211,11 @@ fn within(span: &SpanContext) -> Context {
 
 /// The trace that a caller's headers name.
 pub(super) fn parent_of(headers: &HeaderMap) -> Context {
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers))
+    let none = Context::new();
+    if headers.contains_key("traceparent") {
+        return TraceContextPropagator::new().extract_with_context(&none, &HeaderExtractor(headers));
+    }
+    none
 }
 
 /// The trace of a context, if it has one.

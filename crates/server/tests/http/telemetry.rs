@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use serde_json::{Value, json};
-use server::{OtlpProtocol, Sampling, Telemetry, Traces};
+use server::{OtlpProtocol, Sampling, Telemetry, TelemetryOptions, Traces};
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -95,6 +95,16 @@ async fn a_request_has_a_line_of_the_log() {
     for field in ["prompt_tokens", "validation_ms", "queue_ms", "first_token_ms", "total_ms"] {
         assert!(line[field].as_f64().is_some_and(|value| value > 0.0), "{field} of {line}");
     }
+}
+
+#[tokio::test]
+async fn texts_are_in_the_log_where_that_is_asked_for() {
+    let lines = &*LINES;
+    let telemetry = Telemetry::new(TelemetryOptions { traces: None, log_prompts: true });
+    let server = Server::start(Script::new(&["one two three"]), telemetry).await;
+    ask(&server, "shown").await;
+    let line = &lines.requests("shown")[0];
+    assert_eq!((&line["prompt"], &line["output"]), (&json!("Marker marker"), &json!("one two three")), "{line}");
 }
 
 #[tokio::test]
@@ -255,7 +265,10 @@ fn attribute(span: &Span, key: &str) -> Option<Attribute> {
 
 async fn is_traced(protocol: OtlpProtocol) {
     let (collected, address) = collector(protocol).await;
-    let telemetry = Telemetry::with_traces(Some(Traces::export(&address, protocol, NONE).expect("an exporter")));
+    let telemetry = Telemetry::new(TelemetryOptions {
+        traces: Some(Traces::export(&address, protocol, NONE).expect("an exporter")),
+        log_prompts: false,
+    });
     let script = Script { pause: Duration::from_millis(5), ..Script::new(&["one two three"]) };
     let server = Server::start(script, telemetry.clone()).await;
     ask(&server, ID).await;
