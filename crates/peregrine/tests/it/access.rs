@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::path::Path;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const KEY: &str = "sk-right-0123456789abcdef";
 const OTHER: &str = "sk-wrong-0123456789abcdef";
@@ -174,4 +175,38 @@ async fn a_server_drains_over_tls() {
     let ended = server.end().await;
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn flags_set_metrics_origins_and_connections() {
+    let folder = TempDir::new().expect("a folder");
+    let keys = write(&folder, "keys", KEY);
+    let model = ["--backend", "instant", "--tensor-parallel", "1", "--api-key-file", &keys];
+    let flags = ["--metrics-addr", LOOPBACK, "--cors-allow-origin", "http://ours.example", "--max-connections", "2"];
+    let mut server = Server::ready(model.iter().chain(&flags)).await;
+    let log = server.says("metrics on ").await;
+    let address = log.split("metrics on ").nth(1).and_then(|rest| rest.lines().next()).expect("an address").trim();
+    let head = "GET /metrics HTTP/1.1\r\nHost: s\r\nConnection: close\r\n";
+    let metrics = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("{head}\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map(|_| answer)
+    };
+    let metrics = within("the metrics", metrics).await.expect("an answer");
+    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("tgi_request_count"), "{metrics}");
+    let answer = server.http(&format!("{head}Origin: http://ours.example\r\nX-Api-Key: {KEY}\r\n\r\n")).await;
+    assert!(answer.status == 404 && answer.body.contains(address), "{answer:?}");
+    assert!(answer.head.contains("access-control-allow-origin: http://ours.example"), "{answer:?}");
+
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(within("a connection", TcpStream::connect(server.http)).await.expect("the backlog has room"));
+    }
+    server.says("HTTP: 2 connections are open, the most there may be").await;
+    drop(idle);
+    server.stop().await;
+
+    let said = check([LOOPBACK; 2], &["--cors-allow-origin", "ours.example"]).await.expect_err("no origin");
+    assert!(said.contains("is no origin: expected *"), "{said}");
 }
