@@ -75,17 +75,17 @@ async fn in_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends() {
     chat.prints_text("ctrl-d ends.").await;
     chat.prints_text("> ").await;
     // Tab completes the name.
-    chat.types("/max-ne\t1900\r");
-    chat.types(&format!("{ITALY}\r"));
+    chat.types("/max-ne\t1900\r").await;
+    chat.types(&format!("{ITALY}\r")).await;
     chat.prints_text("Rome").await;
     chat.signal(Signal::INT);
     chat.prints_text("(stopped)").await;
     // What there is of the answer stays.
-    chat.types("/max-tokens 4\r/undo\r");
+    chat.types("/max-tokens 4\r/undo\r").await;
     chat.prints_text(&format!("Forgotten: {ITALY}")).await;
-    chat.types(&format!("{FRANCE}\r"));
+    chat.types(&format!("{FRANCE}\r")).await;
     chat.prints_text("(4 tokens, the first after ").await;
-    chat.types("\x04");
+    chat.types("\x04").await;
     let ended = chat.end().await;
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""), "{ended:?}");
 

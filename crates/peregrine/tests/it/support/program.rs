@@ -183,8 +183,9 @@ impl Running {
         self.stdout.contains(text).await;
     }
 
-    /// Types this in its terminal.
-    pub fn types(&mut self, keys: &str) {
+    /// Types this in its terminal, once that hands over each key: until then ctrl-d is none.
+    pub async fn types(&mut self, keys: &str) {
+        seen("a prompt", || (!self.takes_lines()).then_some(())).await;
         self.terminal.as_mut().expect("it has a terminal").0.write_all(keys.as_bytes()).expect("it takes keys");
     }
 
