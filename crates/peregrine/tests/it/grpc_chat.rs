@@ -10,7 +10,7 @@ fn message(role: &str, content: &str) -> pb::ChatMessage {
     pb::ChatMessage { role: role.to_owned(), content: content.to_owned(), extra: String::new() }
 }
 
-/// The demo model has no template, so its prompts have Falcon's own format.
+/// The demo model's template writes Falcon's own format.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_conversation_is_a_prompt_in_the_models_format() {
     let server = Server::ready(["--tensor-parallel", "2"]).await;

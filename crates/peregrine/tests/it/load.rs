@@ -9,16 +9,17 @@ use wire::generation as pb;
 /// More than one block of tokens.
 const STORY: &str = "Once upon a time there was a king who had three sons, and the youngest of them was called";
 
-/// The server's metrics by name.
+/// The server's metrics by name, but for sums of times.
 async fn metrics(server: &Server) -> HashMap<String, u64> {
     let answer = server.get("/metrics").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let samples = answer.body.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
         let (name, value) = line.rsplit_once(' ').expect("a name and a value");
-        (name.to_owned(), value.trim().parse().expect("a number"))
+        let value: f64 = value.parse().expect("a number");
+        (value.fract() == 0.0).then_some((name.to_owned(), value as u64))
     };
-    samples.map(sample).collect()
+    samples.filter_map(sample).collect()
 }
 
 async fn details(client: &Client, request: pb::GenerateRequest) -> pb::Details {
