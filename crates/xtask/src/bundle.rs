@@ -13,7 +13,7 @@ const FILES: [&str; 5] = [
     "testdata/models/tiny-falcon-rw",
 ];
 /// The tree and its bundle together.
-const BYTES_MAX: u64 = 60 << 20;
+const BYTES_MAX: u64 = 63 << 20;
 
 /// Builds the bundle, by default as target/gpu-check.tar.gz.
 pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<ExitCode> {

