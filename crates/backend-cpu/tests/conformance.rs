@@ -130,7 +130,7 @@ fn a_row_of_a_large_mlp_does_not_depend_on_the_others() {
     }
 }
 
-/// A tensor of a file that counts how often each element has been fetched.
+/// A part of a tensor of a file that counts how often each element of the part has been fetched.
 struct Counted {
     elements: Vec<bf16>,
     fetched: Vec<AtomicU32>,
@@ -158,9 +158,8 @@ fn a_mapped_weight_is_fetched_once_and_gives_the_bits_of_its_copy() {
         for (rows, columns) in parts.clone() {
             let elements: Vec<bf16> = (0..ROWS * COLUMNS).map(|i| bf16::from_f32(value(i))).collect();
             let places = rows.iter().cloned().flatten().flat_map(|row| columns.clone().map(move |c| row * COLUMNS + c));
-            let copy: Vec<bf16> = places.clone().map(|place| elements[place]).collect();
-            let tensor =
-                Arc::new(Counted { elements, fetched: (0..ROWS * COLUMNS).map(|_| AtomicU32::new(0)).collect() });
+            let copy: Vec<bf16> = places.map(|place| elements[place]).collect();
+            let tensor = Arc::new(Counted { elements, fetched: copy.iter().map(|_| AtomicU32::new(0)).collect() });
             let whole = Arc::clone(&tensor);
             let part =
                 MappedWeight { tensor: whole, columns_total: COLUMNS, rows: rows.clone(), columns: columns.clone() };
@@ -168,11 +167,7 @@ fn a_mapped_weight_is_fetched_once_and_gives_the_bits_of_its_copy() {
                 assert_eq!(isa, Isa::Amx, "only the matrix unit needs weights in another form");
                 continue;
             };
-            places.for_each(|place| assert_eq!(tensor.fetched[place].swap(0, Ordering::Relaxed), 1, "{isa}: {place}"));
-            assert!(
-                tensor.fetched.iter().all(|count| count.load(Ordering::Relaxed) == 0),
-                "{isa}: others were fetched"
-            );
+            assert!(tensor.fetched.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{isa}: fetched once");
             let shape = (part.rows(), columns.len());
             let copied = backend.matrix(shape.0, shape.1, &|range, to| to.copy_from_slice(&copy[range]));
             let [mapped, copied] = [weight, copied.expect("room")].map(|weight| Linear { weight, bias: None });
@@ -193,7 +188,7 @@ fn a_mapped_weight_that_cannot_be_read_is_an_error() {
         }
 
         fn fetch(&self, elements: Range<usize>) -> Result<(), BackendError> {
-            let bad = elements.contains(&5000);
+            let bad = elements.contains(&2500);
             let error =
                 || BackendError::Device { operation: "reading", message: "model.safetensors: no disk".to_owned() };
             if bad { Err(error()) } else { Ok(()) }

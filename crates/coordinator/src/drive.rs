@@ -1,6 +1,7 @@
 //! The loop that leads all ranks.
 
 use crate::callers::{Caller, Callers};
+use crate::checksums::Checksums;
 use crate::event::{Event, Sender};
 use crate::fleet::{Change, Fleet, RankEvent, Status, shortened};
 use crate::load_watch::LoadWatch;
@@ -45,6 +46,7 @@ pub(crate) struct Driver {
     observer: Arc<dyn Observer>,
     phase: Phase,
     fleet: Fleet,
+    checksums: Checksums,
     scheduler: Scheduler,
     callers: Callers,
     results: Results,
@@ -90,6 +92,7 @@ impl Driver {
             observer,
             phase: Phase::Loading(Vec::new()),
             fleet: Fleet::new(config.world),
+            checksums: Checksums::default(),
             scheduler,
             callers: Callers::default(),
             results: Results::new(config.world),
@@ -157,6 +160,11 @@ impl Driver {
             Event::Drain => self.drain(),
             Event::Stop => self.end(Status::Stopped, true),
             Event::Rank { rank, event } => self.on_rank(rank, event),
+            Event::Read { rank, checksums } => {
+                if let Err(reason) = self.checksums.first_or_differs(rank, checksums) {
+                    self.on_rank(rank, RankEvent::Error(reason));
+                }
+            }
             Event::Result { rank, result } => {
                 self.results.push(rank, result);
                 self.gather();

@@ -7,15 +7,31 @@ use scheduler::Submission;
 use std::sync::Arc;
 use step::{FinishReason, Sample, SeqId, StepResult};
 use tokio::sync::mpsc;
+use wire::control::TensorChecksum;
 
 /// Everything that the loop reacts to.
 pub(crate) enum Event {
-    Submit { seq: SeqId, submission: Submission, caller: Caller },
+    Submit {
+        seq: SeqId,
+        submission: Submission,
+        caller: Caller,
+    },
     Abort(SeqId),
     Drain,
     Stop,
-    Rank { rank: usize, event: RankEvent },
-    Result { rank: usize, result: StepResult },
+    Rank {
+        rank: usize,
+        event: RankEvent,
+    },
+    /// What a rank has read; that it is ready follows.
+    Read {
+        rank: usize,
+        checksums: Vec<TensorChecksum>,
+    },
+    Result {
+        rank: usize,
+        result: StepResult,
+    },
 }
 
 /// Sends events; a loop that has ended does not care. What waits in the channel is bounded: by the sequences that are admitted,

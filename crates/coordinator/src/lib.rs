@@ -3,6 +3,7 @@
 //! * [`Coordinator`]: start it, submit requests, watch its [`Status`], drain or stop it.
 //! * `fleet` (pure): what is known of every rank, and when all are ready or the epoch has failed.
 //! * `watchdog` (pure): how long a step may take; `load_watch` (pure): whether a load still goes on.
+//! * `checksums` (pure): whether a rank that loads again reads what it read at first.
 //! * `process`: one worker process, and the socket pair that ties its life to ours; `worker_log`: what it writes.
 //! * `in_process`: a rank within this process instead.
 //! * `event`: what the loop reacts to, and what callers get.
@@ -19,6 +20,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod callers;
+mod checksums;
 mod config;
 mod drive;
 mod event;

@@ -96,7 +96,8 @@ impl WorkerProcess {
                     Ok(Some(load_event::Event::Progress(pb::LoadProgress { bytes_done, bytes_total }))) => {
                         events.rank(rank, RankEvent::Progress { done: bytes_done, total: bytes_total });
                     }
-                    Ok(Some(load_event::Event::Ready(pb::Ready { weight_bytes, kv_bytes }))) => {
+                    Ok(Some(load_event::Event::Ready(pb::Ready { weight_bytes, kv_bytes, checksums }))) => {
+                        events.send(Event::Read { rank, checksums });
                         return events.rank(rank, RankEvent::Ready(RankMemory { weight_bytes, kv_bytes }));
                     }
                     Ok(None) => {}

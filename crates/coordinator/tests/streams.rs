@@ -32,7 +32,7 @@ impl Worker for Odd {
     type RunStream = Messages<pb::StepResult>;
 
     async fn load(&self, _: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, tonic::Status> {
-        let ready = pb::LoadEvent { event: Some(Event::Ready(pb::Ready { weight_bytes: 1, kv_bytes: 1 })) };
+        let ready = pb::LoadEvent { event: Some(Event::Ready(pb::Ready::default())) };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(ready)))))
     }
 

@@ -38,6 +38,9 @@ impl Heads {
         out: &mut [T],
         read: impl Fn(Range<usize>, &mut [T]),
     ) {
+        if self.width == self.head_dim {
+            return read(elements, out);
+        }
         let first = elements.start;
         for (run, source) in self.runs(elements.start / columns..elements.end.div_ceil(columns)) {
             let part = (run.start * columns).max(elements.start)..(run.end * columns).min(elements.end);
@@ -60,6 +63,9 @@ impl Heads {
         out: &mut [T],
         read: impl Fn(Range<usize>, &mut [T]),
     ) {
+        if self.width == self.head_dim {
+            return read(elements, out);
+        }
         let (wide, first) = (self.wide(columns), elements.start);
         for row in elements.start / wide..elements.end.div_ceil(wide) {
             let part = elements.start.max(row * wide)..elements.end.min((row + 1) * wide);

@@ -163,7 +163,7 @@ impl Checkpoint {
     #[must_use]
     pub fn shard(&self, partition: &Partition) -> ShardReader<'_> {
         let tensors = model::shard(&self.config, partition);
-        ShardReader::new(&self.files, tensors, |id| &self.files.tensors[self.names.name(id)])
+        ShardReader::new(&self.files, tensors, |id| self.names.name(id))
     }
 }
 

@@ -5,7 +5,8 @@
 //! * [`read_config`] reads `config.json` alone.
 //! * [`read_generation_eos`] reads the ends of a text from `generation_config.json`.
 //! * [`ShardReader`] copies a rank's tensors out of the maps by byte runs, from as many threads as the caller likes.
-//! * [`Mapped`] is a tensor where its file is mapped, for devices that can use it there.
+//! * [`Mapped`] is a rank's part of a tensor where its file is mapped, for devices that can use it there.
+//! * [`TensorChecksum`]s tell whether a later load of the same part has read the same.
 //! * [`Progress`] tells another thread how far that is.
 //!
 //! **Invariant:** whatever a directory holds, opening it gives a [`WeightsError`] that names the file, or a checkpoint
@@ -16,6 +17,7 @@
 #![deny(unsafe_code)]
 
 mod checkpoint;
+mod checksum;
 mod error;
 mod files;
 mod generation;
@@ -29,6 +31,7 @@ mod progress;
 mod reader;
 
 pub use checkpoint::{Checkpoint, Unresolved, read_config};
+pub use checksum::TensorChecksum;
 pub use error::WeightsError;
 pub use generation::read_generation_eos;
 pub use mapped::Mapped;

@@ -1,40 +1,51 @@
 //! Tensors where their files are mapped.
 
+use crate::checksum::Checksum;
 use crate::mmap::MappedFile;
+use crate::reader::runs;
 use crate::{Progress, WeightsError};
+use crc32fast::Hasher;
 use half::bf16;
+use model::ShardTensor;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A tensor of BF16 where its file is mapped. It keeps the file mapped, also when the reader is gone.
+/// A rank's part of a tensor of BF16 where its file is mapped. It keeps the file mapped, also when the reader is gone.
 pub struct Mapped {
     pub(crate) file: Arc<MappedFile>,
     /// In the file, in bytes.
     pub(crate) place: Range<usize>,
+    pub(crate) part: ShardTensor,
+    pub(crate) checksum: Arc<Checksum>,
     pub(crate) progress: Arc<Progress>,
 }
 
 impl Mapped {
-    /// All elements, row-major. Touching one that is not in memory reads it from the file.
+    /// All elements of the whole tensor, row-major. Touching one that is not in memory reads it from the file.
     #[must_use]
     pub fn elements(&self) -> &[bf16] {
         bytemuck::cast_slice(self.bytes())
     }
 
-    /// Reads elements into memory, as far as they are not there, and counts them as read.
+    /// Reads `elements` of the rank's part (row-major numbers in its local matrix) into memory, as far as they are not there,
+    /// and counts them as read.
     ///
     /// # Errors
     ///
-    /// The system's, with the file.
+    /// If they cannot be read, with the file.
     ///
     /// # Panics
     ///
-    /// If the tensor has fewer elements.
+    /// If the part has fewer elements.
     pub fn fetch(&self, elements: Range<usize>) -> Result<(), WeightsError> {
-        let bytes = size_of_val(&self.elements()[elements.clone()]);
-        let start = self.place.start + elements.start * size_of::<bf16>();
-        self.file.fetch(&(start..start + bytes))?;
-        self.progress.add(bytes);
+        let mut piece = Hasher::new();
+        for run in runs(&self.part, elements.clone()) {
+            let [start, end] = [run.start, run.end].map(|element| self.place.start + element * size_of::<bf16>());
+            self.file.fetch(&(start..end))?;
+            piece.update(&self.file.bytes()[start..end]);
+        }
+        self.progress.add(elements.len() * size_of::<bf16>());
+        self.checksum.add(elements.start * size_of::<bf16>(), piece);
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! Copies a rank's part of each tensor out of the mapped files.
 
-use crate::Progress;
+use crate::checksum::Checksum;
 use crate::files::{Files, Located};
 use crate::mapped::Mapped;
+use crate::{Progress, TensorChecksum};
+use crc32fast::Hasher;
 use half::{bf16, f16};
 use model::{ShardTensor, TensorId};
 use safetensors::Dtype;
@@ -14,20 +16,36 @@ const _: () = assert!(cfg!(target_endian = "little"), "safetensors are little-en
 
 const UNREAD: &str = "a checkpoint is opened only if its tensors have types that are read";
 
+/// Bytes of a run that are summed up and copied at a time: few enough to be in the CPU's nearest caches for both.
+const BLOCK_BYTES: usize = 16 << 10;
+
 /// Reads the tensors of one rank. Any number of threads may read at once.
 pub struct ShardReader<'a> {
     files: &'a Files,
     tensors: Vec<ShardTensor>,
-    located: HashMap<TensorId, &'a Located>,
+    sources: HashMap<TensorId, Source<'a>>,
     progress: Arc<Progress>,
 }
 
+/// Where a tensor is read from, and what was read of it.
+struct Source<'a> {
+    name: &'a str,
+    located: &'a Located,
+    checksum: Arc<Checksum>,
+}
+
 impl<'a> ShardReader<'a> {
-    pub(crate) fn new(files: &'a Files, tensors: Vec<ShardTensor>, locate: impl Fn(TensorId) -> &'a Located) -> Self {
-        let located: HashMap<_, _> = tensors.iter().map(|tensor| (tensor.id, locate(tensor.id))).collect();
-        let bytes = |tensor: &ShardTensor| tensor.local_elements() * located[&tensor.id].stored.element_bytes();
-        let total = tensors.iter().map(|tensor| bytes(tensor) as u64).sum();
-        Self { files, tensors, located, progress: Arc::new(Progress::new(total)) }
+    /// `name` gives the name by which a file stores a tensor.
+    pub(crate) fn new(files: &'a Files, tensors: Vec<ShardTensor>, name: impl Fn(TensorId) -> &'a str) -> Self {
+        let (mut sources, mut total) = (HashMap::new(), 0);
+        for tensor in &tensors {
+            let name = name(tensor.id);
+            let located = &files.tensors[name];
+            let bytes = tensor.local_elements() * located.stored.element_bytes();
+            total += bytes as u64;
+            sources.insert(tensor.id, Source { name, located, checksum: Arc::new(Checksum::new(bytes)) });
+        }
+        Self { files, tensors, sources, progress: Arc::new(Progress::new(total)) }
     }
 
     /// The rank's tensors, in the order in which a forward pass meets them.
@@ -40,6 +58,19 @@ impl<'a> ShardReader<'a> {
     #[must_use]
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
+    }
+
+    /// A checksum of every tensor, in the order of [`tensors`](Self::tensors), once each element of it has been read once; a
+    /// tensor may be read as a whole again. It is the same however the tensor was read: copied, or [`mapped`](Self::mapped)
+    /// and fetched.
+    #[must_use]
+    pub fn checksums(&self) -> Vec<TensorChecksum> {
+        let of = |tensor: &ShardTensor| {
+            let Source { name, located, checksum } = self.source(tensor);
+            let file = self.files.file(located).path.display().to_string();
+            TensorChecksum { file, tensor: (*name).to_owned(), crc32: checksum.crc32() }
+        };
+        self.tensors.iter().map(of).collect()
     }
 
     /// Copies `elements` of the rank's part of `tensor` (row-major numbers in its local matrix) to `out`. BF16 is
@@ -74,7 +105,7 @@ impl<'a> ShardReader<'a> {
         });
     }
 
-    /// The whole tensor that `tensor` is a part of, to be used where its file is mapped. `None` if it is not stored as BF16 at
+    /// The tensor that `tensor` is a part of, to be used where its file is mapped. `None` if it is not stored as BF16 at
     /// an even address, or if reading it there again and again would be slower than from other memory, since the page cache has
     /// the file in small pages.
     ///
@@ -83,10 +114,12 @@ impl<'a> ShardReader<'a> {
     /// If `tensor` is not one of [`tensors`](Self::tensors).
     #[must_use]
     pub fn mapped(&self, tensor: &ShardTensor) -> Option<Mapped> {
-        let located = self.located(tensor);
+        let Source { located, checksum, .. } = self.source(tensor);
         let mapped = Mapped {
             file: Arc::clone(self.files.file(located)),
             place: located.stored.place.clone(),
+            part: tensor.clone(),
+            checksum: Arc::clone(checksum),
             progress: self.progress(),
         };
         let is_bf16 = located.stored.dtype == Dtype::BF16;
@@ -100,7 +133,7 @@ impl<'a> ShardReader<'a> {
     ///
     /// If `tensor` is not one of [`tensors`](Self::tensors).
     pub fn prefetch(&self, tensor: &ShardTensor) {
-        let located = self.located(tensor);
+        let located = self.source(tensor).located;
         spans(located, tensor).for_each(|span| self.files.file(located).prefetch(&span));
     }
 
@@ -111,11 +144,11 @@ impl<'a> ShardReader<'a> {
     ///
     /// If `tensor` is not one of [`tensors`](Self::tensors).
     pub fn release(&self, tensor: &ShardTensor) {
-        let located = self.located(tensor);
+        let located = self.source(tensor).located;
         spans(located, tensor).for_each(|span| self.files.file(located).release(&span));
     }
 
-    /// Hands every contiguous run of `elements`, with the part of `out` that it fills, to `copy`.
+    /// Hands all stored bytes of `elements`, in contiguous blocks with the part of `out` that each fills, to `copy`.
     fn copy_runs<T>(
         &self,
         tensor: &ShardTensor,
@@ -124,23 +157,35 @@ impl<'a> ShardReader<'a> {
         copy: impl Fn(Dtype, &[u8], &mut [T]),
     ) {
         assert_eq!(out.len(), elements.len(), "{}: length of the output for elements {elements:?}", tensor.id);
-        let located = self.located(tensor);
+        let Source { located, checksum, .. } = self.source(tensor);
         let (dtype, element_bytes) = (located.stored.dtype, located.stored.element_bytes());
         let bytes = self.files.bytes(located);
-        let mut rest = out;
-        while !rest.is_empty() {
-            let run = run_at(tensor, elements.end - rest.len());
-            let length = run.len().min(rest.len());
-            let (filled, after) = rest.split_at_mut(length);
-            copy(dtype, &bytes[run.start * element_bytes..(run.start + length) * element_bytes], filled);
-            rest = after;
+        let (mut piece, mut rest) = (Hasher::new(), out);
+        for run in runs(tensor, elements.clone()) {
+            for block in bytes[run.start * element_bytes..run.end * element_bytes].chunks(BLOCK_BYTES) {
+                let filled = rest.split_off_mut(..block.len() / element_bytes).expect("a block is within the elements");
+                piece.update(block);
+                copy(dtype, block, filled);
+            }
         }
+        checksum.add(elements.start * element_bytes, piece);
         self.progress.add(elements.len() * element_bytes);
     }
 
-    fn located(&self, tensor: &ShardTensor) -> &'a Located {
-        self.located.get(&tensor.id).unwrap_or_else(|| panic!("{} is not in this shard", tensor.id))
+    fn source(&self, tensor: &ShardTensor) -> &Source<'a> {
+        self.sources.get(&tensor.id).unwrap_or_else(|| panic!("{} is not in this shard", tensor.id))
     }
+}
+
+/// The elements `local` of the rank's part, as runs of elements that are numbered in the whole tensor.
+pub(crate) fn runs(tensor: &ShardTensor, local: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut rest = local;
+    std::iter::from_fn(move || {
+        let longest = (!rest.is_empty()).then(|| run_at(tensor, rest.start))?;
+        let run = longest.start..longest.end.min(longest.start + rest.len());
+        rest.start += run.len();
+        Some(run)
+    })
 }
 
 /// The longest run of elements, numbered in the whole tensor, that starts with the local element `local`: to the end of

@@ -10,15 +10,17 @@ use step::{Command, SampleMask, StepPlan, StepResult};
 use timeouts::Backoff;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
+use weights::TensorChecksum;
 
 /// Opens and loads the device, on the thread that will own it.
 pub(crate) type Open = Box<dyn FnOnce(&LoadProgress) -> Result<Loaded, LoadError> + Send>;
 
 /// What a load that succeeded says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct ReadyInfo {
     pub(crate) weight_bytes: u64,
     pub(crate) kv_bytes: u64,
+    pub(crate) checksums: Vec<TensorChecksum>,
 }
 
 /// The way to the thread that owns the device.
@@ -48,8 +50,8 @@ impl DeviceThread {
         let body = move || {
             let loaded = guarded(|| open(&thread_progress).map_err(|error| error.to_string()));
             let (info, runner) = match loaded {
-                Ok(Loaded { runner, weight_bytes, kv_bytes }) => {
-                    (Ok(ReadyInfo { weight_bytes, kv_bytes }), Some(runner))
+                Ok(Loaded { runner, weight_bytes, kv_bytes, checksums }) => {
+                    (Ok(ReadyInfo { weight_bytes, kv_bytes, checksums }), Some(runner))
                 }
                 Err(error) => (Err(error), None),
             };

@@ -8,7 +8,7 @@ use model::{Partition, ShardTensor};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use step::{SampleMask, StepPlan, StepResult};
-use weights::{Checkpoint, Mapped, Progress, ShardReader, WeightsError};
+use weights::{Checkpoint, Mapped, Progress, ShardReader, TensorChecksum, WeightsError};
 
 /// How far a load has come; empty until the checkpoint's files have been opened.
 pub type LoadProgress = OnceLock<Arc<Progress>>;
@@ -21,6 +21,8 @@ pub struct Loaded {
     pub weight_bytes: u64,
     /// Bytes of its KV cache.
     pub kv_bytes: u64,
+    /// Of every tensor that was read from a file.
+    pub checksums: Vec<TensorChecksum>,
 }
 
 /// Runs steps on a device that it owns.
@@ -92,9 +94,11 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
         Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: B::LOGITS_ROWS_MAX };
     let footprint = backend.footprint();
     let bytes = footprint.bytes(&rank_shapes(footprint, WeightFormat::default(), config, &partition, capacity));
-    let falcon = Falcon::load(backend, config, &partition, capacity, &ShardSource(reader))?;
+    let source = ShardSource(reader);
+    let falcon = Falcon::load(backend, config, &partition, capacity, &source)?;
     let runner = Box::new(ModelRunner::new(falcon));
-    Ok(Loaded { runner, weight_bytes: bytes.weights, kv_bytes: bytes.kv_cache })
+    let checksums = source.0.checksums();
+    Ok(Loaded { runner, weight_bytes: bytes.weights, kv_bytes: bytes.kv_cache, checksums })
 }
 
 /// A rank's shard as `forward` wants to read it. `forward` asks for weights and `weights` has them; neither knows the other.
@@ -125,8 +129,8 @@ impl WeightSource for ShardSource<'_> {
 
     fn mapped(&self, tensor: &ShardTensor) -> Option<MappedWeight> {
         let ShardTensor { columns_total, rows, columns, .. } = tensor.clone();
-        let whole = Arc::new(Tensor(self.0.mapped(tensor)?));
-        Some(MappedWeight { tensor: whole, columns_total, rows, columns })
+        let tensor = Arc::new(Tensor(self.0.mapped(tensor)?));
+        Some(MappedWeight { tensor, columns_total, rows, columns })
     }
 
     fn release(&self, tensor: &ShardTensor) {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use weights::TensorChecksum;
 use wire::control::{self as pb, load_event::Event, worker_server::Worker};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -113,14 +114,20 @@ async fn report_load(
         }
     };
     let event = match outcome {
-        Ok(Ok(ReadyInfo { weight_bytes, kv_bytes })) => {
+        Ok(Ok(info)) => {
             *stage.lock().unwrap_or_else(PoisonError::into_inner) = Stage::Ready(device.commands, device.results);
-            Ok(pb::LoadEvent { event: Some(Event::Ready(pb::Ready { weight_bytes, kv_bytes })) })
+            Ok(pb::LoadEvent { event: Some(Event::Ready(ready(info))) })
         }
         Ok(Err(error)) => Err(told(&error)),
         Err(_) => Err(Status::internal("the device thread ended without a word")),
     };
     let _ = events.send(event);
+}
+
+fn ready(ReadyInfo { weight_bytes, kv_bytes, checksums }: ReadyInfo) -> pb::Ready {
+    let checksums = checksums.into_iter();
+    let checksums = checksums.map(|TensorChecksum { file, tensor, crc32 }| pb::TensorChecksum { file, tensor, crc32 });
+    pb::Ready { weight_bytes, kv_bytes, checksums: checksums.collect() }
 }
 
 /// Passes commands on to the device, until the stream ends. A message that is no command ends it, and the coordinator gets an

@@ -94,7 +94,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn failing() -> Result<Loaded, LoadError> {
-    Ok(Loaded { runner: Box::<Failing>::default(), weight_bytes: 1, kv_bytes: 1 })
+    Ok(Loaded { runner: Box::<Failing>::default(), weight_bytes: 1, kv_bytes: 1, checksums: Vec::new() })
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ impl StepRunner for Idle {
 }
 
 fn idle() -> Result<Loaded, LoadError> {
-    Ok(Loaded { runner: Box::new(Idle), weight_bytes: 1, kv_bytes: 1 })
+    Ok(Loaded { runner: Box::new(Idle), weight_bytes: 1, kv_bytes: 1, checksums: Vec::new() })
 }
 
 /// The last message of a stream, which must be an error.

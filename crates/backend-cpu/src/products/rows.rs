@@ -25,12 +25,11 @@ impl Executor {
 
     /// Reads a mapped weight into memory.
     pub(super) fn fetch_rows(&mut self, weight: &MappedWeight) -> Result<(), BackendError> {
-        let (rows, columns) = (weight.rows(), weight.columns.len());
-        let rows_of_task = READ_WEIGHTS.div_ceil(columns.max(1));
-        let mut fetched: Vec<_> = (0..rows.div_ceil(rows_of_task)).map(|_| Ok(())).collect();
+        let len = weight.rows() * weight.columns.len();
+        let mut fetched: Vec<_> = (0..len.div_ceil(READ_WEIGHTS)).map(|_| Ok(())).collect();
         self.pool.for_each_part(&mut fetched, 1, |task, fetched| {
-            let task = task.start;
-            fetched[0] = weight.fetch(task * rows_of_task..rows.min((task + 1) * rows_of_task));
+            let start = task.start * READ_WEIGHTS;
+            fetched[0] = weight.tensor.fetch(start..len.min(start + READ_WEIGHTS));
         });
         fetched.into_iter().collect()
     }

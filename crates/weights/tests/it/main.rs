@@ -1,5 +1,6 @@
 //! Tests of `weights` over whole model directories: the ones of `testdata`, and small ones written here.
 
+mod checksums;
 mod directories;
 mod dtypes;
 mod notes;
