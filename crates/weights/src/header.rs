@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// A tensor of a file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stored {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
@@ -17,6 +17,12 @@ pub(crate) struct Stored {
 impl Stored {
     pub(crate) fn element_bytes(&self) -> usize {
         self.dtype.bitsize() / 8
+    }
+
+    /// Where in the file these elements are, in bytes.
+    pub(crate) fn bytes(&self, elements: Range<usize>) -> Range<usize> {
+        let [start, end] = [elements.start, elements.end].map(|element| element * self.element_bytes());
+        self.place.start + start..self.place.start + end
     }
 }
 

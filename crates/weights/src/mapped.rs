@@ -1,8 +1,9 @@
 //! Tensors where their files are mapped.
 
 use crate::checksum::Checksum;
+use crate::header::Stored;
 use crate::mmap::MappedFile;
-use crate::reader::runs;
+use crate::reader::{runs, spans};
 use crate::{Progress, WeightsError};
 use crc32fast::Hasher;
 use half::bf16;
@@ -13,8 +14,7 @@ use std::sync::Arc;
 /// A rank's part of a tensor of BF16 where its file is mapped. It keeps the file mapped, also when the reader is gone.
 pub struct Mapped {
     pub(crate) file: Arc<MappedFile>,
-    /// In the file, in bytes.
-    pub(crate) place: Range<usize>,
+    pub(crate) stored: Stored,
     pub(crate) part: ShardTensor,
     pub(crate) checksum: Arc<Checksum>,
     pub(crate) progress: Arc<Progress>,
@@ -38,11 +38,11 @@ impl Mapped {
     ///
     /// If the part has fewer elements.
     pub fn fetch(&self, elements: Range<usize>) -> Result<(), WeightsError> {
+        // One call for many rows: what lies between their parts is another rank's, and in the same pages.
+        spans(&self.part, elements.clone()).try_for_each(|span| self.file.fetch(&self.stored.bytes(span)))?;
         let mut piece = Hasher::new();
         for run in runs(&self.part, elements.clone()) {
-            let [start, end] = [run.start, run.end].map(|element| self.place.start + element * size_of::<bf16>());
-            self.file.fetch(&(start..end))?;
-            piece.update(&self.file.bytes()[start..end]);
+            piece.update(&self.file.bytes()[self.stored.bytes(run)]);
         }
         self.progress.add(elements.len() * size_of::<bf16>());
         self.checksum.add(elements.start * size_of::<bf16>(), piece);
@@ -50,6 +50,6 @@ impl Mapped {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.file.bytes()[self.place.clone()]
+        &self.file.bytes()[self.stored.place.clone()]
     }
 }

@@ -117,7 +117,7 @@ impl<'a> ShardReader<'a> {
         let Source { located, checksum, .. } = self.source(tensor);
         let mapped = Mapped {
             file: Arc::clone(self.files.file(located)),
-            place: located.stored.place.clone(),
+            stored: located.stored.clone(),
             part: tensor.clone(),
             checksum: Arc::clone(checksum),
             progress: self.progress(),
@@ -133,8 +133,8 @@ impl<'a> ShardReader<'a> {
     ///
     /// If `tensor` is not one of [`tensors`](Self::tensors).
     pub fn prefetch(&self, tensor: &ShardTensor) {
-        let located = self.source(tensor).located;
-        spans(located, tensor).for_each(|span| self.files.file(located).prefetch(&span));
+        let file = self.files.file(self.source(tensor).located);
+        self.spans(tensor).for_each(|span| file.prefetch(&span));
     }
 
     /// Gives back the memory of the pages that held `tensor`, once it has been read: without it, a shard is resident
@@ -144,8 +144,8 @@ impl<'a> ShardReader<'a> {
     ///
     /// If `tensor` is not one of [`tensors`](Self::tensors).
     pub fn release(&self, tensor: &ShardTensor) {
-        let located = self.source(tensor).located;
-        spans(located, tensor).for_each(|span| self.files.file(located).release(&span));
+        let file = self.files.file(self.source(tensor).located);
+        self.spans(tensor).for_each(|span| file.release(&span));
     }
 
     /// Hands all stored bytes of `elements`, in contiguous blocks with the part of `out` that each fills, to `copy`.
@@ -170,6 +170,12 @@ impl<'a> ShardReader<'a> {
         }
         checksum.add(elements.start * element_bytes, piece);
         self.progress.add(elements.len() * element_bytes);
+    }
+
+    /// Bytes of the file between the first and the last element of each of the tensor's ranges of rows.
+    fn spans(&self, tensor: &ShardTensor) -> impl Iterator<Item = Range<usize>> {
+        let stored = &self.source(tensor).located.stored;
+        spans(tensor, 0..tensor.local_elements()).map(|span| stored.bytes(span))
     }
 
     fn source(&self, tensor: &ShardTensor) -> &Source<'a> {
@@ -204,13 +210,19 @@ fn run_at(tensor: &ShardTensor, local: usize) -> Range<usize> {
     panic!("{}: element {local} of {}", tensor.id, tensor.local_elements());
 }
 
-/// The bytes of the file between the first and the last element of each of the tensor's ranges of rows.
-fn spans(located: &Located, tensor: &ShardTensor) -> impl Iterator<Item = Range<usize>> {
-    let bytes = located.stored.element_bytes();
-    tensor.rows.iter().filter(|rows| !rows.is_empty()).map(move |rows| {
-        let first = rows.start * tensor.columns_total + tensor.columns.start;
-        let end = (rows.end - 1) * tensor.columns_total + tensor.columns.end;
-        located.stored.place.start + first * bytes..located.stored.place.start + end * bytes
+/// What lies between the first and the last of the elements `local` of the rank's part, in each of the tensor's ranges of rows:
+/// elements that are numbered in the whole tensor.
+pub(crate) fn spans(tensor: &ShardTensor, local: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut first = 0;
+    tensor.rows.iter().filter_map(move |rows| {
+        let before = first;
+        first += rows.len() * tensor.local_columns();
+        let (start, end) = (local.start.max(before), local.end.min(first));
+        let place = |element: usize| {
+            let (row, column) = (element / tensor.local_columns(), element % tensor.local_columns());
+            (rows.start + row) * tensor.columns_total + tensor.columns.start + column
+        };
+        (start < end).then(|| place(start - before)..place(end - 1 - before) + 1)
     })
 }
 
