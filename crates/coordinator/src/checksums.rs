@@ -16,7 +16,10 @@ impl Checksums {
     ///
     /// If it read something else before: which file and tensor, for the rank to fail with.
     pub(crate) fn first_or_differs(&mut self, rank: usize, read: Vec<TensorChecksum>) -> Result<(), String> {
-        let first = self.first.entry(rank).or_insert_with(|| read.clone());
+        let Some(first) = self.first.get(&rank) else {
+            self.first.insert(rank, read);
+            return Ok(());
+        };
         let is_other = |(first, now): &(&TensorChecksum, &TensorChecksum)| {
             (&first.tensor, first.crc32) != (&now.tensor, now.crc32)
         };
