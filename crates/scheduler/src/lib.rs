@@ -10,6 +10,8 @@
 //! A step may be planned before the one ahead of it is committed: the sampled token is known on the ranks by then, though
 //! not here. What turns out to be surplus, because a sequence ended meanwhile, is dropped at its commit.
 //!
+//! When the ranks are lost, what ran waits before all others, with its tokens, and is computed anew on those that take their place.
+//!
 //! **Invariants:** no tensor, clock, socket, log or random number · a sequence that is admitted has the blocks for all its
 //! tokens reserved for it · a shared block is full, and nobody writes to it · no plan names a sequence after its end ·
 //! whoever waits is overtaken by a bounded number of others.
@@ -26,6 +28,6 @@ mod types;
 
 pub use itl::ItlController;
 pub use pool::{BlockContent, BlockPool, PrefixId};
-pub use scheduler::Scheduler;
+pub use scheduler::{Lost, Scheduler};
 pub use sequence::Submission;
 pub use types::{CommitError, Event, Occupancy, SchedulerConfig, SubmitError, Totals};

@@ -75,6 +75,11 @@ impl BlockPool {
         }
     }
 
+    /// Forgets everything: all blocks are free. Prefixes keep their names to themselves, so that none from before is taken for a new one.
+    pub fn clear(&mut self) {
+        *self = Self { last_prefix: self.last_prefix, ..Self::new(self.slots.len() as u32) };
+    }
+
     /// Blocks in all.
     #[must_use]
     pub fn total(&self) -> usize {

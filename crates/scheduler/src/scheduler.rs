@@ -4,6 +4,9 @@ mod admission;
 mod check;
 mod commit;
 mod prompt_rows;
+mod restart;
+
+pub use restart::Lost;
 
 use crate::pool::{BlockContent, BlockPool};
 use crate::queue::Queue;

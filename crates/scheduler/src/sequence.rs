@@ -87,8 +87,12 @@ pub(crate) struct Sequence {
     pub(crate) blocks_sent: usize,
     /// Blocks for the longest that it can become.
     pub(crate) blocks_max: usize,
-    /// Prompt tokens that were known when it was admitted; `None` once its caller has heard of it.
+    /// Prompt tokens that were known when it was admitted; `None` once its caller has heard that it runs.
     pub(crate) cached: Option<usize>,
+    /// Log-probabilities of prompt tokens that its caller has got.
+    scores_told: usize,
+    /// Those that the ranks have sent since they started. After a restart they begin anew.
+    scores_sent: usize,
     /// What the pool knows of it: while it waits, a guess that is cheap to extend; once it runs, its published blocks.
     pub(crate) prefix: Prefix,
     /// The last block of `prefix`, to see whether a guess still holds.
@@ -117,6 +121,8 @@ impl Sequence {
             blocks_sent: 0,
             blocks_max,
             cached: Some(0),
+            scores_told: 0,
+            scores_sent: 0,
             prefix: Prefix::default(),
             guess: BlockId(0),
             publishes,
@@ -156,10 +162,10 @@ impl Sequence {
         BlockContent { behind, tokens: tokens.try_into().expect("a full block") }
     }
 
-    /// Full blocks of the prompt that need not be computed if they are known: the last token of the prompt always is, since
-    /// the first new one is sampled from it.
+    /// Full blocks that need not be computed if they are known, while the sequence waits: the last known token always is computed,
+    /// since the next one is sampled from it.
     pub(crate) fn shareable_blocks(&self) -> usize {
-        if self.publishes && !self.spec.prompt_logprobs { (self.prompt_len - 1) / BLOCK_TOKENS } else { 0 }
+        if self.publishes && !self.spec.prompt_logprobs { (self.tokens.len() - 1) / BLOCK_TOKENS } else { 0 }
     }
 
     /// Brings `prefix` up to what the pool knows of the prompt now. To be called while the sequence waits.
@@ -195,17 +201,35 @@ impl Sequence {
             return false;
         }
         let Some(other) = computed_by(&self.content(blocks, id)) else { return false };
-        let (ours, others) = (&self.tokens[..self.prompt_len], &other.tokens[..other.prompt_len]);
-        let common = ours.iter().zip(others).take_while(|(a, b)| a == b).count() / BLOCK_TOKENS;
+        let common = self.tokens.iter().zip(&other.tokens[..other.prompt_len]).take_while(|(a, b)| a == b).count()
+            / BLOCK_TOKENS;
         let saved = common.min(self.shareable_blocks()) - blocks;
-        saved >= SAVED_BLOCKS_MIN && saved * BLOCK_TOKENS * 2 >= self.prompt_len - blocks * BLOCK_TOKENS
+        saved >= SAVED_BLOCKS_MIN && saved * BLOCK_TOKENS * 2 >= self.tokens.len() - blocks * BLOCK_TOKENS
     }
 
     /// Admits it: it goes on behind `shared`, the blocks of `prefix`.
     pub(crate) fn start_behind(&mut self, shared: Vec<BlockId>) {
         let cached = shared.len() * BLOCK_TOKENS;
-        (self.planned, self.computed, self.cached) = (cached, cached, Some(cached));
+        (self.planned, self.computed) = (cached, cached);
+        self.cached = self.cached.map(|_| cached.min(self.prompt_len - 1));
         self.blocks = shared;
+    }
+
+    /// Makes it wait again, with its tokens: the ranks that ran it are gone, and with them all that was computed.
+    pub(crate) fn restart(&mut self, publishes: bool) {
+        (self.computed, self.planned, self.sampling, self.in_flight) = (0, 0, 0, 0);
+        (self.blocks, self.blocks_sent, self.prefix) = (Vec::new(), 0, Prefix::default());
+        (self.publishes, self.computing, self.scores_sent) = (publishes, None, 0);
+        // What its caller has got of it, nobody needs to compute again.
+        self.spec.prompt_logprobs &= self.scores_told + 1 < self.prompt_len;
+    }
+
+    /// Takes log-probabilities of the next prompt tokens from the ranks. What remains is news for the caller.
+    pub(crate) fn take_scores(&mut self, logprobs: &mut Vec<f32>) {
+        let told = self.scores_told.saturating_sub(self.scores_sent).min(logprobs.len());
+        self.scores_sent += logprobs.len();
+        self.scores_told = self.scores_told.max(self.scores_sent);
+        logprobs.drain(..told);
     }
 
     pub(crate) fn to_new_sequence(&self) -> NewSequence {

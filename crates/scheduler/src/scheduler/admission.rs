@@ -3,7 +3,7 @@
 use super::prompt_rows::PromptRows;
 use super::{Draft, PendingRun, Scheduler, Slot};
 use crate::pool::BlockContent;
-use crate::queue::{Queue, QueuePosition};
+use crate::queue::QueuePosition;
 use step::{BLOCK_TOKENS, SeqRun};
 
 /// How many sequences of a class are looked at for one that can be admitted.
@@ -44,7 +44,7 @@ impl Scheduler {
                 return;
             }
         }
-        for class in Queue::CLASSES {
+        for &class in self.queue.open_classes() {
             let mut place = QueuePosition { class, index: 0 };
             while place.index < LOOK_AHEAD && self.queue.get_mut(place).is_some() {
                 if rows.left() == 0 || self.running >= self.config.sequences_max {
@@ -74,7 +74,7 @@ impl Scheduler {
             return false;
         }
         sequence.guess_prefix(pool);
-        let wanted = sequence.prompt_len - sequence.prefix.blocks * BLOCK_TOKENS;
+        let wanted = sequence.tokens.len() - sequence.prefix.blocks * BLOCK_TOKENS;
         let computed_by_other = |content: &BlockContent| computing.get(content).map(|&slot| &sequences[slot]);
         if rows.offer(wanted) == 0 || !overdue && sequence.should_wait(computed_by_other) {
             return false;

@@ -74,9 +74,10 @@ impl Scheduler {
     }
 
     /// Turns what a run brought forth into events. Says whether the sequence ends with it.
-    fn take_output(&mut self, slot: Slot, output: SeqOutput, events: &mut Vec<Event>) -> bool {
+    fn take_output(&mut self, slot: Slot, mut output: SeqOutput, events: &mut Vec<Event>) -> bool {
         let seq = output.seq;
         let sequence = &mut self.sequences[slot];
+        sequence.take_scores(&mut output.prompt_logprobs);
         if !output.prompt_logprobs.is_empty() {
             events.push(Event::PromptLogprobs { seq, logprobs: output.prompt_logprobs });
         }

@@ -110,7 +110,10 @@ impl Ranks {
         let known = self.sequences.get_mut(&seq).unwrap_or_else(|| panic!("sequence {seq} runs unknown"));
         assert!(known.last_step < Some(step), "sequence {seq} runs twice in step {step}");
         if known.last_step.is_none() {
-            assert!(start.is_multiple_of(BLOCK_TOKENS) && start < known.prompt_len, "sequence {seq} begins at {start}");
+            assert!(
+                start.is_multiple_of(BLOCK_TOKENS) && start < known.tokens.len(),
+                "sequence {seq} begins at {start}"
+            );
             assert!(start == 0 || self.limits.prefix_cache && !known.prompt_logprobs, "sequence {seq} takes a hit");
             known.computed = start;
         }

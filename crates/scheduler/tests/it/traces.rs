@@ -6,6 +6,7 @@
 
 mod admission;
 mod prefixes;
+mod restart;
 mod results;
 mod steps;
 
