@@ -1,6 +1,6 @@
 //! What a coordinator is to run.
 
-use crate::InProcessRank;
+use crate::{InProcessRank, RestartLimits};
 use std::any::Any;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -31,6 +31,8 @@ pub struct CoordinatorConfig {
     pub pause_limit: Duration,
     /// How long the load may go without a byte read or a rank ready.
     pub load_limit: Duration,
+    /// How often the ranks are started again after a failure.
+    pub restarts: RestartLimits,
     /// The scheduler's invariants are checked whenever there is nothing to do. Debug builds always do that.
     pub check_invariants: bool,
 }
@@ -41,6 +43,22 @@ pub enum Workers {
     Processes(ProcessConfig),
     /// Ranks within this process, as many as the tensor-parallel degree.
     InProcess(Vec<InProcessRank>),
+}
+
+/// Makes what the ranks of an epoch meet over, and each is handed. Only the backend knows what it is.
+pub trait Rendezvous: Send + Sync {
+    /// A new one.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    fn for_epoch(&self) -> std::io::Result<OwnedFd>;
+}
+
+impl<F: Fn() -> std::io::Result<OwnedFd> + Send + Sync> Rendezvous for F {
+    fn for_epoch(&self) -> std::io::Result<OwnedFd> {
+        self()
+    }
 }
 
 /// How worker processes are started, and what they load.
@@ -63,8 +81,8 @@ pub struct ProcessConfig {
     pub isa: Option<String>,
     /// How long a rank waits for another.
     pub collective_limit: Duration,
-    /// Over what they meet, which each is handed; `None` if there is one rank. Only the backend knows what it is.
-    pub rendezvous: Option<OwnedFd>,
+    /// Over what they meet; `None` if there is one rank.
+    pub rendezvous: Option<Box<dyn Rendezvous>>,
     /// What must live as long as they do.
     pub keep: Box<dyn Any + Send + Sync>,
 }

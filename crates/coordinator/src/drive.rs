@@ -1,74 +1,59 @@
-//! The loop that leads all ranks.
+//! The loop that leads all ranks, from one epoch to the next.
 
-use crate::callers::{Caller, Callers};
 use crate::checksums::Checksums;
+use crate::epoch::{Epoch, Failure};
 use crate::event::{Event, Sender};
-use crate::fleet::{Change, Fleet, RankEvent, Status, shortened};
-use crate::load_watch::LoadWatch;
-use crate::observer::Planned;
-use crate::ranks::{self, RankLink, Started, Worker};
-use crate::results::{Gathered, Results};
-use crate::watchdog::{Sent, Watchdog};
+use crate::fleet::{RankEvent, Status};
+use crate::observer::{Planned, Recovery};
+use crate::requests::{Caller, Requests};
+use crate::restart_policy::RestartPolicy;
+use crate::results::Gathered;
+use crate::suspects::{Suspects, Verdict};
+use crate::watchdog::Sent;
 use crate::{Activity, CoordinatorConfig, Observer, Update, Workers};
 use scheduler::{ItlController, Occupancy, Scheduler, SchedulerConfig, Submission};
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use step::SeqId;
-use timeouts::StepTimeLimits;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{error, info, warn};
 
-/// How long the loop listens for what other ranks say about a failure before it ends the epoch.
-const FAILURE_GRACE: Duration = Duration::from_millis(300);
-
 /// How long the loop waits for the processes that it has asked to end. They are killed long before.
 const END_LIMIT: Duration = Duration::from_secs(15);
-
-/// The most bytes of a failure's reason that callers get.
-const REASON_BYTES_MAX: usize = 2048;
-
-/// Where the epoch is.
-enum Phase {
-    Loading(Vec<Worker>),
-    Running(Vec<RankLink>),
-    /// No more steps are planned, and the processes have been asked to end.
-    Ending,
-}
 
 /// The loop's state.
 pub(crate) struct Driver {
     config: CoordinatorConfig,
+    workers: Workers,
     events: Sender,
     status: watch::Sender<Status>,
     activity: watch::Sender<Activity>,
     observer: Arc<dyn Observer>,
-    phase: Phase,
-    fleet: Fleet,
+    epoch: Epoch,
     checksums: Checksums,
     scheduler: Scheduler,
-    callers: Callers,
-    results: Results,
-    /// The steps that have been sent and not committed.
-    planned: VecDeque<Planned>,
-    watchdog: Watchdog,
-    /// A rank that a step waits for is stopped, and the log says so.
-    stopped: bool,
+    requests: Requests,
     /// Bounds the time of steps, if that is asked for.
     itl: Option<ItlController>,
     /// Nothing has happened since the scheduler was checked.
     checked: bool,
-    /// Workers whose end has not been seen.
-    alive: usize,
     draining: bool,
-    /// When the epoch ends, once a rank has failed.
-    deadline: Option<Instant>,
+    /// No epoch follows.
+    over: bool,
+    was_ready: bool,
+    policy: RestartPolicy,
+    suspects: Suspects,
+    /// Failures that count no more once a step is done.
+    to_forgive: usize,
+    /// Since when, and how, if the ranks have failed and do not serve yet.
+    recovery: Option<(Instant, SystemTime, Recovery)>,
 }
 
 impl Driver {
     pub(crate) fn new(
         config: CoordinatorConfig,
+        workers: Workers,
         events: Sender,
         status: watch::Sender<Status>,
         activity: watch::Sender<Activity>,
@@ -86,65 +71,137 @@ impl Driver {
             scheduler.limit_prompt_rows(itl.prompt_rows());
         }
         Self {
+            workers,
             events,
             status,
             activity,
             observer,
-            phase: Phase::Loading(Vec::new()),
-            fleet: Fleet::new(config.world),
+            epoch: Epoch::new(0, &config),
             checksums: Checksums::default(),
             scheduler,
-            callers: Callers::default(),
-            results: Results::new(config.world),
-            planned: VecDeque::new(),
-            watchdog: Watchdog::new(StepTimeLimits::of_coordinator(config.step_limit), config.pause_limit),
-            stopped: false,
+            requests: Requests::default(),
             itl,
             checked: true,
-            alive: 0,
             draining: false,
-            deadline: None,
+            over: false,
+            was_ready: false,
+            policy: RestartPolicy::new(config.restarts),
+            suspects: Suspects::default(),
+            to_forgive: 0,
+            recovery: None,
             config,
         }
     }
 
-    /// Runs until every process has ended.
-    pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>, workers: Workers) {
-        let Started { workers, failure, _processes } = ranks::start(&self.config, workers, &self.events).await;
-        self.alive = workers.len();
-        self.phase = Phase::Loading(workers);
-        if let Some(reason) = failure {
-            self.fail(&reason);
+    /// Runs until every process has ended, and no other follows.
+    pub(crate) async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        loop {
+            self.live(&mut events).await;
+            let again = self.epoch.take_failure().and_then(|failure| self.after(&failure));
+            self.reap(&mut events).await;
+            if let Some(at) = again {
+                self.wait(at, &mut events).await;
+            }
+            if self.over {
+                return;
+            }
+            self.epoch = Epoch::new(self.epoch.number() + 1, &self.config);
         }
-        let mut load = LoadWatch::new(self.config.load_limit);
-        let mut ask = interval_at(Instant::now() + LoadWatch::ASK_EVERY, LoadWatch::ASK_EVERY);
-        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !matches!(self.phase, Phase::Ending) {
+    }
+
+    /// Runs an epoch to its end.
+    async fn live(&mut self, events: &mut mpsc::UnboundedReceiver<Event>) {
+        let begun = Instant::now();
+        self.epoch.start(&self.config, &self.workers, &self.events).await;
+        let mut look = interval_at(begun + Epoch::WATCH_LOAD_EVERY, Epoch::WATCH_LOAD_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.epoch.is_loading() || self.epoch.is_running() || self.epoch.deadline().is_some() {
             tokio::select! {
                 // An answer that is there is not late.
                 biased;
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
-                _ = ask.tick(), if self.deadline.is_none() && matches!(self.phase, Phase::Loading(_)) => {
-                    if let Some(idle) = load.late(self.fleet.mark()) {
-                        self.on_late_load(idle);
-                    }
-                }
-                () = sleep_until(self.deadline) => self.fail(&self.fleet.reason()),
-                () = tokio::time::sleep(Watchdog::ASK_EVERY), if self.watchdog.is_waiting() => {}
+                _ = look.tick(), if self.epoch.is_loading() => self.epoch.watch_load(),
+                () = sleep_until(self.epoch.deadline()) => self.epoch.give_up(),
+                () = tokio::time::sleep(Epoch::WATCH_STEP_EVERY), if self.epoch.is_waiting() => {}
             }
             while let Ok(event) = events.try_recv() {
                 self.on(event);
             }
-            self.watch();
+            self.epoch.watch_step();
             self.pump();
         }
+    }
+
+    /// The ranks have failed: what becomes of the requests, and when others take their place, if they do.
+    fn after(&mut self, failure: &Failure) -> Option<Instant> {
+        let (now, Failure { reason, from_outside }) = (Instant::now(), failure);
+        let lost = self.scheduler.restart();
+        let mut counts = true;
+        self.to_forgive = 0;
+        if !from_outside {
+            let verdict = self.suspects.failed(&lost);
+            counts = verdict.counts;
+            self.convict(&verdict, reason);
+        }
+        self.scheduler.admit_only(self.suspects.on_trial());
+        // One that has never been ready is not so by accident, unless somebody wants it to be tried again and again.
+        let may_restart = self.was_ready || self.config.restarts.failures_max.is_none();
+        let Some(delay) = self.policy.failed(now, counts).filter(|_| may_restart) else {
+            self.over(Status::Failed { reason: reason.clone() }, Some(reason));
+            return None;
+        };
+        let (_, since, recovery) = self.recovery.get_or_insert_with(|| (now, SystemTime::now(), Recovery::default()));
+        recovery.failures += 1;
+        let (since, failures) = (*since, recovery.failures);
+        if !self.draining {
+            self.status.send_replace(Status::Recovering { since, failures, reason: reason.clone() });
+        }
+        let waiting = self.scheduler.load().waiting;
+        warn!("{waiting} requests wait for the ranks, which are started again in {:.1} s", delay.as_secs_f32());
+        self.tell_activity();
+        Some(now + delay)
+    }
+
+    /// Ends the request that breaks the ranks, if it is known by now.
+    fn convict(&mut self, verdict: &Verdict, reason: &str) {
+        if let Some(seq) = verdict.guilty {
+            error!("the ranks fail whenever sequence {seq} runs: it is ended");
+            self.scheduler.abort(seq);
+            self.requests.fail(seq, reason);
+            self.to_forgive = verdict.forgiven;
+        }
+    }
+
+    /// Waits until every process of the epoch has ended.
+    async fn reap(&mut self, events: &mut mpsc::UnboundedReceiver<Event>) {
+        let begun = Instant::now();
         let ended = async {
-            while self.alive > 0 {
+            while self.epoch.alive() > 0 {
                 self.on(events.recv().await.expect("the loop itself holds a sender"));
             }
         };
         if tokio::time::timeout(END_LIMIT, ended).await.is_err() {
-            error!("{} worker processes have not ended", self.alive);
+            error!("{} worker processes have not ended", self.epoch.alive());
+        }
+        if let Some((.., recovery)) = &mut self.recovery {
+            recovery.ending += begun.elapsed();
+        }
+    }
+
+    /// Waits until the next epoch is to begin, or none is.
+    async fn wait(&mut self, at: Instant, events: &mut mpsc::UnboundedReceiver<Event>) {
+        let begun = Instant::now();
+        while !self.over {
+            if self.draining && self.scheduler.is_idle() {
+                return self.over(Status::Stopped, None);
+            }
+            tokio::select! {
+                event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
+                () = tokio::time::sleep_until(at) => break,
+            }
+        }
+        if let Some((.., recovery)) = &mut self.recovery {
+            recovery.waiting += begun.elapsed();
         }
     }
 
@@ -153,55 +210,55 @@ impl Driver {
             Event::Submit { seq, submission, caller } => self.submit(seq, submission, caller),
             Event::Abort(seq) => {
                 // Most have ended by themselves.
-                if self.callers.remove(seq) {
+                if self.requests.remove(seq) {
                     self.scheduler.abort(seq);
+                    self.on_ended(seq);
                 }
             }
             Event::Drain => self.drain(),
-            Event::Stop => self.end(Status::Stopped, true),
-            Event::Rank { rank, event } => self.on_rank(rank, event),
-            Event::Read { rank, checksums } => {
-                if let Err(reason) = self.checksums.first_or_differs(rank, checksums) {
-                    self.on_rank(rank, RankEvent::Error(reason));
+            Event::Stop => self.over(Status::Stopped, None),
+            // What one of an earlier epoch says comes too late.
+            Event::Rank { epoch, .. } | Event::Read { epoch, .. } | Event::Result { epoch, .. }
+                if epoch != self.epoch.number() => {}
+            Event::Rank { rank, event, .. } => {
+                if let Some(memory) = self.epoch.on_rank(rank, event) {
+                    self.ready(memory);
+                } else if self.epoch.is_loading() && self.recovery.is_none() {
+                    let (done, total) = self.epoch.progress();
+                    self.status.send_replace(Status::Loading { done, total });
                 }
             }
-            Event::Result { rank, result } => {
-                self.results.push(rank, result);
+            Event::Read { rank, checksums, .. } => {
+                if let Err(reason) = self.checksums.first_or_differs(rank, checksums) {
+                    self.epoch.on_rank(rank, RankEvent::Error(reason));
+                }
+            }
+            Event::Result { rank, result, .. } => {
+                self.epoch.on_result(rank, result);
                 self.gather();
             }
         }
     }
 
-    fn on_rank(&mut self, rank: usize, event: RankEvent) {
-        if matches!(event, RankEvent::Exited { .. }) {
-            self.alive -= 1;
+    fn ready(&mut self, memory: Vec<crate::RankMemory>) {
+        self.was_ready = true;
+        if let Some((begun, _, mut recovery)) = self.recovery.take() {
+            recovery.loading = begun.elapsed().saturating_sub(recovery.ending + recovery.waiting);
+            let seconds =
+                [begun.elapsed(), recovery.ending, recovery.waiting, recovery.loading].map(|d| d.as_secs_f32());
+            let [all, ending, waiting, loading] = seconds;
+            info!(
+                "the ranks serve again after {all:.2} s: {ending:.2} s to end, {waiting:.2} s to wait, {loading:.2} s to load"
+            );
+            self.observer.recovered(&recovery);
         }
-        if matches!(self.phase, Phase::Ending) {
-            return;
+        if !self.draining {
+            self.status.send_replace(Status::Ready { memory });
         }
-        match self.fleet.on(rank, event) {
-            Change::None => {}
-            Change::AllReady => return self.ready(),
-            Change::Failed => self.deadline = Some(Instant::now() + FAILURE_GRACE),
-        }
-        if matches!(self.phase, Phase::Loading(_)) {
-            let (done, total) = self.fleet.progress();
-            self.status.send_replace(Status::Loading { done, total });
-        }
-    }
-
-    /// Opens the streams of steps.
-    fn ready(&mut self) {
-        let Phase::Loading(workers) = std::mem::replace(&mut self.phase, Phase::Ending) else {
-            unreachable!("ranks become ready once");
-        };
-        self.phase = Phase::Running(workers.into_iter().map(|worker| worker.run(self.events.clone())).collect());
-        let memory = self.fleet.memory().expect("all ranks are ready");
-        self.status.send_replace(Status::Ready { memory });
     }
 
     fn submit(&mut self, seq: SeqId, submission: Submission, caller: Caller) {
-        if matches!(self.phase, Phase::Ending) {
+        if self.over {
             // The caller saw the status of a moment ago. Without an update its stream just ends.
             if let Status::Failed { reason } = &*self.status.borrow() {
                 let _ = caller.updates.send(Update::Failed { reason: reason.clone() });
@@ -209,43 +266,34 @@ impl Driver {
             return;
         }
         match self.scheduler.submit(seq, submission) {
-            Ok(()) => self.callers.add(seq, caller),
+            Ok(()) => self.requests.add(seq, caller),
             // The caller may be gone.
             Err(error) => drop(caller.updates.send(Update::Failed { reason: error.to_string() })),
+        }
+        if !self.epoch.is_running() {
+            self.tell_activity();
         }
     }
 
     fn drain(&mut self) {
-        match self.phase {
-            Phase::Running(_) if !self.draining => {
-                self.draining = true;
-                self.status.send_replace(Status::Draining);
-            }
-            Phase::Loading(_) => self.end(Status::Stopped, true),
-            _ => {}
+        if !self.was_ready {
+            self.over(Status::Stopped, None);
+        } else if !self.draining && !self.over {
+            self.draining = true;
+            self.status.send_replace(Status::Draining);
         }
     }
 
     /// Sends as many plans as there may be in flight; ends when there is nothing left to finish.
     fn pump(&mut self) {
-        let Phase::Running(links) = &self.phase else { return };
-        if self.deadline.is_some() {
+        if !self.epoch.is_running() {
             return;
         }
         let mut begun = Instant::now();
         while let Some(plan) = self.scheduler.plan() {
-            let command = wire::plan_to_wire(&plan);
-            self.watchdog.sent(&plan, Instant::now());
-            for link in links {
-                // A rank that is gone reports it itself.
-                let _ = link.commands.send(command.clone());
-            }
-            let end = Instant::now();
-            self.planned.push_back(Planned::new(&plan, end - begun, self.callers.traced(&plan)));
-            begun = end;
+            begun = self.epoch.send(&plan, begun, self.requests.traced(&plan));
         }
-        let activity = Activity { load: self.scheduler.load(), totals: self.scheduler.totals() };
-        self.activity.send_if_modified(|last| std::mem::replace(last, activity) != activity);
+        self.tell_activity();
         if self.scheduler.is_idle() {
             self.on_idle();
         } else {
@@ -253,105 +301,84 @@ impl Driver {
         }
     }
 
+    fn tell_activity(&self) {
+        let activity = Activity { load: self.scheduler.load(), totals: self.scheduler.totals() };
+        self.activity.send_if_modified(|last| std::mem::replace(last, activity) != activity);
+    }
+
     /// Nothing waits, and nothing runs.
     fn on_idle(&mut self) {
         if (self.config.check_invariants || cfg!(debug_assertions)) && !std::mem::replace(&mut self.checked, true) {
             self.scheduler.check();
-            assert!(self.callers.is_empty(), "a caller waits for nothing");
+            assert!(self.requests.is_empty(), "a caller waits for nothing");
         }
         if self.draining {
-            self.end(Status::Stopped, false);
+            info!("all requests are finished; the workers end");
+            // They end by themselves when their connections do.
+            self.epoch.end(false);
+            self.over(Status::Stopped, None);
         }
-    }
-
-    /// The oldest step has been answered: what its time says for those that follow. Returns that time.
-    fn measure(&mut self) -> Duration {
-        let Some((sent, taken)) = self.watchdog.answered(Instant::now()) else { return Duration::ZERO };
-        if let Some(itl) = self.itl.as_mut().filter(|_| sent.rows > sent.prompt_rows) {
-            itl.observe(sent.prompt_rows, micros(taken));
-            self.scheduler.limit_prompt_rows(itl.prompt_rows());
-        }
-        taken
     }
 
     /// Commits every step of which all ranks have sent the result.
     fn gather(&mut self) {
-        let goes_on = |driver: &Self| driver.deadline.is_none() && matches!(driver.phase, Phase::Running(_));
-        while goes_on(self)
-            && let Some(result) = self.results.next()
-        {
-            let taken = self.measure();
-            if let Err(reason) = result.and_then(|gathered| self.commit(gathered, taken)) {
-                return self.fail(&reason);
+        while let Some((planned, gathered, taken)) = self.epoch.next_result() {
+            if let Some((sent, taken)) = taken {
+                self.bound_time(&sent, taken);
+            }
+            let taken = taken.map_or(Duration::ZERO, |(_, taken)| taken);
+            if let Err(reason) = self.commit(&planned, gathered, taken) {
+                self.epoch.fail(&reason, false);
             }
         }
     }
 
+    /// What the time of a step says for those that follow.
+    fn bound_time(&mut self, sent: &Sent, taken: Duration) {
+        if let Some(itl) = self.itl.as_mut().filter(|_| sent.rows > sent.prompt_rows) {
+            itl.observe(sent.prompt_rows, micros(taken));
+            self.scheduler.limit_prompt_rows(itl.prompt_rows());
+        }
+    }
+
     /// Commits a step, hands out what it brought forth, and tells of it.
-    fn commit(&mut self, Gathered { result, ranks }: Gathered, taken: Duration) -> Result<(), String> {
+    fn commit(&mut self, planned: &Planned, gathered: Gathered, taken: Duration) -> Result<(), String> {
+        let Gathered { result, ranks } = gathered;
         let begun = Instant::now();
         let events = self.scheduler.commit(result).map_err(|error| error.to_string())?;
         let committed = Instant::now();
-        let planned = self.planned.pop_front().expect("a step that is committed was sent");
         let record = planned.done(taken, committed - begun, ranks);
-        self.callers.tell(&planned.traced, &record);
-        events.into_iter().for_each(|event| self.callers.deliver(event));
+        self.requests.tell(&planned.traced, &record);
+        for event in events {
+            if let Some(seq) = self.requests.deliver(event) {
+                self.on_ended(seq);
+            }
+        }
+        self.policy.forgive(std::mem::take(&mut self.to_forgive));
+        if self.suspects.on_trial().is_some() && self.suspects.next_trial(|seq| self.scheduler.computed(seq)) {
+            self.scheduler.admit_only(self.suspects.on_trial());
+        }
         self.observer.step(&record, committed.elapsed());
         Ok(())
     }
 
-    /// Nothing has come of the load for too long.
-    fn on_late_load(&mut self, idle: Duration) {
-        let Phase::Loading(workers) = &self.phase else { unreachable!("it is asked for while ranks load") };
-        let silent = workers.iter().enumerate().filter(|&(rank, _)| self.fleet.is_loading(rank));
-        let silent: Vec<_> = silent.map(|(rank, worker)| format!("rank {rank} {}", worker.seen())).collect();
-        let (seconds, silent) = (idle.as_secs(), silent.join(", "));
-        self.fail(&format!("the load has made no progress for {seconds} s (--load-timeout); not ready: {silent}"));
-    }
-
-    /// Looks whether some rank has not answered the oldest step in time.
-    fn watch(&mut self) {
-        let (Phase::Running(links), None) = (&self.phase, self.deadline) else { return };
-        let silent = || links.iter().enumerate().filter(|&(rank, _)| self.results.is_missing(rank));
-        let stopped = || silent().filter(|(_, link)| link.worker.is_stopped()).map(|(rank, _)| rank);
-        let late = self.watchdog.late(Instant::now(), || stopped().next().is_some());
-        match (std::mem::replace(&mut self.stopped, self.watchdog.sees_stopped()), self.stopped) {
-            (false, true) => warn!("stopped by a signal, and waited for: ranks {:?}", stopped().collect::<Vec<_>>()),
-            (true, false) => info!("no rank is stopped any more"),
-            _ => {}
-        }
-        if let Some((Sent { step, rows, .. }, after)) = late {
-            let silent: Vec<_> = silent().map(|(rank, link)| format!("rank {rank} {}", link.worker.seen())).collect();
-            let (seconds, silent) = (after.as_secs_f32(), silent.join(", "));
-            self.fail(&format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {silent}"));
+    /// A request has ended: others may be on trial now.
+    fn on_ended(&mut self, seq: SeqId) {
+        if self.suspects.ended(seq) {
+            self.scheduler.admit_only(self.suspects.on_trial());
         }
     }
 
-    fn fail(&mut self, reason: &str) {
-        error!("the model has failed: {reason}");
-        // Callers are told of it in a header.
-        let reason = shortened(reason, REASON_BYTES_MAX);
-        self.callers.end_all(Some(&reason));
-        self.end(Status::Failed { reason }, true);
-    }
-
-    /// Tells all workers to end, and kills them if that must be `now`.
-    fn end(&mut self, status: Status, now: bool) {
-        let workers = match std::mem::replace(&mut self.phase, Phase::Ending) {
-            Phase::Loading(workers) => workers,
-            Phase::Running(links) => links.into_iter().map(|link| link.worker).collect(),
-            Phase::Ending => return,
-        };
-        self.deadline = None;
-        self.callers.end_all(None);
+    /// No epoch follows. Callers whose sequences are not finished hear the reason, if there is one; the others' streams just end.
+    fn over(&mut self, status: Status, reason: Option<&str>) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        self.requests.end_all(reason);
+        self.epoch.end(true);
         let load = Occupancy { waiting: 0, running: 0, blocks_available: self.config.kv_blocks as usize };
         self.activity.send_modify(|activity| activity.load = load);
         self.status.send_replace(status);
-        if now {
-            workers.into_iter().for_each(Worker::kill);
-        } else {
-            info!("all requests are finished; the workers end");
-        }
     }
 }
 

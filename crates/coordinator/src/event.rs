@@ -1,8 +1,9 @@
 //! What the loop reacts to, and the way there.
 
 use crate::StepRecord;
-use crate::callers::Caller;
+
 use crate::fleet::RankEvent;
+use crate::requests::Caller;
 use scheduler::Submission;
 use std::sync::Arc;
 use step::{FinishReason, Sample, SeqId, StepResult};
@@ -20,15 +21,18 @@ pub(crate) enum Event {
     Drain,
     Stop,
     Rank {
+        epoch: u64,
         rank: usize,
         event: RankEvent,
     },
     /// What a rank has read; that it is ready follows.
     Read {
+        epoch: u64,
         rank: usize,
         checksums: Vec<TensorChecksum>,
     },
     Result {
+        epoch: u64,
         rank: usize,
         result: StepResult,
     },
@@ -49,13 +53,31 @@ impl Sender {
         let _ = self.0.send(event);
     }
 
-    pub(crate) fn rank(&self, rank: usize, event: RankEvent) {
-        self.send(Event::Rank { rank, event });
-    }
-
     /// Waits until the loop has ended.
     pub(crate) async fn closed(&self) {
         self.0.closed().await;
+    }
+}
+
+/// Sends what happens to a rank of one epoch.
+#[derive(Clone)]
+pub(crate) struct RankSender {
+    pub(crate) events: Sender,
+    pub(crate) epoch: u64,
+    pub(crate) rank: usize,
+}
+
+impl RankSender {
+    pub(crate) fn event(&self, event: RankEvent) {
+        self.events.send(Event::Rank { epoch: self.epoch, rank: self.rank, event });
+    }
+
+    pub(crate) fn read(&self, checksums: Vec<TensorChecksum>) {
+        self.events.send(Event::Read { epoch: self.epoch, rank: self.rank, checksums });
+    }
+
+    pub(crate) fn result(&self, result: StepResult) {
+        self.events.send(Event::Result { epoch: self.epoch, rank: self.rank, result });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::load_watch::Mark;
 use std::fmt;
+use std::time::SystemTime;
 
 /// How the model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +19,20 @@ pub enum Status {
         /// What each rank holds, in rank order.
         memory: Vec<RankMemory>,
     },
+    /// The workers have failed, and others take their place. What was accepted goes on then, and what is submitted waits.
+    Recovering {
+        /// Since when.
+        since: SystemTime,
+        /// How often they have failed since they were ready last.
+        failures: u32,
+        /// What the ranks said last.
+        reason: String,
+    },
     /// What was accepted is finished, and nothing else is accepted.
     Draining,
     /// The workers have been told to end, as they were asked to.
     Stopped,
-    /// A worker failed, and the others have been ended.
+    /// The workers have failed, and are not started again.
     Failed {
         /// What the ranks said.
         reason: String,
@@ -49,8 +59,8 @@ pub(crate) enum RankEvent {
     Error(String),
     /// Its connection ended without a word.
     Lost(String),
-    /// Its process ended.
-    Exited { status: String, last_words: String },
+    /// Its process ended; `killed`: by a signal that somebody sent.
+    Exited { status: String, killed: bool, last_words: String },
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +112,7 @@ pub(crate) struct Fleet {
     /// Which rank reported what, in the order in which it was heard.
     reports: Vec<(usize, Report)>,
     failed: bool,
+    killed: bool,
 }
 
 /// What an event changed.
@@ -117,7 +128,12 @@ pub(crate) enum Change {
 
 impl Fleet {
     pub(crate) fn new(world: usize) -> Self {
-        Self { phases: vec![Phase::Loading { done: 0, total: 0 }; world], reports: Vec::new(), failed: false }
+        Self {
+            phases: vec![Phase::Loading { done: 0, total: 0 }; world],
+            reports: Vec::new(),
+            failed: false,
+            killed: false,
+        }
     }
 
     pub(crate) fn on(&mut self, rank: usize, event: RankEvent) -> Change {
@@ -137,7 +153,8 @@ impl Fleet {
             RankEvent::Error(error) => Some(Report::Error(error)),
             RankEvent::Lost(_) if matches!(self.phases[rank], Phase::Ended) => None,
             RankEvent::Lost(error) => Some(Report::Lost(error)),
-            RankEvent::Exited { status, last_words } => {
+            RankEvent::Exited { status, killed, last_words } => {
+                self.killed |= killed;
                 self.phases[rank] = Phase::Ended;
                 self.reports.retain(|(of, report)| *of != rank || !matches!(report, Report::Lost(_)));
                 Some(Report::Exited { status, last_words })
@@ -163,6 +180,11 @@ impl Fleet {
             format!("{who} {}: {}", ranks.join(", "), shortened(report, REPORT_BYTES_MAX))
         });
         told.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Somebody has killed a rank. What others say then is only that they miss it.
+    pub(crate) fn killed(&self) -> bool {
+        self.killed
     }
 
     /// Bytes read and to be read, over all ranks; the second is 0 until all have begun.
@@ -208,7 +230,7 @@ mod tests {
     const MEMORY: RankMemory = RankMemory { weight_bytes: 10, kv_bytes: 5 };
 
     fn exited() -> RankEvent {
-        RankEvent::Exited { status: "signal: 9 (SIGKILL)".to_owned(), last_words: "line".to_owned() }
+        RankEvent::Exited { status: "signal: 9 (SIGKILL)".to_owned(), killed: true, last_words: "line".to_owned() }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The way to a running coordinator.
 
-use crate::callers::Caller;
 use crate::drive::Driver;
 use crate::event::{Event, Sender};
 use crate::generation::{EndSequence, Generation};
+use crate::requests::Caller;
 use crate::{CoordinatorConfig, Observer, Status, Workers};
 use scheduler::{Occupancy, Submission, Totals};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Activity {
     pub totals: Totals,
 }
 
-/// A running coordinator. Clones lead to the same one; it lives until it is drained, stopped, or fails.
+/// A running coordinator. Clones lead to the same one; it lives until it is drained, stopped, or fails for good.
 #[derive(Clone)]
 pub struct Coordinator {
     events: Sender,
@@ -57,8 +57,8 @@ impl Coordinator {
         let (status_to, status) = watch::channel(Status::Loading { done: 0, total: 0 });
         let (activity_to, activity) = watch::channel(Activity::default());
         let kv_tokens = config.kv_blocks as usize * BLOCK_TOKENS;
-        let driver = Driver::new(config, events_to.clone(), status_to.clone(), activity_to, observer);
-        let driving = tokio::spawn(driver.run(events, workers));
+        let driver = Driver::new(config, workers, events_to.clone(), status_to.clone(), activity_to, observer);
+        let driving = tokio::spawn(driver.run(events));
         tokio::spawn(async move {
             if let Err(panic) = driving.await {
                 status_to.send_replace(Status::Failed { reason: format!("the coordinator has a bug: {panic}") });
@@ -101,7 +101,7 @@ impl Coordinator {
     /// As [`Coordinator::submit`].
     pub fn submit_traced(&self, submission: Submission, steps: usize) -> Result<Generation, SubmitError> {
         match &*self.status.borrow() {
-            Status::Ready { .. } => {}
+            Status::Ready { .. } | Status::Recovering { .. } => {}
             Status::Loading { .. } => return Err(SubmitError::Loading),
             Status::Draining | Status::Stopped => return Err(SubmitError::Draining),
             Status::Failed { reason } => return Err(SubmitError::Failed { reason: reason.clone() }),

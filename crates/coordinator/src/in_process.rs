@@ -1,17 +1,34 @@
 //! Ranks within this process: for tests, and to measure what the coordinator costs.
 
-use crate::event::{Event, Sender};
+use crate::event::RankSender;
 use crate::fleet::{RankEvent, RankMemory};
 use std::pin::Pin;
+use std::sync::Arc;
 use step::{Command, StepResult};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use wire::control as pb;
 
-/// What a rank does: it runs commands, answers plans in their order, and ends when the commands do, or with an error.
-pub type InProcessRank = Box<dyn FnOnce(RankCommands, RankAnswers) -> RankRun + Send>;
+/// What a rank does: it says that it is ready, runs commands, answers plans in their order, and ends when the commands do, or with an
+/// error. It is called for each epoch.
+pub type InProcessRank = Arc<dyn Fn(RankCommands, RankAnswers) -> RankRun + Send + Sync>;
 
 /// A rank at work.
-pub type RankRun = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+pub type RankRun = Pin<Box<dyn Future<Output = Result<(), RankFailure>> + Send>>;
+
+/// Why a rank ends before its commands do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RankFailure {
+    /// What it says itself.
+    Error(String),
+    /// As if somebody had killed its process.
+    Killed,
+}
+
+impl From<String> for RankFailure {
+    fn from(error: String) -> Self {
+        Self::Error(error)
+    }
+}
 
 /// A message to the rank.
 pub struct RankCommands(mpsc::UnboundedReceiver<pb::WorkerCommand>);
@@ -29,12 +46,14 @@ impl RankCommands {
 }
 
 /// The way back to the coordinator.
-pub struct RankAnswers {
-    rank: usize,
-    events: Sender,
-}
+pub struct RankAnswers(RankSender);
 
 impl RankAnswers {
+    /// The rank can run steps.
+    pub fn ready(&self) {
+        self.0.event(RankEvent::Ready(RankMemory { weight_bytes: 0, kv_bytes: 0 }));
+    }
+
     /// Answers the oldest plan that has not been answered.
     ///
     /// # Panics
@@ -42,55 +61,38 @@ impl RankAnswers {
     /// If the result cannot be said over the wire.
     pub fn send(&self, result: StepResult) {
         let result = wire::result_from_wire(wire::result_to_wire(result)).expect("what goes in comes out");
-        self.events.send(Event::Result { rank: self.rank, result });
+        self.0.result(result);
     }
 }
 
-/// A rank that may not run yet.
+/// A rank that runs. Without commands it ends.
 pub(crate) struct InProcessWorker {
-    rank: usize,
     commands: mpsc::UnboundedSender<pb::WorkerCommand>,
-    /// Used to let it run, or dropped before: then it ends.
-    start: Option<oneshot::Sender<()>>,
     task: tokio::task::AbortHandle,
 }
 
 impl InProcessWorker {
-    pub(crate) fn new(rank: usize, body: InProcessRank, events: Sender) -> Self {
+    pub(crate) fn start(body: &InProcessRank, events: RankSender) -> Self {
         // As many plans as there may be in flight.
         let (commands, commands_from) = mpsc::unbounded_channel();
-        let (start, started) = oneshot::channel();
-        let answers = RankAnswers { rank, events: events.clone() };
-        let task = tokio::spawn(async move {
-            match started.await {
-                Ok(()) => body(RankCommands(commands_from), answers).await,
-                Err(_) => Ok(()),
-            }
-        });
+        let task = tokio::spawn(body(RankCommands(commands_from), RankAnswers(events.clone())));
         let abort = task.abort_handle();
         tokio::spawn(async move {
-            let status = match task.await {
-                Ok(Ok(())) => "it ended".to_owned(),
-                Ok(Err(error)) => {
-                    events.rank(rank, RankEvent::Error(error));
-                    "it failed".to_owned()
+            let (status, killed) = match task.await {
+                Ok(Ok(())) => ("it ended".to_owned(), false),
+                Ok(Err(RankFailure::Killed)) => ("it was killed".to_owned(), true),
+                Ok(Err(RankFailure::Error(error))) => {
+                    events.event(RankEvent::Error(error));
+                    ("it failed".to_owned(), false)
                 }
-                Err(error) => error.to_string(),
+                Err(error) => (error.to_string(), false),
             };
-            events.rank(rank, RankEvent::Exited { status, last_words: String::new() });
+            events.event(RankEvent::Exited { status, killed, last_words: String::new() });
         });
-        Self { rank, commands, start: Some(start), task: abort }
+        Self { commands, task: abort }
     }
 
-    /// There is nothing to load.
-    pub(crate) fn load(&self, events: &Sender) {
-        events.rank(self.rank, RankEvent::Ready(RankMemory { weight_bytes: 0, kv_bytes: 0 }));
-    }
-
-    pub(crate) fn run(&mut self) -> mpsc::UnboundedSender<pb::WorkerCommand> {
-        let start = self.start.take().expect("a rank runs once");
-        // If it is gone, its end is on the way.
-        let _ = start.send(());
+    pub(crate) fn run(&self) -> mpsc::UnboundedSender<pb::WorkerCommand> {
         self.commands.clone()
     }
 

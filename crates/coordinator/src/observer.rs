@@ -8,11 +8,29 @@ use step::{SeqId, StepId, StepPlan, StepResult};
 pub trait Observer: Send + Sync {
     /// A step is done, and its tokens were handed to their callers in the time `delivering`.
     fn step(&self, step: &StepRecord, delivering: Duration);
+
+    /// The ranks have failed, and others have taken their place.
+    fn recovered(&self, recovery: &Recovery);
 }
 
 /// Nobody listens.
 impl Observer for () {
     fn step(&self, _: &StepRecord, _: Duration) {}
+
+    fn recovered(&self, _: &Recovery) {}
+}
+
+/// How long it took from a failure until the ranks served again, by phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// How often the ranks failed until they served again.
+    pub failures: u32,
+    /// From the first failure until the last workers that failed had ended.
+    pub ending: Duration,
+    /// How long nothing was done, so that failures do not follow each other too fast.
+    pub waiting: Duration,
+    /// From the start of the workers until all were ready.
+    pub loading: Duration,
 }
 
 /// What was measured of a step.

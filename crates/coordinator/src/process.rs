@@ -1,17 +1,19 @@
 //! One worker process.
 
-use crate::event::{Event, Sender};
+use crate::event::RankSender;
 use crate::fleet::{RankEvent, RankMemory};
 use crate::worker_log::{LastWords, pass_on};
 use crate::{CoordinatorConfig, ProcessConfig};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -29,9 +31,19 @@ const END_GRACE: Duration = Duration::from_secs(5);
 /// How long its last words may take to come once it has ended. Whoever inherited its output may keep that open for ever.
 const LAST_WORDS_GRACE: Duration = Duration::from_secs(1);
 
+/// Signals that somebody sends. Of others the process is the cause itself. (tokio has no name for the ninth, SIGKILL, which is the
+/// out-of-memory killer's, too.)
+const FROM_OUTSIDE: [SignalKind; 5] = [
+    SignalKind::from_raw(9),
+    SignalKind::terminate(),
+    SignalKind::interrupt(),
+    SignalKind::hangup(),
+    SignalKind::quit(),
+];
+
 /// A worker process with its connection. Dropping it closes the connection, at which the worker ends itself.
 pub(crate) struct WorkerProcess {
-    rank: usize,
+    events: RankSender,
     client: WorkerClient<Channel>,
     /// Dropped or used to end the process: at once if used.
     end: oneshot::Sender<()>,
@@ -44,12 +56,13 @@ impl WorkerProcess {
     /// Starts the process and connects to it. Its end will be an event of the rank, if no error is returned.
     pub(crate) async fn start(
         config: &ProcessConfig,
-        rank: usize,
+        rendezvous: Option<&OwnedFd>,
         world: usize,
-        events: Sender,
+        events: RankSender,
     ) -> std::io::Result<Self> {
+        let rank = events.rank;
         let (ours, theirs) = StdUnixStream::pair()?;
-        wire::hand_over(&ours, config.rendezvous.as_ref().map(AsFd::as_fd))?;
+        wire::hand_over(&ours, rendezvous.map(AsFd::as_fd))?;
         let (output, output_to) = std::io::pipe()?;
         let child = Command::new(&config.program)
             .args(&config.arguments)
@@ -79,54 +92,54 @@ impl WorkerProcess {
         let client = client.max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
         // From here on its end is an event.
         let reader = tokio::spawn(pass_on(output, rank, last_words.clone()));
-        tokio::spawn(watch_process(child, rank, ended, events, reader, last_words.clone()));
-        Ok(Self { rank, client, end, pid, last_words })
+        tokio::spawn(watch_process(child, ended, events.clone(), reader, last_words.clone()));
+        Ok(Self { events, client, end, pid, last_words })
     }
 
     /// Asks the rank to load; what it says about it becomes events, until it is ready or has failed.
-    pub(crate) fn load(&self, request: pb::LoadRequest, events: Sender) {
-        let (rank, mut client) = (self.rank, self.client.clone());
+    pub(crate) fn load(&self, request: pb::LoadRequest) {
+        let (events, mut client) = (self.events.clone(), self.client.clone());
         tokio::spawn(async move {
             let mut stream = match client.load(request).await {
                 Ok(response) => response.into_inner(),
-                Err(status) => return events.rank(rank, error_event(&status)),
+                Err(status) => return events.event(error_event(&status)),
             };
             while let Some(message) = stream.next().await {
                 match message.map(|message| message.event) {
                     Ok(Some(load_event::Event::Progress(pb::LoadProgress { bytes_done, bytes_total }))) => {
-                        events.rank(rank, RankEvent::Progress { done: bytes_done, total: bytes_total });
+                        events.event(RankEvent::Progress { done: bytes_done, total: bytes_total });
                     }
                     Ok(Some(load_event::Event::Ready(pb::Ready { weight_bytes, kv_bytes, checksums }))) => {
-                        events.send(Event::Read { rank, checksums });
-                        return events.rank(rank, RankEvent::Ready(RankMemory { weight_bytes, kv_bytes }));
+                        events.read(checksums);
+                        return events.event(RankEvent::Ready(RankMemory { weight_bytes, kv_bytes }));
                     }
                     Ok(None) => {}
-                    Err(status) => return events.rank(rank, error_event(&status)),
+                    Err(status) => return events.event(error_event(&status)),
                 }
             }
-            events.rank(rank, RankEvent::Lost("it ended the load without a word".to_owned()));
+            events.event(RankEvent::Lost("it ended the load without a word".to_owned()));
         });
     }
 
     /// Opens the stream of steps; results and errors become events.
-    pub(crate) fn run(&self, events: Sender) -> mpsc::UnboundedSender<pb::WorkerCommand> {
+    pub(crate) fn run(&self) -> mpsc::UnboundedSender<pb::WorkerCommand> {
         // As many plans as there may be in flight.
         let (commands, commands_from) = mpsc::unbounded_channel();
-        let (rank, mut client) = (self.rank, self.client.clone());
+        let (events, mut client) = (self.events.clone(), self.client.clone());
         tokio::spawn(async move {
             let mut results = match client.run(UnboundedReceiverStream::new(commands_from)).await {
                 Ok(response) => response.into_inner(),
-                Err(status) => return events.rank(rank, error_event(&status)),
+                Err(status) => return events.event(error_event(&status)),
             };
             while let Some(message) = results.next().await {
                 let result = message.map_err(|status| error_event(&status));
                 match result.and_then(|r| wire::result_from_wire(r).map_err(|e| RankEvent::Error(e.to_string()))) {
-                    Ok(result) => events.send(Event::Result { rank, result }),
-                    Err(event) => return events.rank(rank, event),
+                    Ok(result) => events.result(result),
+                    Err(event) => return events.event(event),
                 }
             }
             // A coordinator that ends its epoch does not listen any more.
-            events.rank(rank, RankEvent::Lost("it ended its stream of steps without a word".to_owned()));
+            events.event(RankEvent::Lost("it ended its stream of steps without a word".to_owned()));
         });
         commands
     }
@@ -183,9 +196,8 @@ fn error_event(status: &Status) -> RankEvent {
 /// Waits for the end of the process and reports it. `end` used means: kill it; dropped: let it end by itself, for a while.
 async fn watch_process(
     mut child: Child,
-    rank: usize,
     end: oneshot::Receiver<()>,
-    events: Sender,
+    events: RankSender,
     output: JoinHandle<()>,
     last_words: LastWords,
 ) {
@@ -206,8 +218,10 @@ async fn watch_process(
             }
         }
     };
+    let signal = status.as_ref().ok().and_then(std::process::ExitStatus::signal);
+    let killed = signal.is_some_and(|signal| FROM_OUTSIDE.contains(&SignalKind::from_raw(signal)));
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     // Without its last words, or with some of them only, there is less to tell.
     let _ = tokio::time::timeout(LAST_WORDS_GRACE, output).await;
-    events.rank(rank, RankEvent::Exited { status, last_words: last_words.text() });
+    events.event(RankEvent::Exited { status, killed, last_words: last_words.text() });
 }

@@ -1,9 +1,9 @@
 //! The ranks of one epoch, wherever they run.
 
-use crate::event::Sender;
+use crate::event::{RankSender, Sender};
 use crate::in_process::InProcessWorker;
 use crate::process::{WorkerProcess, load_request};
-use crate::{CoordinatorConfig, InProcessRank, ProcessConfig, Workers};
+use crate::{CoordinatorConfig, ProcessConfig, Workers};
 use tokio::sync::mpsc;
 use wire::control as pb;
 
@@ -21,9 +21,9 @@ pub(crate) struct RankLink {
 
 impl Worker {
     /// Opens its stream of steps.
-    pub(crate) fn run(mut self, events: Sender) -> RankLink {
-        let commands = match &mut self {
-            Self::Process(process) => process.run(events),
+    pub(crate) fn run(self) -> RankLink {
+        let commands = match &self {
+            Self::Process(process) => process.run(),
             Self::InProcess(rank) => rank.run(),
         };
         RankLink { commands, worker: self }
@@ -59,19 +59,17 @@ pub(crate) struct Started {
     pub(crate) workers: Vec<Worker>,
     /// Why the next one could not be started, if not all are there.
     pub(crate) failure: Option<String>,
-    /// It must live as long as they do.
-    pub(crate) _processes: Option<ProcessConfig>,
 }
 
-/// Starts all ranks and asks them to load.
-pub(crate) async fn start(config: &CoordinatorConfig, workers: Workers, events: &Sender) -> Started {
+/// Starts all ranks of an epoch and asks them to load.
+pub(crate) async fn start(config: &CoordinatorConfig, workers: &Workers, events: &Sender, epoch: u64) -> Started {
+    let sender = |rank| RankSender { events: events.clone(), epoch, rank };
     match workers {
-        Workers::Processes(processes) => {
-            let (workers, failure) = start_processes(config, &processes, events).await;
-            Started { workers, failure, _processes: Some(processes) }
-        }
+        Workers::Processes(processes) => start_processes(config, processes, sender).await,
         Workers::InProcess(ranks) => {
-            Started { workers: start_in_process(config, ranks, events), failure: None, _processes: None }
+            assert_eq!(ranks.len(), config.world, "a rank for each of the tensor-parallel degree");
+            let start = |(rank, body)| Worker::InProcess(InProcessWorker::start(body, sender(rank)));
+            Started { workers: ranks.iter().enumerate().map(start).collect(), failure: None }
         }
     }
 }
@@ -79,28 +77,22 @@ pub(crate) async fn start(config: &CoordinatorConfig, workers: Workers, events: 
 async fn start_processes(
     config: &CoordinatorConfig,
     processes: &ProcessConfig,
-    events: &Sender,
-) -> (Vec<Worker>, Option<String>) {
-    let (mut started, mut failure) = (Vec::new(), None);
+    sender: impl Fn(usize) -> RankSender,
+) -> Started {
+    let rendezvous = match processes.rendezvous.as_ref().map(|rendezvous| rendezvous.for_epoch()).transpose() {
+        Ok(rendezvous) => rendezvous,
+        Err(error) => return Started { workers: Vec::new(), failure: Some(format!("where ranks meet: {error}")) },
+    };
+    let mut started = Vec::new();
     for rank in 0..config.world {
-        match WorkerProcess::start(processes, rank, config.world, events.clone()).await {
+        match WorkerProcess::start(processes, rendezvous.as_ref(), config.world, sender(rank)).await {
             Ok(process) => started.push(process),
             Err(error) => {
-                failure = Some(format!("rank {rank}: {error}"));
-                break;
+                let workers = started.into_iter().map(Worker::Process).collect();
+                return Started { workers, failure: Some(format!("rank {rank}: {error}")) };
             }
         }
     }
-    for (rank, process) in started.iter().enumerate().filter(|_| failure.is_none()) {
-        process.load(load_request(config, processes, rank), events.clone());
-    }
-    (started.into_iter().map(Worker::Process).collect(), failure)
-}
-
-fn start_in_process(config: &CoordinatorConfig, ranks: Vec<InProcessRank>, events: &Sender) -> Vec<Worker> {
-    assert_eq!(ranks.len(), config.world, "a rank for each of the tensor-parallel degree");
-    let ranks = ranks.into_iter().enumerate();
-    let workers: Vec<_> = ranks.map(|(rank, body)| InProcessWorker::new(rank, body, events.clone())).collect();
-    workers.iter().for_each(|worker| worker.load(events));
-    workers.into_iter().map(Worker::InProcess).collect()
+    started.iter().enumerate().for_each(|(rank, process)| process.load(load_request(config, processes, rank)));
+    Started { workers: started.into_iter().map(Worker::Process).collect(), failure: None }
 }

@@ -2,7 +2,7 @@
 //!
 //! Workers are this program, started again: the test below that is none plays their part.
 
-use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submission, Workers};
+use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, RestartLimits, Status, Submission, Workers};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
@@ -81,6 +81,7 @@ fn config() -> CoordinatorConfig {
         step_limit: STEP_LIMIT,
         pause_limit: STEP_LIMIT,
         load_limit: LIMIT,
+        restarts: RestartLimits::NEVER,
         check_invariants: true,
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use backend_cpu::Isa;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Command, Id, ValueEnum, value_parser};
+use coordinator::RestartLimits;
 pub use cuda::CudaArgs;
 use model::FalconConfig;
 use runtime::{BackendChoice, EngineOptions, WorkerCommand};
@@ -211,6 +212,7 @@ impl EngineArgs {
             step_limit: Duration::from_secs(self.step_timeout.into()),
             pause_limit: Duration::from_secs(self.pause_timeout.into()),
             load_limit: Duration::from_secs(self.load_timeout.into()),
+            restarts: RestartLimits::NEVER,
             cuda: self.cuda.settings(),
         })
     }

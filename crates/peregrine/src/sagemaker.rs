@@ -108,10 +108,6 @@ pub fn arguments(
             arguments.extend([flag.into(), value]);
         }
     }
-    // SageMaker restarts a container that ends.
-    if !is_given(&arguments, "--exit-on-failure") {
-        arguments.push("--exit-on-failure".into());
-    }
     Ok((arguments, environment))
 }
 
@@ -168,7 +164,7 @@ mod tests {
         ];
         let (arguments, environment) = of("peregrine serve --sagemaker", &variables).expect("all is known");
         let expected = "peregrine serve --sagemaker --model /opt/ml/model --tensor-parallel 8 --max-input-length 1024 \
-                        --max-total-tokens 2048 --http-addr 0.0.0.0:8080 --exit-on-failure";
+                        --max-total-tokens 2048 --http-addr 0.0.0.0:8080";
         assert_eq!(arguments, words(expected));
         let origins: Vec<_> = environment.origins().collect();
         assert_eq!((origins.len(), &*origins[1]), (4, "SM_NUM_GPUS: --tensor-parallel 8"));
@@ -179,10 +175,9 @@ mod tests {
     fn flags_win_and_the_first_variable_counts() {
         let variables = [("SM_NUM_GPUS", "8"), ("NUM_SHARD", "4"), ("PORT", "3"), ("SAGEMAKER_BIND_TO_PORT", "9000")];
         let (arguments, _) = of("peregrine serve --model=/m --sagemaker", &variables).expect("all is known");
-        let expected =
-            "peregrine serve --model=/m --sagemaker --tensor-parallel 8 --http-addr 0.0.0.0:9000 --exit-on-failure";
+        let expected = "peregrine serve --model=/m --sagemaker --tensor-parallel 8 --http-addr 0.0.0.0:9000";
         assert_eq!(arguments, words(expected));
-        let given = "peregrine serve --sagemaker --tensor-parallel 2 --http-addr [::]:1 --model /m --exit-on-failure";
+        let given = "peregrine serve --sagemaker --tensor-parallel 2 --http-addr [::]:1 --model /m";
         assert_eq!(of(given, &variables).expect("all is known").0, words(given));
     }
 

@@ -9,7 +9,7 @@ use crate::signals::Signals;
 use crate::threads::start_runtime;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use coordinator::{Coordinator, Status};
+use coordinator::{Coordinator, RestartLimits, Status};
 use runtime::{Engine, EngineOptions};
 use server::{
     ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Sampling, Settings, TelemetryOptions,
@@ -18,7 +18,7 @@ use server::{
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Arguments of `peregrine serve`.
 #[derive(Args, Debug)]
@@ -46,11 +46,16 @@ pub struct ServeArgs {
     /// UNAVAILABLE.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     drain_timeout: u32,
-    /// Exit with code 1 when the model fails, for a supervisor that restarts the server. Without it the server stays, and tells
-    /// callers and /health why the model failed.
-    #[arg(long)]
-    exit_on_failure: bool,
-    /// Serve as SageMaker asks of a container: HTTP on 0.0.0.0:8080, the model of /opt/ml/model, --exit-on-failure, and limits
+    /// How many failures of the workers within --restart-window are followed by a restart. Requests go on then where they were.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    restarts_max: u32,
+    /// Seconds for which a failure counts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = seconds())]
+    restart_window: u32,
+    /// What is done when the workers fail more often, or cannot be started at all.
+    #[arg(long, value_enum, default_value_t = OnFailure::Exit)]
+    on_failure: OnFailure,
+    /// Serve as SageMaker asks of a container: HTTP on 0.0.0.0:8080, the model of /opt/ml/model, and limits
     /// from the variables that Text Generation Inference's container knows. Flags that are given win.
     #[arg(long)]
     sagemaker: bool,
@@ -87,6 +92,15 @@ enum Overflow {
     Error,
     /// Its oldest turns are left out; system messages and the last turn stay.
     Cut,
+}
+
+/// What is done when the workers fail too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnFailure {
+    /// The server ends with exit code 69, or 1 if the model has never been ready, for a supervisor that restarts it.
+    Exit,
+    /// The server stays, is not ready, and goes on trying.
+    Stay,
 }
 
 /// What a line of the log is.
@@ -132,11 +146,18 @@ impl ServeArgs {
         };
         let chat_template = self.chat_template.clone();
         let telemetry = TelemetryOptions { traces: self.traces()?, log_prompts: self.log_prompts };
-        Ok(EngineOptions { chat_template, chat_overflow, telemetry, ..self.engine.options()? })
+        let restarts = RestartLimits {
+            failures_max: (self.on_failure == OnFailure::Exit).then_some(self.restarts_max),
+            window: Duration::from_secs(self.restart_window.into()),
+        };
+        Ok(EngineOptions { chat_template, chat_overflow, telemetry, restarts, ..self.engine.options()? })
     }
 }
 
-/// Serves until a signal asks for the end, or the model cannot be loaded.
+/// The exit code when the workers have failed too often: sysexits.h calls it EX_UNAVAILABLE.
+const WORKERS_FAILED: u8 = 69;
+
+/// Serves until a signal asks for the end, or the model cannot be loaded, or fails too often.
 pub fn run(args: ServeArgs) -> Result<ExitCode> {
     heap::give_back_large_allocations();
     server::raise_descriptor_limit();
@@ -173,31 +194,35 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         info!("metrics on {}", metrics.local_addr()?);
     }
     tokio::spawn(progress::show(coordinator.status()));
+    let mut was_ready = false;
+    let end = until_end(&args, &coordinator, &mut first, &mut was_ready);
     tokio::select! {
-        () = server::serve(service, listeners, settings, until_end(&args, &coordinator, &mut first)) => {}
+        () = server::serve(service, listeners, settings, end) => {}
         () = second_of(&mut second) => {
             warn!("stopping at once");
             coordinator.stop();
         }
     }
     match coordinator.ended().await {
+        Status::Failed { reason } if was_ready => {
+            error!("the workers have failed too often (--restarts-max {}): {reason}", args.restarts_max);
+            Ok(ExitCode::from(WORKERS_FAILED))
+        }
         Status::Failed { reason } => bail!("{reason}"),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Waits until the server is to close: when all that was accepted is finished after a signal, or when the model cannot be
-/// loaded. A model that fails later is not the end, if that was not asked for: its callers are told why, until somebody ends
-/// the server.
-async fn until_end(args: &ServeArgs, coordinator: &Coordinator, signals: &mut Signals) {
+/// Waits until the server is to close: when all that was accepted is finished after a signal, or when the model has failed for good.
+/// Tells whether it has ever been ready.
+async fn until_end(args: &ServeArgs, coordinator: &Coordinator, signals: &mut Signals, was_ready: &mut bool) {
     let mut status = coordinator.status();
-    let (mut signalled, mut was_ready) = (false, false);
+    let mut signalled = false;
     loop {
         match &*status.borrow_and_update() {
-            Status::Stopped => return,
-            Status::Failed { .. } if signalled || !was_ready || args.exit_on_failure => return,
-            Status::Ready { .. } => was_ready = true,
-            Status::Failed { .. } | Status::Loading { .. } | Status::Draining => {}
+            Status::Stopped | Status::Failed { .. } => return,
+            Status::Ready { .. } => *was_ready = true,
+            Status::Recovering { .. } | Status::Loading { .. } | Status::Draining => {}
         }
         tokio::select! {
             _ = signals.next(), if !signalled => {

@@ -6,7 +6,7 @@ use crate::launch::Launch;
 use crate::{BackendChoice, CudaSettings, EngineError, Machine, WorkerCommand, demo};
 use api::Limits;
 use backend_cpu::Isa;
-use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Workers};
+use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, RestartLimits, Workers};
 use model::FalconConfig;
 use server::dialects::tgi;
 use server::{Chat, ChatOverflow, Info, Service, Telemetry, TelemetryOptions, TokenizerPool};
@@ -69,6 +69,8 @@ pub struct EngineOptions {
     pub pause_limit: Duration,
     /// How long a load may go without progress.
     pub load_limit: Duration,
+    /// How often the workers are started again after a failure.
+    pub restarts: RestartLimits,
     /// How ranks use GPUs.
     pub cuda: CudaSettings,
 }
@@ -115,6 +117,7 @@ impl EngineOptions {
             step_limit: Duration::from_secs(Self::STEP_LIMIT_S.into()),
             pause_limit: Duration::from_secs(Self::PAUSE_LIMIT_S.into()),
             load_limit: Duration::from_secs(Self::LOAD_LIMIT_S.into()),
+            restarts: RestartLimits::NEVER,
             cuda: CudaSettings::default(),
         }
     }
@@ -269,6 +272,7 @@ impl EngineOptions {
             step_limit: self.step_limit,
             pause_limit: self.pause_limit,
             load_limit: self.load_limit,
+            restarts: self.restarts,
             check_invariants: self.check_invariants,
         }
     }

@@ -1,6 +1,5 @@
 //! Why an engine cannot be started. Settings go by the names of the command's flags.
 
-use backend::CollectiveError;
 use backend_cuda::DiscoverError;
 use std::path::PathBuf;
 use text::{ChatTemplateError, EosError, TokenizerError};
@@ -71,9 +70,6 @@ pub enum EngineError {
         /// One less than the longest sequence.
         most: usize,
     },
-    /// The ranks' place to meet.
-    #[error(transparent)]
-    Rendezvous(#[from] CollectiveError),
     /// The folders of the system's libraries.
     #[error("looking for NVIDIA's libraries: {0}")]
     Libraries(std::io::Error),

@@ -3,9 +3,10 @@
 use crate::{CudaSettings, EngineError};
 use backend_cpu::SharedMemory;
 use backend_cuda::{AllReduceChoice, CUBLASLT, LIBRARY_PATH, Libraries, NCCL};
+use coordinator::Rendezvous;
 use std::any::Any;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::PathBuf;
 
 /// What starts a worker.
@@ -22,7 +23,7 @@ pub(crate) struct Launch {
     /// Variables that are set for them.
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// Over what they meet.
-    pub(crate) rendezvous: Option<OwnedFd>,
+    pub(crate) rendezvous: Option<Box<dyn Rendezvous>>,
     /// What must live as long as they do.
     pub(crate) keep: Box<dyn Any + Send + Sync>,
 }
@@ -56,7 +57,8 @@ impl Launch {
             CUDA_ENVIRONMENT.iter().for_each(|(name, value)| set_default(name, value));
         }
         let mut keep: Box<dyn Any + Send + Sync> = Box::new(());
-        let rendezvous = if world > 1 { Some(SharedMemory::create(world)?) } else { None };
+        let memory = move || SharedMemory::create(world).map_err(io::Error::other);
+        let rendezvous = (world > 1).then(|| Box::new(memory) as Box<dyn Rendezvous>);
         if backend == "cuda" {
             let wanted: &[_] = if world > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };
             let libraries = Libraries::find(wanted).map_err(EngineError::Libraries)?;

@@ -18,6 +18,12 @@ pub enum Error {
         /// When one of them may have ended.
         retry_after: Duration,
     },
+    /// The ranks have failed and are started again, and as many requests as may be wait for them.
+    #[error("the model recovers from a failure, and as many requests wait as may")]
+    Recovering {
+        /// When it may serve again.
+        retry_after: Duration,
+    },
     /// The model takes no requests now.
     #[error(transparent)]
     Unavailable(#[from] SubmitError),
@@ -30,4 +36,14 @@ pub enum Error {
     /// The reader of a stream stood still for too long.
     #[error("nothing of the stream was read for {} s, so it was ended (--stalled-stream-timeout)", limit.as_secs())]
     Stalled { limit: Duration },
+}
+
+impl Error {
+    /// When it may be worth to ask again, where that is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } | Self::Recovering { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
 }

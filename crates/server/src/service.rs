@@ -241,7 +241,7 @@ impl Service {
         let (mut permits, mut valid) = (Vec::new(), Vec::new());
         for request in requests {
             // Before the work of tokenizing, which is what a request beyond the limit must not cost.
-            permits.push(admission.take()?);
+            permits.push(admission.take().map_err(|error| self.while_recovering(error))?);
             let request = api::check(request, &info.limits, fastrand::u64(..))?;
             valid.push(Arc::new(self.encode(request).await?));
         }
@@ -249,13 +249,24 @@ impl Service {
         for request in valid {
             let stops = StopMatcher::new(&request.stop);
             for choice in 0..request.best_of {
-                let permit = permits.pop().map_or_else(|| admission.take(), Ok)?;
+                let permit = permits.pop().map_or_else(|| admission.take(), Ok);
+                let permit = permit.map_err(|error| self.while_recovering(error))?;
                 let generation = self.0.coordinator.submit_traced(self.submission(&request, choice), steps)?;
                 let (request, stops) = (request.clone(), stops.clone());
                 submitted.push(Submitted { generation, permit, request, choice, stops });
             }
         }
         Ok((submitted, queued))
+    }
+
+    /// What is said where there is no room: a model that recovers is not overloaded.
+    fn while_recovering(&self, error: Error) -> Error {
+        match error {
+            Error::Overloaded { retry_after } if matches!(&*self.status().borrow(), Status::Recovering { .. }) => {
+                Error::Recovering { retry_after }
+            }
+            error => error,
+        }
     }
 
     /// Continuation `choice` of a request.

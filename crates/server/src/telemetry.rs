@@ -13,7 +13,7 @@ pub(crate) use record::{Generated, GenerationGuard, RequestRecord};
 pub use traces::{OtlpProtocol, Sampling, Traces, TracesError};
 
 use crate::Info;
-use coordinator::{Activity, Observer, StepRecord};
+use coordinator::{Activity, Observer, Recovery, StepRecord};
 pub(crate) use metrics::Exposition;
 use metrics::Metrics;
 use std::sync::{Arc, OnceLock};
@@ -81,5 +81,9 @@ impl Telemetry {
 impl Observer for Telemetry {
     fn step(&self, step: &StepRecord, delivering: Duration) {
         self.0.metrics.step(step, delivering);
+    }
+
+    fn recovered(&self, recovery: &Recovery) {
+        self.0.metrics.recovered(recovery);
     }
 }

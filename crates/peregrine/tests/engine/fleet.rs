@@ -2,7 +2,9 @@
 
 use crate::{amx, standin};
 use backend_cpu::{Isa, SharedMemory};
-use coordinator::{Coordinator, CoordinatorConfig, ProcessConfig, Status, Submission, Update, Workers};
+use coordinator::{
+    Coordinator, CoordinatorConfig, ProcessConfig, Rendezvous, RestartLimits, Status, Submission, Update, Workers,
+};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,10 +69,13 @@ impl Setup {
             step_limit: LIMIT,
             pause_limit: LIMIT,
             load_limit: LIMIT,
+            restarts: RestartLimits::NEVER,
             check_invariants: true,
         };
         change(&mut config);
         let (program, arguments, environment) = self.worker();
+        let world = self.world;
+        let memory = move || SharedMemory::create(world).map_err(std::io::Error::other);
         let processes = ProcessConfig {
             program,
             arguments,
@@ -81,7 +86,7 @@ impl Setup {
             threads_per_rank: 1,
             isa: self.isa.map(|isa| isa.to_string()),
             collective_limit: LIMIT,
-            rendezvous: (self.world > 1).then(|| SharedMemory::create(self.world).expect("shared memory")),
+            rendezvous: (self.world > 1).then(|| Box::new(memory) as Box<dyn Rendezvous>),
             keep: Box::new(()),
         };
         let coordinator = Coordinator::start(config, Workers::Processes(processes), Arc::new(()));

@@ -4,7 +4,7 @@
 use super::token_histogram::TokenHistogram;
 use super::{Generated, Outcome};
 use crate::Info;
-use coordinator::{Activity, StepRecord};
+use coordinator::{Activity, Recovery, StepRecord};
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
@@ -160,6 +160,9 @@ struct Steps {
     rows: Histogram,
     rank_time: Histograms<Label<u64>>,
     rank_all_reduce_time: Histograms<Label<u64>>,
+    recoveries: Counter,
+    failures: Counter,
+    recovery_time: Histograms<Label<&'static str>>,
 }
 
 /// Registers metrics as they are made.
@@ -360,6 +363,13 @@ impl Steps {
                 "Time of a step in which a rank was in all-reduces",
                 host_time_family(),
             ),
+            recoveries: register.add("peregrine_recoveries", "Times that the ranks served again", Counter::default()),
+            failures: register.add("peregrine_rank_failures", "Failures before they did", Counter::default()),
+            recovery_time: register.seconds(
+                "peregrine_recovery_time",
+                "Time until the ranks served again, by what it went to",
+                time_family(),
+            ),
         };
         let _ = steps.concat.get_or_create(&[("reason", CHUNKING)]);
         steps
@@ -393,6 +403,17 @@ impl Metrics {
     /// A request of any kind was answered.
     pub(super) fn answered(&self, dialect: &'static str, status: &str) {
         self.requests.responses.get_or_create(&[("dialect", dialect.to_owned()), ("status", status.to_owned())]).inc();
+    }
+
+    /// The ranks serve again.
+    pub(super) fn recovered(&self, recovery: &Recovery) {
+        let Steps { recoveries, failures, recovery_time, .. } = &self.steps;
+        recoveries.inc();
+        failures.inc_by(recovery.failures.into());
+        let Recovery { ending, waiting, loading, .. } = *recovery;
+        for (phase, time) in [("ending", ending), ("waiting", waiting), ("loading", loading)] {
+            recovery_time.get_or_create(&[("phase", phase)]).observe(time.as_secs_f64());
+        }
     }
 
     /// A step is done.

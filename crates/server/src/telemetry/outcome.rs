@@ -10,7 +10,7 @@ pub(crate) enum Outcome {
     Overloaded,
     Incomplete,
     Generation,
-    /// The model takes no requests: it loads, has failed, or the server ends.
+    /// The model takes no requests: it loads, recovers and has no room for more that wait, has failed, or the server ends.
     Healthcheck,
     /// Its caller went away, or stopped reading.
     Dropped,
@@ -48,7 +48,7 @@ impl From<&Error> for Outcome {
             Error::Overloaded { .. } => Self::Overloaded,
             Error::Incomplete => Self::Incomplete,
             Error::Generation { .. } => Self::Generation,
-            Error::Unavailable(_) => Self::Healthcheck,
+            Error::Unavailable(_) | Error::Recovering { .. } => Self::Healthcheck,
             Error::Stalled { .. } => Self::Dropped,
         }
     }

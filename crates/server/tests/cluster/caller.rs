@@ -134,8 +134,13 @@ impl Outcome {
         }
     }
 
-    /// Holds it against what the request gets alone. `failed` says that the cluster has failed, and `patience` how long a
-    /// request may take in one that has not.
+    /// There was no room for more that wait until the ranks serve again.
+    pub fn is_refused_while_recovering(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.message().starts_with("the model recovers"))
+    }
+
+    /// Holds it against what the request gets alone. `failed` says that the cluster has failed for good, or that the request breaks it,
+    /// and `patience` how long a request may take otherwise.
     pub fn check(&self, failed: bool, patience: Duration) {
         let Self { caller, tokens, details, status, took } = self;
         let mut alone = continue_alone(&caller.prompt, caller.max_new_tokens as usize);
@@ -156,11 +161,14 @@ impl Outcome {
                 (Code::DeadlineExceeded, Behaviour::HasDeadline(after) | Behaviour::Stalls(after)) => {
                     // Timers and the deadline on the wire are as fine as a millisecond; it is given a little early.
                     assert!(*took + Duration::from_millis(10) >= after, "{self:?} came too early");
+                    let waited = if matches!(caller.behaviour, Behaviour::Stalls(_)) { after } else { Duration::ZERO };
+                    assert!(*took <= after + waited + Duration::from_millis(10), "{self:?} came too late");
                 }
                 (Code::DeadlineExceeded, Behaviour::Freezes) => {
                     assert!(*took >= STALL_LIMIT, "{self:?} came too early");
                     assert!(status.message().contains("--stalled-stream-timeout"), "{self:?}");
                 }
+                (Code::Unavailable, _) if self.is_refused_while_recovering() => assert!(tokens.is_empty()),
                 (Code::Unavailable, _) => assert!(failed, "{self:?} in a cluster that has not failed"),
                 _ => panic!("{self:?}"),
             },

@@ -1,6 +1,7 @@
 //! A whole cluster in one process, from a seed: the gRPC API, the service, the coordinator, and ranks with their engines, over
 //! channels and a clock that only moves when nothing else can. Requests come, are cancelled, stop being read and pass
-//! their deadlines; ranks are slow, die, hang, report errors and choose other tokens.
+//! their deadlines; ranks are slow, die, are killed, hang, report errors and choose other tokens, while they load and while they run,
+//! and are started again; a request may break every rank that runs it.
 //!
 //! Whatever happens, a stream brings the tokens that its request gets alone, and it ends.
 //!

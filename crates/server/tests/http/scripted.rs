@@ -1,6 +1,6 @@
 //! A server whose ranks say what they are told to, and its clients.
 
-use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, Status, Workers};
+use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, RestartLimits, Status, Workers};
 use serde_json::Value;
 use server::{Chat, ChatOverflow, Info, Listeners, Service, Settings, Telemetry, TokenizerPool};
 use std::collections::HashMap;
@@ -34,6 +34,8 @@ pub struct Script {
     pub texts: Vec<Vec<u32>>,
     /// The rank fails with its step of this number.
     pub fails_at: Option<u64>,
+    /// How often it is started again.
+    pub restarts: RestartLimits,
     /// The rank waits before each step.
     pub pause: Duration,
     pub template: Option<&'static str>,
@@ -55,6 +57,7 @@ impl Script {
         Self {
             texts: texts.iter().map(ids).collect(),
             fails_at: None,
+            restarts: RestartLimits::NEVER,
             pause: Duration::ZERO,
             template: None,
             overflow: ChatOverflow::Error,
@@ -138,6 +141,7 @@ impl Server {
             step_limit: LIMIT,
             pause_limit: LIMIT,
             load_limit: LIMIT,
+            restarts: script.restarts,
             check_invariants: true,
         };
         let template = match script.template {
@@ -263,14 +267,17 @@ fn join_chunks(mut rest: &[u8]) -> Vec<u8> {
 }
 
 fn rank(script: Script, asked: Arc<Mutex<Vec<NewSequence>>>) -> InProcessRank {
-    Box::new(move |mut commands, answers| {
+    let script = Arc::new(script);
+    Arc::new(move |mut commands, answers| {
+        let (script, asked) = (Arc::clone(&script), Arc::clone(&asked));
         Box::pin(async move {
             let mut known = HashMap::new();
+            answers.ready();
             while let Some(command) = commands.next().await {
-                let Command::Plan(plan) = command else { return Err("nobody asked for masks".to_owned()) };
+                let Command::Plan(plan) = command else { return Err("nobody asked for masks".to_owned().into()) };
                 tokio::time::sleep(script.pause).await;
                 if script.fails_at.is_some_and(|step| plan.step.0 >= step) {
-                    return Err("the device is on fire".to_owned());
+                    return Err("the device is on fire".to_owned().into());
                 }
                 asked.lock().expect("no panic").extend(plan.new.iter().cloned());
                 answers.send(script.answer(plan, &mut known));

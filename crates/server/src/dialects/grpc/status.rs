@@ -18,6 +18,10 @@ impl From<Error> for Status {
                 let details = ErrorDetails::with_retry_info(Some(*retry_after));
                 Self::with_error_details(Code::ResourceExhausted, error.to_string(), details)
             }
+            Error::Recovering { retry_after } => {
+                let details = ErrorDetails::with_retry_info(Some(*retry_after));
+                Self::with_error_details(Code::Unavailable, error.to_string(), details)
+            }
             Error::Stalled { .. } => Self::deadline_exceeded(error.to_string()),
             Error::Unavailable(_) | Error::Generation { .. } | Error::Incomplete => {
                 Self::unavailable(error.to_string())

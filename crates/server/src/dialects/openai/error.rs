@@ -86,16 +86,14 @@ impl Failure {
             Error::Overloaded { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"))
             }
-            Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("service_unavailable")),
+            Error::Unavailable(_) | Error::Recovering { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("service_unavailable"))
+            }
             Error::Generation { .. } | Error::Incomplete | Error::Stalled { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None)
             }
         };
-        let retry_after = match error {
-            Error::Overloaded { retry_after } => Some(*retry_after),
-            _ => None,
-        };
-        let error_type = tgi::ErrorBody::from(error).kind;
+        let (retry_after, error_type) = (error.retry_after(), tgi::ErrorBody::from(error).kind);
         let error = ErrorObject { message: error.to_string(), kind, param: None, code };
         Self { status, body: ErrorBody { error, error_type }, retry_after }
     }

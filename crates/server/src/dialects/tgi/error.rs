@@ -69,7 +69,7 @@ impl From<&Error> for ErrorBody {
         let (error, kind) = match error {
             Error::Validation(violation) => return Self::from(violation),
             Error::Overloaded { .. } => ("Model is overloaded".to_owned(), ErrorKind::Overloaded),
-            Error::Unavailable(error) => (error.to_string(), ErrorKind::Healthcheck),
+            Error::Unavailable(_) | Error::Recovering { .. } => (error.to_string(), ErrorKind::Healthcheck),
             Error::Generation { reason } => {
                 (format!("Request failed during generation: Server error: {reason}"), ErrorKind::Generation)
             }

@@ -54,6 +54,7 @@ pub(crate) async fn health(State(shared): State<Shared>) -> Response {
     let why = match &*shared.service.status().borrow() {
         ModelStatus::Ready { .. } => return StatusCode::OK.into_response(),
         ModelStatus::Loading { done, total } => format!("loading, {done} of {total} bytes"),
+        ModelStatus::Recovering { reason, .. } => format!("recovering from a failure: {reason}"),
         ModelStatus::Draining | ModelStatus::Stopped => "shutting down".to_owned(),
         ModelStatus::Failed { reason } => reason.clone(),
     };
@@ -194,8 +195,8 @@ impl Events for TgiEvents {
 /// The answer to a request that failed.
 pub(crate) fn failed(error: &Error) -> Response {
     let mut response = failure(ErrorBody::from(error));
-    if let Error::Overloaded { retry_after } = error {
-        http::retry_after(response.headers_mut(), *retry_after);
+    if let Some(retry_after) = error.retry_after() {
+        http::retry_after(response.headers_mut(), retry_after);
     }
     response
 }

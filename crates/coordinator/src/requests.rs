@@ -1,4 +1,4 @@
-//! Who waits for which sequence.
+//! Who waits for which sequence. It outlives the ranks; what a sequence has brought so far, the scheduler knows.
 
 use crate::{StepRecord, Update};
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 /// The ways to those who wait for sequences that have not ended. Who is gone has sent an abort; what is sent meanwhile is lost.
 #[derive(Default)]
-pub(crate) struct Callers {
+pub(crate) struct Requests {
     callers: HashMap<SeqId, Caller>,
     /// How many of them hear of more steps.
     traced: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Caller {
     pub(crate) steps: usize,
 }
 
-impl Callers {
+impl Requests {
     pub(crate) fn add(&mut self, seq: SeqId, caller: Caller) {
         self.traced += usize::from(caller.steps > 0);
         self.callers.insert(seq, caller);
@@ -61,8 +61,8 @@ impl Callers {
         }
     }
 
-    /// Sends what a sequence brings to who waits for it.
-    pub(crate) fn deliver(&mut self, event: scheduler::Event) {
+    /// Sends what a sequence brings to who waits for it. Returns the sequence if it ends with that.
+    pub(crate) fn deliver(&mut self, event: scheduler::Event) -> Option<SeqId> {
         let (seq, update, last) = match event {
             scheduler::Event::Started { seq, cached_tokens } => (seq, Update::Started { cached_tokens }, false),
             scheduler::Event::PromptLogprobs { seq, logprobs } => (seq, Update::PromptLogprobs(logprobs), false),
@@ -73,9 +73,18 @@ impl Callers {
         if let Some(caller) = self.callers.get(&seq) {
             let _ = caller.updates.send(update);
         }
-        if last {
+        last.then(|| {
             self.remove(seq);
+            seq
+        })
+    }
+
+    /// Tells who waits for a sequence that it cannot be finished.
+    pub(crate) fn fail(&mut self, seq: SeqId, reason: &str) {
+        if let Some(caller) = self.callers.get(&seq) {
+            let _ = caller.updates.send(Update::Failed { reason: reason.to_owned() });
         }
+        self.remove(seq);
     }
 
     /// Tells all that their sequences cannot be finished, if there is a reason; the others' streams just end.

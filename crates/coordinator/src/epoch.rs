@@ -1,0 +1,254 @@
+//! One life of all ranks: from their start until one of them fails, or until they are told to end.
+
+use crate::CoordinatorConfig;
+use crate::Workers;
+use crate::event::Sender;
+use crate::fleet::{Change, Fleet, RankEvent, RankMemory, shortened};
+use crate::load_watch::LoadWatch;
+use crate::observer::Planned;
+use crate::ranks::{self, RankLink, Started, Worker};
+use crate::results::{Gathered, Results};
+use crate::watchdog::{Sent, Watchdog};
+use std::collections::VecDeque;
+use std::time::Duration;
+use step::{StepPlan, StepResult};
+use timeouts::StepTimeLimits;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+/// How long it is listened for what other ranks say about a failure.
+const FAILURE_GRACE: Duration = Duration::from_millis(300);
+
+/// The most bytes of a failure's reason that callers get.
+const REASON_BYTES_MAX: usize = 2048;
+
+/// Where the ranks are.
+enum Phase {
+    Loading(Vec<Worker>),
+    Running(Vec<RankLink>),
+    /// They have been told to end.
+    Ending,
+}
+
+/// Why an epoch ended that nobody ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What the ranks said, or what was seen of them.
+    pub(crate) reason: String,
+    /// Somebody has killed or stopped a rank: nothing that it ran is the cause.
+    pub(crate) from_outside: bool,
+}
+
+/// All ranks, from their start to their end.
+pub(crate) struct Epoch {
+    number: u64,
+    phase: Phase,
+    fleet: Fleet,
+    load: LoadWatch,
+    results: Results,
+    /// The steps that have been sent and not committed.
+    planned: VecDeque<Planned>,
+    watchdog: Watchdog,
+    /// A rank that a step waits for is stopped, and the log says so.
+    stopped: bool,
+    /// Workers whose end has not been seen.
+    alive: usize,
+    /// When it fails, once a rank has.
+    deadline: Option<Instant>,
+    failure: Option<Failure>,
+}
+
+impl Epoch {
+    /// How often [`Epoch::watch_load`] and [`Epoch::watch_step`] must be called while the ranks are to do something.
+    pub(crate) const WATCH_LOAD_EVERY: Duration = LoadWatch::ASK_EVERY;
+    pub(crate) const WATCH_STEP_EVERY: Duration = Watchdog::ASK_EVERY;
+
+    /// One whose ranks are not started yet.
+    pub(crate) fn new(number: u64, config: &CoordinatorConfig) -> Self {
+        let limits = StepTimeLimits::of_coordinator(config.step_limit);
+        Self {
+            number,
+            phase: Phase::Loading(Vec::new()),
+            fleet: Fleet::new(config.world),
+            load: LoadWatch::new(config.load_limit),
+            results: Results::new(config.world),
+            planned: VecDeque::new(),
+            watchdog: Watchdog::new(limits, config.pause_limit),
+            stopped: false,
+            alive: 0,
+            deadline: None,
+            failure: None,
+        }
+    }
+
+    /// Starts the ranks.
+    pub(crate) async fn start(&mut self, config: &CoordinatorConfig, workers: &Workers, events: &Sender) {
+        let Started { workers, failure } = ranks::start(config, workers, events, self.number).await;
+        self.alive = workers.len();
+        self.phase = Phase::Loading(workers);
+        if let Some(reason) = failure {
+            self.fail(&reason, false);
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(self.phase, Phase::Loading(_)) && self.deadline.is_none()
+    }
+
+    /// Whether steps can be sent.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_)) && self.deadline.is_none()
+    }
+
+    /// Whether ranks have been sent what they have not answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.is_running() && self.watchdog.is_waiting()
+    }
+
+    /// When [`Epoch::give_up`] is to be called, if a rank has failed.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Workers whose end has not been seen.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive
+    }
+
+    /// Bytes read and to be read, over all ranks.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        self.fleet.progress()
+    }
+
+    /// Why it has failed, once.
+    pub(crate) fn take_failure(&mut self) -> Option<Failure> {
+        self.failure.take()
+    }
+
+    /// Hears of a rank. Returns what each holds when that was the last one to become ready.
+    pub(crate) fn on_rank(&mut self, rank: usize, event: RankEvent) -> Option<Vec<RankMemory>> {
+        self.alive -= usize::from(matches!(event, RankEvent::Exited { .. }));
+        if matches!(self.phase, Phase::Ending) {
+            return None;
+        }
+        match self.fleet.on(rank, event) {
+            Change::None => {}
+            Change::AllReady => return Some(self.run()),
+            Change::Failed => self.deadline = Some(Instant::now() + FAILURE_GRACE),
+        }
+        if self.fleet.killed() {
+            // Nobody knows more about it.
+            self.give_up();
+        }
+        None
+    }
+
+    /// Opens the streams of steps.
+    fn run(&mut self) -> Vec<RankMemory> {
+        let Phase::Loading(workers) = std::mem::replace(&mut self.phase, Phase::Ending) else {
+            unreachable!("ranks become ready once");
+        };
+        self.phase = Phase::Running(workers.into_iter().map(Worker::run).collect());
+        self.fleet.memory().expect("all ranks are ready")
+    }
+
+    /// Sends a step to all ranks. `begun` is when it began to be planned; returns when it was sent.
+    pub(crate) fn send(&mut self, plan: &StepPlan, begun: Instant, traced: Vec<step::SeqId>) -> Instant {
+        let Phase::Running(links) = &self.phase else { unreachable!("steps are planned for ranks that run") };
+        let command = wire::plan_to_wire(plan);
+        self.watchdog.sent(plan, Instant::now());
+        for link in links {
+            // A rank that is gone reports it itself.
+            let _ = link.commands.send(command.clone());
+        }
+        let end = Instant::now();
+        self.planned.push_back(Planned::new(plan, end - begun, traced));
+        end
+    }
+
+    pub(crate) fn on_result(&mut self, rank: usize, result: StepResult) {
+        self.results.push(rank, result);
+    }
+
+    /// The oldest step, once all ranks have answered it: what was sent, what came of it, and how long it took. Ranks that disagree
+    /// have failed.
+    pub(crate) fn next_result(&mut self) -> Option<(Planned, Gathered, Option<(Sent, Duration)>)> {
+        if !self.is_running() {
+            return None;
+        }
+        match self.results.next()? {
+            Ok(gathered) => {
+                let taken = self.watchdog.answered(Instant::now());
+                // A result that no step waits for does not fit the scheduler's either.
+                Some((self.planned.pop_front()?, gathered, taken))
+            }
+            Err(reason) => {
+                self.fail(&reason, false);
+                None
+            }
+        }
+    }
+
+    /// Looks whether the load has stopped.
+    pub(crate) fn watch_load(&mut self) {
+        let (Phase::Loading(workers), Some(idle)) = (&self.phase, self.load.late(self.fleet.mark())) else { return };
+        let silent = workers.iter().enumerate().filter(|&(rank, _)| self.fleet.is_loading(rank));
+        let silent: Vec<_> = silent.map(|(rank, worker)| format!("rank {rank} {}", worker.seen())).collect();
+        let (seconds, silent) = (idle.as_secs(), silent.join(", "));
+        let reason = format!("the load has made no progress for {seconds} s (--load-timeout); not ready: {silent}");
+        self.fail(&reason, false);
+    }
+
+    /// Looks whether some rank has not answered the oldest step in time.
+    pub(crate) fn watch_step(&mut self) {
+        let (Phase::Running(links), None) = (&self.phase, self.deadline) else { return };
+        let silent = || links.iter().enumerate().filter(|&(rank, _)| self.results.is_missing(rank));
+        let stopped = || silent().filter(|(_, link)| link.worker.is_stopped()).map(|(rank, _)| rank);
+        let late = self.watchdog.late(Instant::now(), || stopped().next().is_some());
+        match (std::mem::replace(&mut self.stopped, self.watchdog.sees_stopped()), self.stopped) {
+            (false, true) => warn!("stopped by a signal, and waited for: ranks {:?}", stopped().collect::<Vec<_>>()),
+            (true, false) => info!("no rank is stopped any more"),
+            _ => {}
+        }
+        if let Some((Sent { step, rows, .. }, after)) = late {
+            let silent: Vec<_> = silent().map(|(rank, link)| format!("rank {rank} {}", link.worker.seen())).collect();
+            let (seconds, silent) = (after.as_secs_f32(), silent.join(", "));
+            let reason = format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {silent}");
+            self.fail(&reason, self.stopped);
+        }
+    }
+
+    /// A rank has failed, and what others say about it has been heard.
+    pub(crate) fn give_up(&mut self) {
+        self.fail(&self.fleet.reason(), self.fleet.killed());
+    }
+
+    /// Ends it with a failure.
+    pub(crate) fn fail(&mut self, reason: &str, from_outside: bool) {
+        if matches!(self.phase, Phase::Ending) {
+            return;
+        }
+        error!("the ranks have failed: {reason}");
+        // Callers are told of it in a header.
+        self.failure = Some(Failure { reason: shortened(reason, REASON_BYTES_MAX), from_outside });
+        self.end(true);
+    }
+
+    /// Tells all workers to end, and kills them if that must be `now`.
+    pub(crate) fn end(&mut self, now: bool) {
+        let workers = match std::mem::replace(&mut self.phase, Phase::Ending) {
+            Phase::Loading(workers) => workers,
+            Phase::Running(links) => links.into_iter().map(|link| link.worker).collect(),
+            Phase::Ending => return,
+        };
+        self.deadline = None;
+        self.planned.clear();
+        if now {
+            workers.into_iter().for_each(Worker::kill);
+        }
+    }
+}
