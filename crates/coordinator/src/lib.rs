@@ -6,7 +6,8 @@
 //! * `fleet` (pure): what is known of every rank, and when all are ready or the epoch has failed.
 //! * `watchdog` (pure): how long a step may take; `load_watch` (pure): whether a load still goes on.
 //! * `checksums` (pure): whether a rank that loads again reads what it read at first.
-//! * `process`: one worker process, and the socket pair that ties its life to ours; `worker_log`: what it writes.
+//! * `process`: one worker process, and the socket pair that ties its life to ours; `worker_log`: what it writes;
+//!   `process_seen`: what the system tells of it.
 //! * `in_process`: a rank within this process instead.
 //! * `event`: what the loop reacts to, and what callers get.
 //! * `ranks`: all of them, wherever they run; `results` (pure): what they have answered; `requests`: who waits for what.
@@ -33,6 +34,7 @@ mod in_process;
 mod load_watch;
 mod observer;
 mod process;
+mod process_seen;
 mod ranks;
 mod requests;
 mod restart_policy;

@@ -2,6 +2,7 @@
 
 use crate::event::RankSender;
 use crate::fleet::{RankEvent, RankMemory};
+use crate::process_seen::process_seen;
 use crate::worker_log::{LastWords, pass_on};
 use crate::{CoordinatorConfig, ProcessConfig};
 use std::os::fd::{AsFd, OwnedFd};
@@ -149,12 +150,12 @@ impl WorkerProcess {
         self.pid.is_some_and(timeouts::is_stopped)
     }
 
-    /// What can be told of it without asking it: whether it is stopped, and what it said last.
+    /// What can be told of it without asking it: its process, and what it said last.
     pub(crate) fn seen(&self) -> String {
-        let state = if self.is_stopped() { "(its process is stopped; " } else { "(" };
+        let process = self.pid.map_or_else(|| "ended".to_owned(), |pid| process_seen(pid, self.events.rank));
         match &*self.last_words.text() {
-            "" => format!("{state}it has said nothing)"),
-            words => format!("{state}it said last: {words})"),
+            "" => format!("({process}; it has said nothing)"),
+            words => format!("({process}; it said last: {words})"),
         }
     }
 

@@ -18,5 +18,5 @@ mod stopwatch;
 
 pub use backoff::Backoff;
 pub use step_time_limits::StepTimeLimits;
-pub use stopped::is_stopped;
+pub use stopped::{is_stopped, process_state};
 pub use stopwatch::Stopwatch;

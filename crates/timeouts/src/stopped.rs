@@ -4,10 +4,17 @@
 /// no `/proc`.
 #[must_use]
 pub fn is_stopped(pid: u32) -> bool {
-    // proc_pid_stat(5): the state follows the program's name, which is in parentheses and may hold any bytes.
-    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.iter().rposition(|&byte| byte == b')').and_then(|end| stat.get(end + 2));
-    matches!(state, Some(b'T' | b't'))
+    matches!(process_state(pid), Some('T' | 't'))
+}
+
+/// The state of process `pid`, by its letter in proc_pid_stat(5): `R` runs, `S` sleeps, `D` waits for a device, `T` is stopped by a
+/// signal, `t` by a debugger, `Z` has ended. `None` if there is no such process, or no `/proc`.
+#[must_use]
+pub fn process_state(pid: u32) -> Option<char> {
+    // The state follows the program's name, which is in parentheses and may hold any bytes.
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    stat.get(end + 2).copied().map(char::from)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! * [`apis`]: gRPC and HTTP, as a client sees them.
 //! * [`cancel`]: callers that give up.
 //! * [`connections`], [`descriptors`]: limits of connections, and of descriptors.
-//! * [`lifecycle`]: signals, and processes that die.
+//! * [`lifecycle`]: signals, and processes that die with others.
+//! * [`recovery`]: workers that die, hang or fail, and requests that go on.
 //! * [`bad_input`]: models and flags that cannot work.
 //! * [`checkpoints`]: models in other spellings, and what is no checkpoint.
 //! * [`benchmarks`]: `peregrine bench`.
@@ -50,6 +51,7 @@ mod memory;
 mod openai;
 mod openapi;
 mod pauses;
+mod recovery;
 mod reflection;
 #[path = "../support/standin.rs"]
 mod standin;

@@ -18,6 +18,8 @@ pub struct SlowModel(TempDir);
 
 const HIDDEN: usize = 1024;
 const LAYERS: usize = 6;
+/// So many that a load is still going on when its processes have been looked for, however busy the machine is.
+const LAYERS_TO_LOAD: usize = 48;
 const HEADS: usize = 16;
 const KV_HEADS: usize = 8;
 const VOCAB: usize = 1024;
@@ -25,10 +27,19 @@ const VOCAB: usize = 1024;
 impl SlowModel {
     /// Makes it.
     pub fn new() -> Self {
+        Self::of(LAYERS)
+    }
+
+    /// Makes one that loads for longer.
+    pub fn to_load() -> Self {
+        Self::of(LAYERS_TO_LOAD)
+    }
+
+    fn of(layers: usize) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         let config = json!({
             "model_type": "falcon", "new_decoder_architecture": true, "multi_query": true, "parallel_attn": true,
-            "bias": false, "alibi": false, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "vocab_size": VOCAB,
+            "bias": false, "alibi": false, "hidden_size": HIDDEN, "num_hidden_layers": layers, "vocab_size": VOCAB,
             "num_attention_heads": HEADS, "num_kv_heads": KV_HEADS, "eos_token_id": 11, "bos_token_id": 11,
         });
         fs::write(dir.path().join("config.json"), config.to_string()).expect("a file");

@@ -136,10 +136,11 @@ impl Server {
     }
 
     /// Asks it to end, and expects that it does so in peace.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> Ended {
         self.signal(Signal::TERM);
         let ended = self.end().await;
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        ended
     }
 
     /// `GET path`.
