@@ -19,7 +19,7 @@ pub(crate) struct Queue {
     /// Sequences that have been admitted, without those of [`RESUMED`].
     admitted: u64,
     /// Sequences of [`RESUMED`] that are not to be admitted yet. While there may be some, those of other classes are not either.
-    held: Option<Vec<Box<Sequence>>>,
+    held: Option<VecDeque<Box<Sequence>>>,
 }
 
 /// The class of those that ran when the ranks were lost.
@@ -44,7 +44,7 @@ impl Queue {
     const CLASSES: [usize; 4] = [RESUMED, Priority::High as usize, Priority::Normal as usize, Priority::Low as usize];
 
     pub(crate) fn len(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, Vec::len);
+        let held = self.held.as_ref().map_or(0, VecDeque::len);
         self.classes.iter().map(|class| class.waiting.len()).sum::<usize>() + held
     }
 
@@ -61,7 +61,7 @@ impl Queue {
 
     /// From now on only `seqs` are admitted of those that wait; all again if that is `None`.
     pub(crate) fn admit_only(&mut self, seqs: Option<&[SeqId]>) {
-        let mut resumed: Vec<_> = self.held.take().unwrap_or_default();
+        let mut resumed = self.held.take().unwrap_or_default();
         resumed.extend(self.classes[RESUMED].waiting.drain(..));
         let (admitted, held) = match seqs {
             None => (resumed, None),
@@ -70,7 +70,7 @@ impl Queue {
                 (admitted, Some(held))
             }
         };
-        self.classes[RESUMED].waiting = admitted.into();
+        self.classes[RESUMED].waiting = admitted;
         self.held = held;
     }
 
