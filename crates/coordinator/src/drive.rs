@@ -1,10 +1,10 @@
 //! The loop that leads all ranks, from one epoch to the next.
 
 use crate::checksums::Checksums;
-use crate::epoch::{Epoch, Failure};
+use crate::epoch::{Answered, Epoch, Failure};
 use crate::event::{Event, Sender};
 use crate::fleet::{RankEvent, Status};
-use crate::observer::{Planned, Recovery};
+use crate::observer::Recovery;
 use crate::requests::{Caller, Requests};
 use crate::restart_policy::RestartPolicy;
 use crate::results::Gathered;
@@ -322,12 +322,9 @@ impl Driver {
 
     /// Commits every step of which all ranks have sent the result.
     fn gather(&mut self) {
-        while let Some((planned, gathered, taken)) = self.epoch.next_result() {
-            if let Some((sent, taken)) = taken {
-                self.bound_time(&sent, taken);
-            }
-            let taken = taken.map_or(Duration::ZERO, |(_, taken)| taken);
-            if let Err(reason) = self.commit(&planned, gathered, taken) {
+        while let Some(answered) = self.epoch.next_answered() {
+            self.bound_time(&answered.sent, answered.taken);
+            if let Err(reason) = self.commit(answered) {
                 self.epoch.fail(&reason, false);
             }
         }
@@ -342,8 +339,8 @@ impl Driver {
     }
 
     /// Commits a step, hands out what it brought forth, and tells of it.
-    fn commit(&mut self, planned: &Planned, gathered: Gathered, taken: Duration) -> Result<(), String> {
-        let Gathered { result, ranks } = gathered;
+    fn commit(&mut self, answered: Answered) -> Result<(), String> {
+        let Answered { planned, taken, gathered: Gathered { result, ranks }, .. } = answered;
         let begun = Instant::now();
         let events = self.scheduler.commit(result).map_err(|error| error.to_string())?;
         let committed = Instant::now();

@@ -39,6 +39,15 @@ pub(crate) struct Failure {
     pub(crate) from_outside: bool,
 }
 
+/// A step that all ranks have answered.
+pub(crate) struct Answered {
+    pub(crate) planned: Planned,
+    pub(crate) sent: Sent,
+    /// How long it took.
+    pub(crate) taken: Duration,
+    pub(crate) gathered: Gathered,
+}
+
 /// All ranks, from their start to their end.
 pub(crate) struct Epoch {
     number: u64,
@@ -174,23 +183,18 @@ impl Epoch {
         self.results.push(rank, result);
     }
 
-    /// The oldest step, once all ranks have answered it: what was sent, what came of it, and how long it took. Ranks that disagree
-    /// have failed.
-    pub(crate) fn next_result(&mut self) -> Option<(Planned, Gathered, Option<(Sent, Duration)>)> {
+    /// The oldest step, once all ranks have answered it. Ranks that disagree have failed.
+    pub(crate) fn next_answered(&mut self) -> Option<Answered> {
         if !self.is_running() {
             return None;
         }
-        match self.results.next()? {
-            Ok(gathered) => {
-                let taken = self.watchdog.answered(Instant::now());
-                // A result that no step waits for does not fit the scheduler's either.
-                Some((self.planned.pop_front()?, gathered, taken))
-            }
-            Err(reason) => {
-                self.fail(&reason, false);
-                None
-            }
-        }
+        let gathered = self.results.next()?.and_then(|gathered| {
+            let sent = self.watchdog.answered(Instant::now()).zip(self.planned.pop_front());
+            let step = gathered.result.step;
+            let ((sent, taken), planned) = sent.ok_or_else(|| format!("step {step} was answered, and not sent"))?;
+            Ok(Answered { planned, sent, taken, gathered })
+        });
+        gathered.map_err(|reason| self.fail(&reason, false)).ok()
     }
 
     /// Looks whether the load has stopped.

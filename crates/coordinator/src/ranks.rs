@@ -9,7 +9,7 @@ use wire::control as pb;
 
 /// One rank, and the means to end it. Dropping it lets it end by itself.
 pub(crate) enum Worker {
-    Process(WorkerProcess),
+    Process(Box<WorkerProcess>),
     InProcess(InProcessWorker),
 }
 
@@ -86,7 +86,7 @@ async fn start_processes(
     let mut started = Vec::new();
     for rank in 0..config.world {
         match WorkerProcess::start(processes, rendezvous.as_ref(), config.world, sender(rank)).await {
-            Ok(process) => started.push(process),
+            Ok(process) => started.push(Box::new(process)),
             Err(error) => {
                 let workers = started.into_iter().map(Worker::Process).collect();
                 return Started { workers, failure: Some(format!("rank {rank}: {error}")) };
