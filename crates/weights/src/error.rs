@@ -1,5 +1,6 @@
 //! Why a model directory cannot be read.
 
+use crate::Fault;
 use model::{ConfigError, NamesError};
 use safetensors::SafeTensorError;
 use std::io;
@@ -13,6 +14,9 @@ pub enum WeightsError {
     /// A file cannot be opened, read or mapped.
     #[error("{path}: {reason}")]
     Io { path: PathBuf, reason: io::Error },
+    /// A file that is mapped cannot be read any more.
+    #[error("{path}: {fault}")]
+    Unreadable { path: PathBuf, fault: Fault },
     /// `config.json` is not that of a Falcon model.
     #[error("{path}: {reason}")]
     Config {

@@ -1,15 +1,20 @@
 //! A file mapped for reading: the one place of this crate with unsafe code.
 
-#![expect(unsafe_code, reason = "mapping a file, and dropping mapped pages, are unsafe calls")]
+#![expect(unsafe_code, reason = "mapping a file, dropping mapped pages and handling a signal are unsafe calls")]
+
+mod faults;
+
+pub use faults::{FAULT_EXIT_CODE, Fault, report_faults};
 
 use crate::WeightsError;
 use crate::files::io_error;
+use faults::Watch;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The smallest page in use. Where pages are larger, the advice covers those that `range` ends in as well, which is
@@ -25,19 +30,25 @@ const FEW_PAGES_BYTES: usize = 64 << 20;
 pub(crate) struct MappedFile {
     pub(crate) path: PathBuf,
     file: File,
-    map: Mmap,
+    map: Watched,
     few_tlb_misses: OnceLock<bool>,
+}
+
+/// A mapping whose faults are reported. It is forgotten before it goes.
+struct Watched {
+    watch: Watch,
+    map: Mmap,
 }
 
 impl MappedFile {
     pub(crate) fn open(path: PathBuf) -> Result<Self, WeightsError> {
-        let opened = File::open(&path).and_then(|file| Ok((map(&file)?, file)));
+        let opened = File::open(&path).and_then(|file| Ok((map(&path, &file)?, file)));
         let (map, file) = opened.map_err(io_error(&path))?;
         Ok(Self { path, file, map, few_tlb_misses: OnceLock::new() })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.map
+        &self.map.map
     }
 
     /// True if TLB misses will not matter: the file is small, or at least ¾ of the probed places are huge pages in the page
@@ -45,27 +56,41 @@ impl MappedFile {
     /// is read into huge pages, if the file system has them.
     pub(crate) fn has_few_tlb_misses(&self) -> bool {
         *self.few_tlb_misses.get_or_init(|| {
-            advise_huge_pages(&self.map);
-            self.map.len() <= FEW_PAGES_BYTES || huge_pages_of(&self.file).is_ok_and(|huge| 4 * huge >= 3 * PROBES)
+            advise_huge_pages(&self.map.map);
+            self.bytes().len() <= FEW_PAGES_BYTES
+                || huge_pages_of(&self.path, &self.file).is_ok_and(|huge| 4 * huge >= 3 * PROBES)
         })
     }
 
     /// Asks the system to read ahead what lies in `range`.
     pub(crate) fn prefetch(&self, range: &Range<usize>) {
         // Where the advice is refused, the pages are read when they are touched.
-        let _ = self.map.advise_range(Advice::WillNeed, range.start, range.len());
+        let _ = self.map.map.advise_range(Advice::WillNeed, range.start, range.len());
     }
 
     /// Reads what lies in `range` into memory, and returns once it is there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, with the file and the place.
     pub(crate) fn fetch(&self, range: &Range<usize>) -> Result<(), WeightsError> {
         #[cfg(target_os = "linux")]
-        match self.map.advise_range(Advice::PopulateRead, range.start, range.len()) {
+        match self.map.map.advise_range(Advice::PopulateRead, range.start, range.len()) {
             // Linux before 5.14 does not know how.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            // To touch it would be a SIGBUS.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => return Err(self.unreadable(range)),
             done => return done.map_err(io_error(&self.path)),
         }
-        self.map[range.clone()].iter().step_by(PAGE_BYTES).for_each(|byte| _ = black_box(*byte));
+        self.bytes()[range.clone()].iter().step_by(PAGE_BYTES).for_each(|byte| _ = black_box(*byte));
         Ok(())
+    }
+
+    fn unreadable(&self, range: &Range<usize>) -> WeightsError {
+        let now = self.file.metadata().ok().map(|metadata| metadata.len());
+        let (start, mapped) = (range.start as u64, self.bytes().len() as u64);
+        let offset = now.map_or(start, |now| if now < mapped { start.max(now) } else { start });
+        WeightsError::Unreadable { path: self.path.clone(), fault: Fault { offset, mapped, now } }
     }
 
     /// Gives back the memory of the whole pages within `range`; touching them again reads them from the file again.
@@ -75,19 +100,20 @@ impl MappedFile {
         if start >= end {
             return;
         }
-        assert!(end <= self.map.len(), "released up to byte {end} of {}", self.map.len());
+        assert!(end <= self.bytes().len(), "released up to byte {end} of {}", self.bytes().len());
         // SAFETY: `start..end` is inside the map, as asserted, so its pages are the map's own. The map is backed by a
         // file and never written, so dropped pages come back from the file with the same bytes, also under a slice that
         // another thread is reading.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        let _ = unsafe { self.map.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
     }
 }
 
-fn map(file: &File) -> io::Result<Mmap> {
+fn map(path: &Path, file: &File) -> io::Result<Watched> {
     // SAFETY: the map is read-only, and its bytes are only ever copied, parsed or computed with as plain data, for which
-    // any value is valid. What remains is a file that another process changes or cuts short meanwhile, against which no
-    // map can be defended; the crate's documentation says so.
-    unsafe { Mmap::map(file) }
+    // any value is valid. What remains is a file that another process changes meanwhile, against which no map can be
+    // defended, as the crate's documentation says; where it is cut short, the process ends, by `faults`.
+    let map = unsafe { Mmap::map(file) }?;
+    Ok(Watched { watch: Watch::new(path, file, &map), map })
 }
 
 fn advise_huge_pages(map: &Mmap) {
@@ -97,9 +123,9 @@ fn advise_huge_pages(map: &Mmap) {
 }
 
 /// At how many of [`PROBES`] places of a file the page cache has a huge page.
-fn huge_pages_of(file: &File) -> io::Result<usize> {
+fn huge_pages_of(path: &Path, file: &File) -> io::Result<usize> {
     // Of a map of its own, in which nothing else has been touched.
-    let map = map(file)?;
+    let Watched { watch: _watch, map } = map(path, file)?;
     advise_huge_pages(&map);
     for probe in 0..PROBES {
         black_box(map[map.len() / PROBES * probe]);
@@ -150,6 +176,26 @@ mod tests {
         let file = MappedFile::open(path).unwrap();
         file.fetch(&(12_345..99_999)).unwrap();
         assert!(file.bytes() == bytes && file.has_few_tlb_misses());
-        assert_eq!(huge_pages_of(&file.file).unwrap(), 0, "a mapping shorter than a huge page has none");
+        assert_eq!(huge_pages_of(&file.path, &file.file).unwrap(), 0, "a mapping shorter than a huge page has none");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_an_error_that_names_the_file_and_the_place() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![1; 100_000]).unwrap();
+        let mapped = MappedFile::open(file.path().to_owned()).unwrap();
+        mapped.fetch(&(0..100_000)).unwrap();
+        file.as_file().set_len(20_000).unwrap();
+        mapped.fetch(&(0..20_000)).unwrap();
+        for (range, offset) in [(10_000..90_000, 20_000), (50_000..60_000, 50_000)] {
+            let error = mapped.fetch(&range).unwrap_err().to_string();
+            let path = file.path().display();
+            assert_eq!(
+                error,
+                format!(
+                    "{path}: cut short while it was in use, from 100000 to 20000 bytes: byte {offset} cannot be read"
+                )
+            );
+        }
     }
 }

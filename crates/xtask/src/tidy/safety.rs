@@ -11,7 +11,7 @@ const ALLOWED: &[&str] = &[
     "crates/amx-standin/",
     "crates/backend-cuda/",
     "crates/cuda-standin/",
-    "crates/weights/src/mmap.rs",
+    "crates/weights/src/mmap",
     "crates/peregrine/src/heap.rs",
 ];
 
