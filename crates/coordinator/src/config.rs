@@ -65,6 +65,8 @@ impl<F: Fn() -> std::io::Result<OwnedFd> + Send + Sync> Rendezvous for F {
 pub struct ProcessConfig {
     /// The program that runs a rank.
     pub program: PathBuf,
+    /// What it is called in lists of processes.
+    pub name: OsString,
     /// Its arguments. `--rank R --world N` follow, so that a list of processes tells the ranks apart.
     pub arguments: Vec<OsString>,
     /// Variables that are set for it, beside those that it inherits.

@@ -113,21 +113,21 @@ impl Driver {
     async fn live(&mut self, events: &mut mpsc::UnboundedReceiver<Event>) {
         let begun = Instant::now();
         self.epoch.start(&self.config, &self.workers, &self.events).await;
-        let mut look = interval_at(begun + Epoch::WATCH_LOAD_EVERY, Epoch::WATCH_LOAD_EVERY);
+        let mut look = interval_at(begun + Epoch::LOOK_EVERY, Epoch::LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.epoch.is_loading() || self.epoch.is_running() || self.epoch.deadline().is_some() {
             tokio::select! {
                 // An answer that is there is not late.
                 biased;
                 event = events.recv() => self.on(event.expect("the loop itself holds a sender")),
-                _ = look.tick(), if self.epoch.is_loading() => self.epoch.watch_load(),
+                _ = look.tick() => self.epoch.look(),
                 () = sleep_until(self.epoch.deadline()) => self.epoch.give_up(),
-                () = tokio::time::sleep(Epoch::WATCH_STEP_EVERY), if self.epoch.is_waiting() => {}
+                () = tokio::time::sleep(Epoch::WATCH_EVERY), if self.epoch.is_waiting() => {}
             }
             while let Ok(event) = events.try_recv() {
                 self.on(event);
             }
-            self.epoch.watch_step();
+            self.epoch.watch();
             self.pump();
         }
     }
@@ -218,7 +218,10 @@ impl Driver {
             Event::Drain => self.drain(),
             Event::Stop => self.over(Status::Stopped, None),
             // What one of an earlier epoch says comes too late.
-            Event::Rank { epoch, .. } | Event::Read { epoch, .. } | Event::Result { epoch, .. }
+            Event::Rank { epoch, .. }
+            | Event::Read { epoch, .. }
+            | Event::Pong { epoch, .. }
+            | Event::Result { epoch, .. }
                 if epoch != self.epoch.number() => {}
             Event::Rank { rank, event, .. } => {
                 if let Some(memory) = self.epoch.on_rank(rank, event) {
@@ -233,6 +236,7 @@ impl Driver {
                     self.epoch.on_rank(rank, RankEvent::Error(reason));
                 }
             }
+            Event::Pong { rank, .. } => self.epoch.on_pong(rank),
             Event::Result { rank, result, .. } => {
                 self.epoch.on_result(rank, result);
                 self.gather();

@@ -4,6 +4,7 @@ use crate::CoordinatorConfig;
 use crate::Workers;
 use crate::event::Sender;
 use crate::fleet::{Change, Fleet, RankEvent, RankMemory, shortened};
+use crate::idle_watch::IdleWatch;
 use crate::load_watch::LoadWatch;
 use crate::observer::Planned;
 use crate::ranks::{self, RankLink, Started, Worker};
@@ -58,6 +59,7 @@ pub(crate) struct Epoch {
     /// The steps that have been sent and not committed.
     planned: VecDeque<Planned>,
     watchdog: Watchdog,
+    idle: IdleWatch,
     /// A rank that a step waits for is stopped, and the log says so.
     stopped: bool,
     /// Workers whose end has not been seen.
@@ -68,9 +70,9 @@ pub(crate) struct Epoch {
 }
 
 impl Epoch {
-    /// How often [`Epoch::watch_load`] and [`Epoch::watch_step`] must be called while the ranks are to do something.
-    pub(crate) const WATCH_LOAD_EVERY: Duration = LoadWatch::ASK_EVERY;
-    pub(crate) const WATCH_STEP_EVERY: Duration = Watchdog::ASK_EVERY;
+    /// How often [`Epoch::look`] must be called, and [`Epoch::watch`] while answers are waited for.
+    pub(crate) const LOOK_EVERY: Duration = LoadWatch::ASK_EVERY;
+    pub(crate) const WATCH_EVERY: Duration = Watchdog::ASK_EVERY;
 
     /// One whose ranks are not started yet.
     pub(crate) fn new(number: u64, config: &CoordinatorConfig) -> Self {
@@ -83,6 +85,7 @@ impl Epoch {
             results: Results::new(config.world),
             planned: VecDeque::new(),
             watchdog: Watchdog::new(limits, config.pause_limit),
+            idle: IdleWatch::new(config.step_limit, config.pause_limit),
             stopped: false,
             alive: 0,
             deadline: None,
@@ -115,7 +118,7 @@ impl Epoch {
 
     /// Whether ranks have been sent what they have not answered.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.is_running() && self.watchdog.is_waiting()
+        self.is_running() && (self.watchdog.is_waiting() || self.idle.is_waiting())
     }
 
     /// When [`Epoch::give_up`] is to be called, if a rank has failed.
@@ -168,6 +171,7 @@ impl Epoch {
     /// Sends a step to all ranks. `begun` is when it began to be planned; returns when it was sent.
     pub(crate) fn send(&mut self, plan: &StepPlan, begun: Instant, traced: Vec<step::SeqId>) -> Instant {
         let Phase::Running(links) = &self.phase else { unreachable!("steps are planned for ranks that run") };
+        self.idle.busy();
         let command = wire::plan_to_wire(plan);
         self.watchdog.sent(plan, Instant::now());
         for link in links {
@@ -197,32 +201,81 @@ impl Epoch {
         gathered.map_err(|reason| self.fail(&reason, false)).ok()
     }
 
-    /// Looks whether the load has stopped.
-    pub(crate) fn watch_load(&mut self) {
+    /// A rank that had nothing to do has answered.
+    pub(crate) fn on_pong(&mut self, rank: usize) {
+        self.idle.answered(rank, Instant::now());
+    }
+
+    /// Looks whether a load goes on, and asks ranks that have nothing to do whether they are there.
+    pub(crate) fn look(&mut self) {
+        match &self.phase {
+            Phase::Loading(_) if self.deadline.is_none() => self.watch_load(),
+            Phase::Running(links) if !self.watchdog.is_waiting() => {
+                if self.idle.is_due(links.len(), Instant::now()) {
+                    links.iter().for_each(|link| link.worker.ping());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn watch_load(&mut self) {
         let (Phase::Loading(workers), Some(idle)) = (&self.phase, self.load.late(self.fleet.mark())) else { return };
         let silent = workers.iter().enumerate().filter(|&(rank, _)| self.fleet.is_loading(rank));
-        let silent: Vec<_> = silent.map(|(rank, worker)| format!("rank {rank} {}", worker.seen())).collect();
-        let (seconds, silent) = (idle.as_secs(), silent.join(", "));
+        let (seconds, silent) = (idle.as_secs(), seen(silent));
         let reason = format!("the load has made no progress for {seconds} s (--load-timeout); not ready: {silent}");
         self.fail(&reason, false);
     }
 
-    /// Looks whether some rank has not answered the oldest step in time.
-    pub(crate) fn watch_step(&mut self) {
-        let (Phase::Running(links), None) = (&self.phase, self.deadline) else { return };
+    /// Looks whether some rank has not answered in time: the oldest step, or that it is there.
+    pub(crate) fn watch(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        if self.watchdog.is_waiting() {
+            self.watch_step();
+        } else if self.idle.is_waiting() {
+            self.watch_idle();
+        }
+    }
+
+    fn watch_step(&mut self) {
+        let Phase::Running(links) = &self.phase else { return };
         let silent = || links.iter().enumerate().filter(|&(rank, _)| self.results.is_missing(rank));
-        let stopped = || silent().filter(|(_, link)| link.worker.is_stopped()).map(|(rank, _)| rank);
-        let late = self.watchdog.late(Instant::now(), || stopped().next().is_some());
-        match (std::mem::replace(&mut self.stopped, self.watchdog.sees_stopped()), self.stopped) {
-            (false, true) => warn!("stopped by a signal, and waited for: ranks {:?}", stopped().collect::<Vec<_>>()),
+        let is_stopped = || silent().any(|(_, link)| link.worker.is_stopped());
+        let late = self.watchdog.late(Instant::now(), is_stopped);
+        let sees_stopped = self.watchdog.sees_stopped();
+        // This is asked after each event, and nearly always all is well.
+        if late.is_some() || sees_stopped != self.stopped {
+            let silent: Vec<_> = silent().map(|(rank, _)| rank).collect();
+            let late = late.map(|(Sent { step, rows, .. }, after)| (format!("step {step} of {rows} rows"), after));
+            self.judge(late, &silent, sees_stopped);
+        }
+    }
+
+    fn watch_idle(&mut self) {
+        let Phase::Running(links) = &self.phase else { return };
+        let silent: Vec<_> = (0..links.len()).filter(|&rank| self.idle.is_missing(rank)).collect();
+        let is_stopped = || silent.iter().any(|&rank| links[rank].worker.is_stopped());
+        let late =
+            self.idle.late(Instant::now(), is_stopped).map(|after| ("a rank with nothing to do".to_owned(), after));
+        self.judge(late, &silent, self.idle.sees_stopped());
+    }
+
+    /// What follows from it that these ranks have not answered: nothing, unless it is `late`.
+    fn judge(&mut self, late: Option<(String, Duration)>, silent: &[usize], sees_stopped: bool) {
+        let Phase::Running(links) = &self.phase else { return };
+        match (std::mem::replace(&mut self.stopped, sees_stopped), sees_stopped) {
+            (false, true) => {
+                let stopped = silent.iter().filter(|&&rank| links[rank].worker.is_stopped());
+                warn!("stopped by a signal, and waited for: ranks {:?}", stopped.collect::<Vec<_>>());
+            }
             (true, false) => info!("no rank is stopped any more"),
             _ => {}
         }
-        if let Some((Sent { step, rows, .. }, after)) = late {
-            let silent: Vec<_> = silent().map(|(rank, link)| format!("rank {rank} {}", link.worker.seen())).collect();
-            let (seconds, silent) = (after.as_secs_f32(), silent.join(", "));
-            let reason = format!("step {step} of {rows} rows: no answer within {seconds:.1} s from {silent}");
-            self.fail(&reason, self.stopped);
+        if let Some((what, after)) = late {
+            let (seconds, silent) = (after.as_secs_f32(), seen(silent.iter().map(|&rank| (rank, &links[rank].worker))));
+            self.fail(&format!("{what}: no answer within {seconds:.1} s from {silent}"), sees_stopped);
         }
     }
 
@@ -255,4 +308,9 @@ impl Epoch {
             workers.into_iter().for_each(Worker::kill);
         }
     }
+}
+
+/// What can be told of ranks without asking them.
+fn seen<'a>(ranks: impl Iterator<Item = (usize, &'a Worker)>) -> String {
+    ranks.map(|(rank, worker)| format!("rank {rank} {}", worker.seen())).collect::<Vec<_>>().join(", ")
 }

@@ -31,6 +31,11 @@ pub(crate) enum Event {
         rank: usize,
         checksums: Vec<TensorChecksum>,
     },
+    /// A rank has answered that it is there.
+    Pong {
+        epoch: u64,
+        rank: usize,
+    },
     Result {
         epoch: u64,
         rank: usize,
@@ -74,6 +79,10 @@ impl RankSender {
 
     pub(crate) fn read(&self, checksums: Vec<TensorChecksum>) {
         self.events.send(Event::Read { epoch: self.epoch, rank: self.rank, checksums });
+    }
+
+    pub(crate) fn pong(&self) {
+        self.events.send(Event::Pong { epoch: self.epoch, rank: self.rank });
     }
 
     pub(crate) fn result(&self, result: StepResult) {

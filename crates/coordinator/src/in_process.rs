@@ -67,6 +67,7 @@ impl RankAnswers {
 
 /// A rank that runs. Without commands it ends.
 pub(crate) struct InProcessWorker {
+    events: RankSender,
     commands: mpsc::UnboundedSender<pb::WorkerCommand>,
     task: tokio::task::AbortHandle,
 }
@@ -76,24 +77,29 @@ impl InProcessWorker {
         // As many plans as there may be in flight.
         let (commands, commands_from) = mpsc::unbounded_channel();
         let task = tokio::spawn(body(RankCommands(commands_from), RankAnswers(events.clone())));
-        let abort = task.abort_handle();
+        let (abort, ended) = (task.abort_handle(), events.clone());
         tokio::spawn(async move {
             let (status, killed) = match task.await {
                 Ok(Ok(())) => ("it ended".to_owned(), false),
                 Ok(Err(RankFailure::Killed)) => ("it was killed".to_owned(), true),
                 Ok(Err(RankFailure::Error(error))) => {
-                    events.event(RankEvent::Error(error));
+                    ended.event(RankEvent::Error(error));
                     ("it failed".to_owned(), false)
                 }
                 Err(error) => (error.to_string(), false),
             };
-            events.event(RankEvent::Exited { status, killed, last_words: String::new() });
+            ended.event(RankEvent::Exited { status, killed, last_words: String::new() });
         });
-        Self { commands, task: abort }
+        Self { events, commands, task: abort }
     }
 
     pub(crate) fn run(&self) -> mpsc::UnboundedSender<pb::WorkerCommand> {
         self.commands.clone()
+    }
+
+    /// It shares this process, which is there.
+    pub(crate) fn ping(&self) {
+        self.events.pong();
     }
 
     pub(crate) fn kill(self) {

@@ -4,7 +4,8 @@
 //! * `epoch`: one life of all ranks, from their start until one of them fails: who they are, what they were sent, what they answered.
 //! * `restart_policy` (pure): when the next epoch begins, if one does; `suspects` (pure): which request breaks the ranks.
 //! * `fleet` (pure): what is known of every rank, and when all are ready or the epoch has failed.
-//! * `watchdog` (pure): how long a step may take; `load_watch` (pure): whether a load still goes on.
+//! * `watchdog` (pure): how long a step may take; `load_watch` (pure): whether a load still goes on; `idle_watch`
+//!   (pure): whether ranks that have nothing to do still answer.
 //! * `checksums` (pure): whether a rank that loads again reads what it read at first.
 //! * `process`: one worker process, and the socket pair that ties its life to ours; `worker_log`: what it writes;
 //!   `process_seen`: what the system tells of it.
@@ -30,6 +31,7 @@ mod event;
 mod fleet;
 mod generation;
 mod handle;
+mod idle_watch;
 mod in_process;
 mod load_watch;
 mod observer;

@@ -66,6 +66,7 @@ impl WorkerProcess {
         wire::hand_over(&ours, rendezvous.map(AsFd::as_fd))?;
         let (output, output_to) = std::io::pipe()?;
         let child = Command::new(&config.program)
+            .arg0(&config.name)
             .args(&config.arguments)
             .args(["--rank", &rank.to_string(), "--world", &world.to_string()])
             .envs(config.environment.iter().map(|(name, value)| (name, value)))
@@ -143,6 +144,17 @@ impl WorkerProcess {
             events.event(RankEvent::Lost("it ended its stream of steps without a word".to_owned()));
         });
         commands
+    }
+
+    /// Asks whether its device's thread still takes work; the answer is an event.
+    pub(crate) fn ping(&self) {
+        let (events, mut client) = (self.events.clone(), self.client.clone());
+        tokio::spawn(async move {
+            // An error is the connection's, whose end is an event, too.
+            if client.ping(pb::PingRequest {}).await.is_ok() {
+                events.pong();
+            }
+        });
     }
 
     /// Whether a signal has stopped the process.

@@ -29,6 +29,14 @@ impl Worker {
         RankLink { commands, worker: self }
     }
 
+    /// Asks whether it still answers.
+    pub(crate) fn ping(&self) {
+        match self {
+            Self::Process(process) => process.ping(),
+            Self::InProcess(rank) => rank.ping(),
+        }
+    }
+
     pub(crate) fn kill(self) {
         match self {
             Self::Process(process) => process.kill(),

@@ -18,7 +18,7 @@ impl RestartLimits {
     pub const NEVER: Self = Self { failures_max: Some(0), window: Duration::ZERO };
 }
 
-/// What is waited after the first failure within the window; each one more doubles it.
+/// What is waited after the second failure within the window; each one more doubles it. After the first nothing is.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -49,8 +49,9 @@ impl RestartPolicy {
         if self.limits.failures_max.is_none() && self.failures.len() > 16 {
             self.failures.pop_front();
         }
-        let doubled = 1u32.checked_shl(count.saturating_sub(1)).unwrap_or(u32::MAX);
-        Some(BACKOFF_MIN.saturating_mul(doubled).min(BACKOFF_MAX))
+        let Some(doublings) = count.checked_sub(2) else { return Some(Duration::ZERO) };
+        let times = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        Some(BACKOFF_MIN.saturating_mul(times).min(BACKOFF_MAX))
     }
 
     /// The last `count` failures that counted had a cause that is gone.
@@ -71,17 +72,17 @@ mod tests {
 
     #[test]
     fn each_failure_within_the_window_doubles_the_time_until_it_is_the_end() {
-        let (mut policy, start) = (policy(Some(8)), Instant::now());
-        let waits: Vec<_> = (0..9).map(|s| policy.failed(start + s * SECOND, true)).collect();
-        let seconds = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0].map(|s| Some(Duration::from_secs_f64(s)));
-        assert_eq!((&waits[..8], waits[8]), (&seconds[..], None));
+        let (mut policy, start) = (policy(Some(9)), Instant::now());
+        let waits: Vec<_> = (0..10).map(|s| policy.failed(start + s * SECOND, true)).collect();
+        let seconds = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0].map(|s| Some(Duration::from_secs_f64(s)));
+        assert_eq!((&waits[..9], waits[9]), (&seconds[..], None));
     }
 
     #[test]
     fn a_failure_counts_for_the_window() {
         let (mut policy, start) = (policy(Some(1)), Instant::now());
         assert!(policy.failed(start, true).is_some());
-        assert_eq!(policy.failed(start + 600 * SECOND, true), Some(BACKOFF_MIN));
+        assert_eq!(policy.failed(start + 600 * SECOND, true), Some(Duration::ZERO));
         assert_eq!(policy.failed(start + 1199 * SECOND, true), None);
     }
 
@@ -89,8 +90,8 @@ mod tests {
     fn what_does_not_count_or_is_forgiven_is_not_held_against_it() {
         let (mut policy, start) = (policy(Some(1)), Instant::now());
         for _ in 0..100 {
-            assert_eq!(policy.failed(start, false), Some(BACKOFF_MIN));
-            assert_eq!(policy.failed(start, true), Some(BACKOFF_MIN));
+            assert_eq!(policy.failed(start, false), Some(Duration::ZERO));
+            assert_eq!(policy.failed(start, true), Some(Duration::ZERO));
             policy.forgive(2);
         }
         assert!(RestartPolicy::new(RestartLimits::NEVER).failed(start, true).is_none());

@@ -1,4 +1,5 @@
-//! A worker whose stream of steps ends, or brings what is no result, is an event at once, and no case for the watchdog.
+//! A worker whose stream of steps ends, or brings what is no result, is an event at once, and no case for the watchdog; one that
+//! does not answer when it has nothing to do is found by asking.
 //!
 //! Workers are this program, started again: the test below that is none plays their part.
 
@@ -34,6 +35,13 @@ impl Worker for Odd {
     async fn load(&self, _: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, tonic::Status> {
         let ready = pb::LoadEvent { event: Some(Event::Ready(pb::Ready::default())) };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(ready)))))
+    }
+
+    async fn ping(&self, _: Request<pb::PingRequest>) -> Result<Response<pb::PingResponse>, tonic::Status> {
+        if self.0 == "deaf" {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(pb::PingResponse {}))
     }
 
     async fn run(
@@ -86,13 +94,14 @@ fn config() -> CoordinatorConfig {
     }
 }
 
-/// Why the model fails when such a worker gets its first step.
-async fn failure(mode: &str) -> String {
+/// Why the model fails when such a worker gets its first step, or none.
+async fn failure(mode: &str, step_limit: Duration, asks: bool) -> String {
     // The coordinator's own arguments come last, where a test program would not take them.
     let script = "exec \"$0\" a_worker --exact --nocapture";
     let program = std::env::current_exe().expect("this program");
     let processes = ProcessConfig {
         program: "/bin/sh".into(),
+        name: "sh".into(),
         arguments: ["-c".into(), script.into(), program.into()].into(),
         environment: vec![(MODE.into(), mode.into())],
         model_dir: "/nowhere".into(),
@@ -104,7 +113,8 @@ async fn failure(mode: &str) -> String {
         tied: true,
         keep: Box::new(()),
     };
-    let coordinator = Coordinator::start(config(), Workers::Processes(processes), Arc::new(()));
+    let coordinator =
+        Coordinator::start(CoordinatorConfig { step_limit, ..config() }, Workers::Processes(processes), Arc::new(()));
     let mut status = coordinator.status();
     let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
     let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
@@ -121,7 +131,7 @@ async fn failure(mode: &str) -> String {
         top_n: 0,
         return_logits: false,
     };
-    let _generation = coordinator.submit(submission).expect("it is ready");
+    let _generation = asks.then(|| coordinator.submit(submission).expect("it is ready"));
     match tokio::time::timeout(LIMIT, coordinator.ended()).await.expect("no hang") {
         Status::Failed { reason } => reason,
         status => panic!("{status:?}"),
@@ -130,12 +140,21 @@ async fn failure(mode: &str) -> String {
 
 #[tokio::test]
 async fn a_stream_that_ends_is_an_event() {
-    let reason = failure("ends").await;
+    let reason = failure("ends", STEP_LIMIT, true).await;
     assert!(reason.contains("rank 0: connection lost: it ended its stream of steps without a word"), "{reason}");
 }
 
 #[tokio::test]
 async fn a_result_that_is_none_is_an_event() {
-    let reason = failure("unreadable").await;
+    let reason = failure("unreadable", STEP_LIMIT, true).await;
     assert!(reason.contains("rank 0: Sample without `token`"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_worker_that_has_nothing_to_do_is_asked_whether_it_is_there() {
+    let reason = failure("deaf", Duration::from_secs(1), false).await;
+    assert!(
+        reason.starts_with("a rank with nothing to do: no answer within 1.") && reason.contains("rank 0 (process "),
+        "{reason}"
+    );
 }

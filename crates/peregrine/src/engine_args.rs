@@ -222,17 +222,22 @@ impl EngineArgs {
 pub fn worker_command(cuda: &CudaArgs) -> Result<WorkerCommand> {
     let mut arguments = vec![OsString::from("worker")];
     arguments.extend(cuda.arguments());
-    Ok(WorkerCommand { program: program()?, arguments })
+    let name = std::env::args_os().next().unwrap_or_else(|| "peregrine".into());
+    Ok(WorkerCommand { program: program()?, name, arguments })
 }
 
-/// This program's file. Where there is no /proc to tell it, as it was called.
+/// Leads to the program that runs, even when its file has been replaced by another version: workers that are started again later must be of
+/// the coordinator's build.
+const ITSELF: &str = "/proc/self/exe";
+
+/// This program. Where there is no /proc to tell it, as it was called.
 fn program() -> Result<PathBuf> {
-    std::env::current_exe()
-        .or_else(|error| {
-            let called = Path::new(OsStr::from_bytes(linux_execfn().to_bytes()));
-            if called.is_file() { std::path::absolute(called) } else { Err(error) }
-        })
-        .context("cannot tell where this program is, to start workers")
+    if Path::new(ITSELF).exists() {
+        return Ok(ITSELF.into());
+    }
+    let called = Path::new(OsStr::from_bytes(linux_execfn().to_bytes()));
+    ensure!(called.is_file(), "cannot tell where this program is, to start workers");
+    std::path::absolute(called).context("cannot tell where this program is, to start workers")
 }
 
 /// Tensor-parallel degrees. Ranks beyond the largest have never been tried.

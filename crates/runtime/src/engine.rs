@@ -220,6 +220,7 @@ impl Prepared {
         let launch = Launch::new(backend, world, &options.cuda)?;
         let processes = ProcessConfig {
             program: options.worker.program.clone(),
+            name: options.worker.name.clone(),
             arguments: options.worker.arguments.clone(),
             environment: launch.environment,
             model_dir,

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 pub struct WorkerCommand {
     /// The program.
     pub program: PathBuf,
+    /// What it is called in lists of processes.
+    pub name: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
 }

@@ -23,13 +23,20 @@ pub(crate) struct ReadyInfo {
     pub(crate) checksums: Vec<TensorChecksum>,
 }
 
+/// What the thread that owns the device is asked to do.
+pub(crate) enum Work {
+    Run(Command),
+    /// Say that it came by.
+    Ping(oneshot::Sender<()>),
+}
+
 /// The way to the thread that owns the device.
 pub(crate) struct DeviceThread {
     pub(crate) progress: Arc<LoadProgress>,
     /// The outcome of the load.
     pub(crate) ready: oneshot::Receiver<Result<ReadyInfo, String>>,
-    /// Commands, run in order. The coordinator has two plans under way at most, so no more wait here.
-    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    /// Work, done in order. The coordinator has two plans or one ping under way at most, so no more wait here.
+    pub(crate) work: mpsc::UnboundedSender<Work>,
     /// Results, in the order of the plans, and no more than there are plans under way. The last one is an error if the device
     /// failed.
     pub(crate) results: mpsc::UnboundedReceiver<Result<StepResult, String>>,
@@ -44,7 +51,7 @@ impl DeviceThread {
     pub(crate) fn start(rank: usize, open: Open, failed: oneshot::Sender<String>) -> io::Result<Self> {
         let progress = Arc::new(LoadProgress::new());
         let (ready_to, ready) = oneshot::channel();
-        let (commands, commands_from) = mpsc::unbounded_channel();
+        let (work, work_from) = mpsc::unbounded_channel();
         let (results_to, results) = mpsc::unbounded_channel();
         let thread_progress = progress.clone();
         let body = move || {
@@ -58,11 +65,11 @@ impl DeviceThread {
             // Nobody listens once the connection is gone, and then the process ends.
             let _ = ready_to.send(info);
             if let Some(runner) = runner {
-                run(runner, commands_from, &results_to, failed);
+                run(runner, work_from, &results_to, failed);
             }
         };
         std::thread::Builder::new().name(format!("device-{rank}")).spawn(body)?;
-        Ok(Self { progress, ready, commands, results })
+        Ok(Self { progress, ready, work, results })
     }
 }
 
@@ -70,7 +77,7 @@ impl DeviceThread {
 /// as the rank can.
 fn run(
     mut runner: Box<dyn StepRunner>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut work: mpsc::UnboundedReceiver<Work>,
     results: &mpsc::UnboundedSender<Result<StepResult, String>>,
     failed: oneshot::Sender<String>,
 ) {
@@ -88,8 +95,8 @@ fn run(
             }
             in_flight += 1;
         } else if in_flight == 0 {
-            match commands.blocking_recv() {
-                Some(command) => queue.push(command),
+            match work.blocking_recv() {
+                Some(work) => queue.push(work),
                 None => return,
             }
             continue;
@@ -102,8 +109,8 @@ fn run(
                     return;
                 }
             }
-            Ok(None) => match commands.try_recv() {
-                Ok(command) => queue.push(command),
+            Ok(None) => match work.try_recv() {
+                Ok(work) => queue.push(work),
                 Err(TryRecvError::Empty) => backoff.wait(),
                 Err(TryRecvError::Disconnected) => return,
             },
@@ -134,10 +141,12 @@ struct Queue {
 }
 
 impl Queue {
-    fn push(&mut self, command: Command) {
-        match command {
-            Command::Plan(plan) => self.plans.push_back(plan),
-            Command::Mask(mask) => self.masks.push(mask),
+    fn push(&mut self, work: Work) {
+        match work {
+            Work::Run(Command::Plan(plan)) => self.plans.push_back(plan),
+            Work::Run(Command::Mask(mask)) => self.masks.push(mask),
+            // Who asked may be gone.
+            Work::Ping(answer) => drop(answer.send(())),
         }
     }
 

@@ -1,11 +1,11 @@
 //! The control protocol, as the worker serves it.
 
 use crate::RankSpec;
-use crate::device::{DeviceThread, Open, ReadyInfo};
+use crate::device::{DeviceThread, Open, ReadyInfo, Work};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use step::{Command, StepResult};
+use step::StepResult;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -19,14 +19,17 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const ERROR_BYTES_MAX: usize = 4096;
 
 type WithSpec = Box<dyn FnOnce(RankSpec) -> Open + Send>;
+/// What comes of the plans, in their order.
+type Results = mpsc::UnboundedReceiver<Result<StepResult, String>>;
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Where the worker is in its life; it only ever goes forward.
 enum Stage {
     Born(WithSpec, oneshot::Sender<String>),
     Loading,
-    Ready(mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<Result<StepResult, String>>),
-    Running,
+    Ready(mpsc::UnboundedSender<Work>, Results),
+    /// The way to the device is for pings; it must not keep the device's thread, which ends with its commands.
+    Running(mpsc::WeakUnboundedSender<Work>),
 }
 
 pub(crate) struct Service {
@@ -38,21 +41,33 @@ impl Service {
     pub(crate) fn new(with_spec: WithSpec, failed: oneshot::Sender<String>) -> Self {
         Self { stage: Arc::new(Mutex::new(Stage::Born(with_spec, failed))) }
     }
-}
 
-/// Moves to `next` if the stage is one from which `take` takes something.
-fn advance<T>(
-    stage: &Mutex<Stage>,
-    next: Stage,
-    take: impl FnOnce(Stage) -> Result<T, Stage>,
-    expected: &'static str,
-) -> Result<T, Status> {
-    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-    match take(std::mem::replace(&mut *stage, next)) {
-        Ok(taken) => Ok(taken),
-        Err(unchanged) => {
-            *stage = unchanged;
-            Err(Status::failed_precondition(expected))
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_load(&self) -> Result<(WithSpec, oneshot::Sender<String>), Status> {
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Loading) {
+            Stage::Born(with_spec, failed) => Ok((with_spec, failed)),
+            other => {
+                *stage = other;
+                Err(Status::failed_precondition("Load comes once"))
+            }
+        }
+    }
+
+    fn begin_run(&self) -> Result<(mpsc::UnboundedSender<Work>, Results), Status> {
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Loading) {
+            Stage::Ready(work, results) => {
+                *stage = Stage::Running(work.downgrade());
+                Ok((work, results))
+            }
+            other => {
+                *stage = other;
+                Err(Status::failed_precondition("Run comes once, after Load"))
+            }
         }
     }
 }
@@ -64,11 +79,7 @@ impl Worker for Service {
 
     async fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
         let spec = RankSpec::try_from(request.into_inner()).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let born = |stage| match stage {
-            Stage::Born(with_spec, failed) => Ok((with_spec, failed)),
-            other => Err(other),
-        };
-        let (with_spec, failed) = advance(&self.stage, Stage::Loading, born, "Load comes once")?;
+        let (with_spec, failed) = self.begin_load()?;
         let device = DeviceThread::start(spec.rank, with_spec(spec), failed);
         let device = device.map_err(|error| Status::internal(format!("cannot start the device's thread: {error}")))?;
         // One message for each interval of the load.
@@ -78,19 +89,27 @@ impl Worker for Service {
     }
 
     async fn run(&self, request: Request<Streaming<pb::WorkerCommand>>) -> Result<Response<Self::RunStream>, Status> {
-        let ready = |stage| match stage {
-            Stage::Ready(commands, results) => Ok((commands, results)),
-            other => Err(other),
-        };
-        let (commands, results) = advance(&self.stage, Stage::Running, ready, "Run comes once, after Load")?;
+        let (work, results) = self.begin_run()?;
         // One error at most.
         let (failed_to, failed) = mpsc::unbounded_channel();
-        tokio::spawn(pass_on(request.into_inner(), commands, failed_to));
+        tokio::spawn(pass_on(request.into_inner(), work, failed_to));
         let results = UnboundedReceiverStream::new(results)
             .map(|result| result.map(wire::result_to_wire).map_err(|error| told(&error)));
         // The device's results, and the error for a command that could not be read.
         let answers = results.merge(UnboundedReceiverStream::new(failed).map(Err));
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn ping(&self, _: Request<pb::PingRequest>) -> Result<Response<pb::PingResponse>, Status> {
+        let gone = || Status::failed_precondition("there is no device that takes work");
+        let work = match &*self.stage() {
+            Stage::Running(work) => work.upgrade(),
+            _ => None,
+        };
+        let (answer, answered) = oneshot::channel();
+        work.ok_or_else(gone)?.send(Work::Ping(answer)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?;
+        Ok(Response::new(pb::PingResponse {}))
     }
 }
 
@@ -115,7 +134,7 @@ async fn report_load(
     };
     let event = match outcome {
         Ok(Ok(info)) => {
-            *stage.lock().unwrap_or_else(PoisonError::into_inner) = Stage::Ready(device.commands, device.results);
+            *stage.lock().unwrap_or_else(PoisonError::into_inner) = Stage::Ready(device.work, device.results);
             Ok(pb::LoadEvent { event: Some(Event::Ready(ready(info))) })
         }
         Ok(Err(error)) => Err(told(&error)),
@@ -134,14 +153,14 @@ fn ready(ReadyInfo { weight_bytes, kv_bytes, checksums }: ReadyInfo) -> pb::Read
 /// error.
 async fn pass_on(
     mut inbound: Streaming<pb::WorkerCommand>,
-    commands: mpsc::UnboundedSender<Command>,
+    work: mpsc::UnboundedSender<Work>,
     failed: mpsc::UnboundedSender<Status>,
 ) {
     while let Some(message) = inbound.next().await {
         let message = message.map_err(|status| status.message().to_owned());
         match message.and_then(|message| wire::command_from_wire(message).map_err(|error| error.to_string())) {
             // A device that has failed takes no more commands, and has said so.
-            Ok(command) => drop(commands.send(command)),
+            Ok(command) => drop(work.send(Work::Run(command))),
             Err(error) => {
                 // Nobody listens once the connection is gone, and then the process ends.
                 let _ = failed.send(told(&format!("a command that cannot be read: {error}")));

@@ -78,6 +78,7 @@ impl Setup {
         let memory = move || SharedMemory::create(world).map_err(std::io::Error::other);
         let processes = ProcessConfig {
             program,
+            name: "worker".into(),
             arguments,
             environment,
             tied: weights::read_config(&model_dir(self.model)).expect("a config").tied,
