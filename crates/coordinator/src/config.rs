@@ -40,7 +40,7 @@ pub struct CoordinatorConfig {
 /// What runs the steps.
 pub enum Workers {
     /// A process for each rank.
-    Processes(ProcessConfig),
+    Processes(Box<ProcessConfig>),
     /// Ranks within this process, as many as the tensor-parallel degree.
     InProcess(Vec<InProcessRank>),
 }

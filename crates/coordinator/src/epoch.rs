@@ -210,10 +210,8 @@ impl Epoch {
     pub(crate) fn look(&mut self) {
         match &self.phase {
             Phase::Loading(_) if self.deadline.is_none() => self.watch_load(),
-            Phase::Running(links) if !self.watchdog.is_waiting() => {
-                if self.idle.is_due(links.len(), Instant::now()) {
-                    links.iter().for_each(|link| link.worker.ping());
-                }
+            Phase::Running(links) if !self.watchdog.is_waiting() && self.idle.is_due(links.len(), Instant::now()) => {
+                links.iter().for_each(|link| link.worker.ping());
             }
             _ => {}
         }

@@ -113,8 +113,11 @@ async fn failure(mode: &str, step_limit: Duration, asks: bool) -> String {
         tied: true,
         keep: Box::new(()),
     };
-    let coordinator =
-        Coordinator::start(CoordinatorConfig { step_limit, ..config() }, Workers::Processes(processes), Arc::new(()));
+    let coordinator = Coordinator::start(
+        CoordinatorConfig { step_limit, ..config() },
+        Workers::Processes(Box::new(processes)),
+        Arc::new(()),
+    );
     let mut status = coordinator.status();
     let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
     let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();

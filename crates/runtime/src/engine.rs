@@ -147,7 +147,7 @@ impl Engine {
         let tokenizing = TokenizerPool::start(tokenizer, options.tokenizer_threads, info.max_concurrent_requests)
             .map_err(EngineError::TokenizerThreads)?;
         let telemetry = Telemetry::new(options.telemetry.clone());
-        let workers = Workers::Processes(processes);
+        let workers = Workers::Processes(Box::new(processes));
         let coordinator = Coordinator::start(scheduling, workers, Arc::new(telemetry.clone()));
         let service = Service::new(coordinator.clone(), tokenizing, chat, eos, info, telemetry);
         Ok(Self { coordinator, service })

@@ -90,7 +90,7 @@ impl Setup {
             rendezvous: (self.world > 1).then(|| Box::new(memory) as Box<dyn Rendezvous>),
             keep: Box::new(()),
         };
-        let coordinator = Coordinator::start(config, Workers::Processes(processes), Arc::new(()));
+        let coordinator = Coordinator::start(config, Workers::Processes(Box::new(processes)), Arc::new(()));
         let mut status = coordinator.status();
         let loaded = status.wait_for(|status| !matches!(status, Status::Loading { .. }));
         let loaded = tokio::time::timeout(LIMIT, loaded).await.expect("no hang").expect("it runs").clone();
