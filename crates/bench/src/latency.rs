@@ -197,7 +197,8 @@ async fn token_times(mut generation: Generation, start: Instant) -> Result<Vec<f
     }
 }
 
-fn submission(input: usize, output: usize) -> Submission {
+/// A random prompt of `input` tokens that is continued by `output`.
+pub(crate) fn submission(input: usize, output: usize) -> Submission {
     Submission {
         prompt: (0..input).map(|_| fastrand::u32(ORDINARY_TOKENS)).collect(),
         max_new_tokens: output,

@@ -9,6 +9,7 @@
 //! * [`soak`]: many requests at once and for long, each answer compared with the one that its request gets alone.
 //! * [`simulate`]: the real scheduler against the timed model of a node. Pure.
 //! * [`latency`]: prefill and decode by batch size, straight at an engine.
+//! * [`recovery`]: how long streams stand still when a worker is killed.
 //! * [`overhead`]: what all but the model costs: streams from an engine whose workers answer at once, and the scheduler alone.
 //! * [`backend`]: a backend alone, on a model of random weights, beside what its hardware can do.
 //! * [`make_model`]: a folder with a model of random weights, to measure a [`Shape`] without its checkpoint.
@@ -31,6 +32,7 @@ mod metrics;
 pub mod overhead;
 mod processes;
 mod random;
+pub mod recovery;
 mod report;
 pub mod serve;
 mod shape;

@@ -21,6 +21,18 @@ pub(crate) fn cpu_time_of_family() -> io::Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
 }
 
+/// The pid of this process's worker of a rank.
+pub(crate) fn worker(rank: u32) -> io::Result<i32> {
+    let is_of_rank = |pid: &&String| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|&byte| byte == 0).skip_while(|word| *word != b"--rank").skip(1);
+        words.next() == Some(rank.to_string().as_bytes())
+    };
+    let family = family("self")?;
+    let pid = family[1..].iter().find(is_of_rank).and_then(|pid| pid.parse().ok());
+    pid.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such process"))
+}
+
 /// Process `pid`, and all that it has started. One that ends meanwhile holds nothing.
 fn family(pid: &str) -> io::Result<Vec<String>> {
     let mut family = vec![pid.to_owned()];

@@ -4,6 +4,7 @@ mod backend;
 mod engine;
 mod latency;
 mod make_model;
+mod recovery;
 mod serve;
 mod simulate;
 mod soak;
@@ -60,6 +61,8 @@ enum BenchCommand {
     MakeModel(make_model::MakeModelArgs),
     /// Measure prefill and decode by batch size, straight at an engine that is started for it.
     Latency(latency::LatencyArgs),
+    /// Measure how long streams stand still when a worker is killed, beside how long a worker takes to start and load.
+    Recovery(recovery::RecoveryArgs),
     /// Measure the CPU backend alone, on a model of random weights, beside what the CPU can do.
     Backend(backend::BackendArgs),
     /// Predict throughput and latency of a node with GPUs: the real scheduler, and a clock that is computed.
@@ -76,6 +79,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         BenchCommand::MakeModel(args) => make_model::run(args)?,
         BenchCommand::Simulate(args) => simulate::run(&args)?,
         BenchCommand::Latency(args) => start_runtime()?.block_on(latency::run(args))?,
+        BenchCommand::Recovery(args) => start_runtime()?.block_on(recovery::run(args))?,
         BenchCommand::Backend(args) => backend::run(&args)?,
         BenchCommand::Engine(args) => start_runtime()?.block_on(engine::run(&args))?,
     }

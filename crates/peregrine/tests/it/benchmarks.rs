@@ -150,6 +150,14 @@ async fn batches_are_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn kills_are_measured() {
+    let few = ["recovery", "--streams", "2", "--input-len", "20", "--tokens-before", "4", "--repeats", "2"];
+    let table = bench(&few).await;
+    let row = |name| table.lines().any(|line| line.starts_with(&format!("| {name} | 0.")));
+    assert!(table.lines().count() == 5 && ["rank 0", "rank 1", "median"].into_iter().all(row), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_model_of_random_weights_is_made_and_runs() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let dir = folder.path().join("model");
