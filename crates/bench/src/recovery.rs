@@ -61,9 +61,9 @@ struct Times {
 }
 
 impl Times {
-    /// What is left of the pause without the prefill, by the time of a load.
+    /// The pause, by what it may be: half as long again as a start and a load, and the prefill.
     fn ratio(&self) -> f64 {
-        (self.pause - self.prefill) / self.load
+        self.pause / (1.5 * self.load + self.prefill)
     }
 }
 
@@ -78,7 +78,7 @@ pub async fn run(options: &RecoveryOptions, out: &mut impl Write) -> Result<(), 
     let options = RecoveryOptions { engine: EngineOptions { restarts, ..options.engine.clone() }, ..options.clone() };
     writeln!(
         out,
-        "| kill of | start and load s | prefill s | pause s | (pause - prefill) / load |\n|---|---|---|---|---|"
+        "| kill of | start and load s | prefill s | pause s | pause / (1.5 load + prefill) |\n|---|---|---|---|---|"
     )?;
     // The files are in the page cache afterwards, as they are when a rank is started again.
     once(&options, 0).await?;
