@@ -105,6 +105,11 @@ def own_server(*flags):
         yield Asked(started.http, started.grpc, started)
 
 
+def mortal_server():
+    """A server that does not go on when its workers are killed."""
+    return own_server("--restarts-max", "0")
+
+
 def full_server():
     """A server that takes one request at a time."""
     return own_server("--max-concurrent-requests", "1")

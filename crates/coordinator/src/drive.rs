@@ -135,6 +135,7 @@ impl Driver {
     /// The ranks have failed: what becomes of the requests, and when others take their place, if they do.
     fn after(&mut self, failure: &Failure) -> Option<Instant> {
         let (now, Failure { reason, from_outside }) = (Instant::now(), failure);
+        self.observer.failed();
         let lost = self.scheduler.restart();
         let mut counts = true;
         self.to_forgive = 0;

@@ -9,13 +9,18 @@ pub trait Observer: Send + Sync {
     /// A step is done, and its tokens were handed to their callers in the time `delivering`.
     fn step(&self, step: &StepRecord, delivering: Duration);
 
-    /// The ranks have failed, and others have taken their place.
+    /// The ranks have failed.
+    fn failed(&self);
+
+    /// Others have taken the place of ranks that failed, and serve.
     fn recovered(&self, recovery: &Recovery);
 }
 
 /// Nobody listens.
 impl Observer for () {
     fn step(&self, _: &StepRecord, _: Duration) {}
+
+    fn failed(&self) {}
 
     fn recovered(&self, _: &Recovery) {}
 }

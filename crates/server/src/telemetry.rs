@@ -83,6 +83,10 @@ impl Observer for Telemetry {
         self.0.metrics.step(step, delivering);
     }
 
+    fn failed(&self) {
+        self.0.metrics.failed();
+    }
+
     fn recovered(&self, recovery: &Recovery) {
         self.0.metrics.recovered(recovery);
     }

@@ -15,7 +15,7 @@ from client_check.checks import (
     contains,
     equal,
     full_server,
-    own_server,
+    mortal_server,
     wait_until,
 )
 
@@ -90,7 +90,7 @@ def refused_requests_are_failures(_):
 @check_with_own_server
 def a_broken_stream_is_a_failure(_):
     """A request that the model fails is no success with fewer tokens."""
-    with own_server() as server, tempfile.TemporaryDirectory() as folder:
+    with mortal_server() as server, tempfile.TemporaryDirectory() as folder:
         arguments = (server, folder, "huggingface-generate", "--streaming", "--extra-inputs", "ignore_eos:true")
         run = threading.Thread(target=profile, args=arguments, kwargs={"tokens": 1500})
         run.start()

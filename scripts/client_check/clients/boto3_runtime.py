@@ -19,6 +19,7 @@ from client_check.checks import (
     equal,
     full_server,
     is_retry_after,
+    mortal_server,
     own_server,
     raises,
     wait_until,
@@ -242,7 +243,7 @@ def a_timeout_leaves_nothing_running(_):
 
 @check_with_own_server
 def model_fails_in_a_stream(_):
-    with own_server() as server:
+    with mortal_server() as server:
         parts = iter(stream(server, {**LONG, "stream": True})["Body"])
         next(parts)
         server.kill_workers()

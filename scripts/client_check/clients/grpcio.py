@@ -16,7 +16,7 @@ from client_check.checks import (
     contains,
     equal,
     full_server,
-    own_server,
+    mortal_server,
 )
 
 SERVICE = "peregrine.v1.Generation"
@@ -135,7 +135,7 @@ def overloaded_says_when_to_come_back(_):
 
 @check_with_own_server
 def a_broken_stream(_):
-    with own_server() as server:
+    with mortal_server() as server:
         stream = Stub(server).call("GenerateStream", inputs=STORY, parameters={"max_new_tokens": 1500, "ignore_eos": True})
         assert next(stream).tokens
         server.kill_workers()

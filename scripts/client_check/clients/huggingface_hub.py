@@ -23,7 +23,7 @@ from client_check.checks import (
     contains,
     equal,
     full_server,
-    own_server,
+    mortal_server,
     raises,
 )
 
@@ -181,7 +181,7 @@ def overloaded(_):
 
 @check_with_own_server
 def model_fails(_):
-    with own_server() as server:
+    with mortal_server() as server:
         inference = client(server)
         with server.stopped():
             after(1, server.kill_workers)
@@ -192,7 +192,7 @@ def model_fails(_):
 @check_with_own_server
 def model_fails_in_a_stream(_):
     for chat in (False, True):
-        with own_server() as server:
+        with mortal_server() as server:
             inference = client(server)
             if chat:
                 stream = inference.chat_completion(MESSAGES, max_tokens=1500, stream=True, extra_body={"ignore_eos": True})

@@ -21,7 +21,7 @@ from client_check.checks import (
     equal,
     full_server,
     is_retry_after,
-    own_server,
+    mortal_server,
     raises,
     wait_until,
 )
@@ -284,7 +284,7 @@ def overloaded_is_tried_again(_):
 
 @check_with_own_server
 def model_fails(_):
-    with own_server() as server:
+    with mortal_server() as server:
         with server.stopped():
             after(1, server.kill_workers)
             try:
@@ -298,7 +298,7 @@ def model_fails(_):
 @check_with_own_server
 def model_fails_in_a_stream(_):
     for chat in (False, True):
-        with own_server() as server:
+        with mortal_server() as server:
             inference = client(server)
             if chat:
                 stream = inference.chat.completions.create(model="any", messages=MESSAGES, stream=True, **LONG)

@@ -16,6 +16,7 @@ from client_check.checks import (
     equal,
     full_server,
     is_retry_after,
+    mortal_server,
     own_server,
 )
 
@@ -243,8 +244,27 @@ def a_broken_stream_ends_with_an_error_event(_):
         ("/v1/completions", {"prompt": STORY, "max_tokens": 1500, "ignore_eos": True, "stream": True}),
         ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 1500, "ignore_eos": True, "stream": True}),
     ]:
-        with own_server() as server:
+        with mortal_server() as server:
             breaks_after_first_event(server, path, body)
+
+
+@check_with_own_server
+def a_stream_goes_on_when_the_model_is_killed(_):
+    long = {"inputs": STORY, "parameters": {"max_new_tokens": 1500, "ignore_eos": True}, "stream": True}
+    with own_server() as server:
+        undisturbed = streamed(server, long)
+        assert streamed(server, long, during=server.kill_workers) == undisturbed
+        equal(server.metric("peregrine_recoveries_total"), 1)
+
+
+def streamed(server, body, during=None):
+    """The events of a stream; something may happen once it has begun."""
+    with posted(server, "/generate_stream", body) as (head, parts):
+        equal(status(head), 200)
+        stream = next(parts)
+        if during:
+            during()
+        return framed(stream + b"".join(parts))
 
 
 def breaks_after_first_event(server, path, body):

@@ -21,7 +21,7 @@ from client_check.checks import (
     contains,
     equal,
     full_server,
-    own_server,
+    mortal_server,
     raises,
 )
 
@@ -139,7 +139,7 @@ def overloaded(_):
 
 @check_with_own_server
 def model_fails(_):
-    with own_server() as server:
+    with mortal_server() as server:
         with server.stopped():
             after(1, server.kill_workers)
             with raises(GenerationError, "Request failed during generation"):
@@ -148,7 +148,7 @@ def model_fails(_):
 
 @check_with_own_server
 def model_fails_in_a_stream(_):
-    with own_server() as server:
+    with mortal_server() as server:
         stream = client(server).generate_stream(STORY, max_new_tokens=1500)
         next(stream)
         server.kill_workers()

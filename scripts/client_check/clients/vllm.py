@@ -17,7 +17,7 @@ from client_check.checks import (
     contains,
     equal,
     full_server,
-    own_server,
+    mortal_server,
     wait_until,
 )
 
@@ -96,7 +96,7 @@ def overloaded(_):
 def a_broken_stream_is_a_failure(_):
     """A request that the model fails is no success with fewer tokens."""
     for backend in PATHS:
-        with own_server() as server:
+        with mortal_server() as server:
             answer = ask(server, backend, PROMPT, 1500, during=server.kill_workers)
             assert answer.ttft > 0, answer.error
             assert not answer.success, f"{answer.output_tokens} tokens: {answer.generated_text[-80:]!r}"

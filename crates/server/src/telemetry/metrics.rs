@@ -326,6 +326,11 @@ impl Metrics {
         self.requests.responses.get_or_create(&[("dialect", dialect.to_owned()), ("status", status.to_owned())]).inc();
     }
 
+    /// The ranks have failed.
+    pub(super) fn failed(&self) {
+        self.steps.failed();
+    }
+
     /// The ranks serve again.
     pub(super) fn recovered(&self, recovery: &Recovery) {
         self.steps.recovered(recovery);

@@ -77,7 +77,7 @@ impl Steps {
                 host_time_family(),
             ),
             recoveries: register.add("peregrine_recoveries", "Times that the ranks served again", Counter::default()),
-            failures: register.add("peregrine_rank_failures", "Failures before they did", Counter::default()),
+            failures: register.add("peregrine_rank_failures", "Failures of the ranks", Counter::default()),
             recovery_time: register.seconds(
                 "peregrine_recovery_time",
                 "Time until the ranks served again, by what it went to",
@@ -88,11 +88,15 @@ impl Steps {
         steps
     }
 
+    /// The ranks have failed.
+    pub(super) fn failed(&self) {
+        self.failures.inc();
+    }
+
     /// The ranks serve again.
     pub(super) fn recovered(&self, recovery: &Recovery) {
-        let Self { recoveries, failures, recovery_time, .. } = self;
+        let Self { recoveries, recovery_time, .. } = self;
         recoveries.inc();
-        failures.inc_by(recovery.failures.into());
         let Recovery { ending, waiting, loading, .. } = *recovery;
         for (phase, time) in [("ending", ending), ("waiting", waiting), ("loading", loading)] {
             recovery_time.get_or_create(&[("phase", phase)]).observe(time.as_secs_f64());
