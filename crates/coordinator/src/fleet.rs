@@ -59,7 +59,7 @@ pub(crate) enum RankEvent {
     Error(String),
     /// Its connection ended without a word.
     Lost(String),
-    /// Its process ended; `killed`: by a signal that somebody sent.
+    /// Its process ended; `killed`: by what was done to it, as by a signal that somebody sent.
     Exited { status: String, killed: bool, last_words: String },
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -231,10 +231,15 @@ async fn watch_process(
             }
         }
     };
-    let signal = status.as_ref().ok().and_then(std::process::ExitStatus::signal);
-    let killed = signal.is_some_and(|signal| FROM_OUTSIDE.contains(&SignalKind::from_raw(signal)));
+    let killed = status.as_ref().is_ok_and(was_killed);
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     // Without its last words, or with some of them only, there is less to tell.
     let _ = tokio::time::timeout(LAST_WORDS_GRACE, output).await;
     events.event(RankEvent::Exited { status, killed, last_words: last_words.text() });
+}
+
+/// Whether the process ended by what is done to it from outside: a signal that somebody sent, or a file that cannot be read.
+fn was_killed(status: &ExitStatus) -> bool {
+    let sent = status.signal().is_some_and(|signal| FROM_OUTSIDE.contains(&SignalKind::from_raw(signal)));
+    sent || status.code() == Some(wire::FILE_FAULT_EXIT_CODE)
 }

@@ -127,7 +127,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
-    weights::report_faults().context("a handler for SIGBUS")?;
+    weights::report_faults(wire::FILE_FAULT_EXIT_CODE).context("a handler for SIGBUS")?;
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),

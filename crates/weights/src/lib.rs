@@ -12,7 +12,7 @@
 //! **Invariant:** whatever a directory holds, opening it gives a [`WeightsError`] that names the file, or a checkpoint
 //! in which every tensor of the model lies within its file, in its shape. A file that is changed while a reader or a
 //! [`Mapped`] has it is not defended against: what is read then is undefined data. Where it was cut short or its disk fails, the
-//! process ends with [`FAULT_EXIT_CODE`] and a line that names the file, if [`report_faults`] was called, and else by SIGBUS.
+//! process ends with a line that names the file, if [`report_faults`] was called, and else by SIGBUS alone.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![deny(unsafe_code)]
@@ -36,7 +36,7 @@ pub use checksum::TensorChecksum;
 pub use error::WeightsError;
 pub use generation::read_generation_eos;
 pub use mapped::Mapped;
-pub use mmap::{FAULT_EXIT_CODE, Fault, report_faults};
+pub use mmap::{Fault, report_faults};
 pub use note::Note;
 pub use progress::Progress;
 pub use reader::ShardReader;

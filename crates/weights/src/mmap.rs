@@ -4,7 +4,7 @@
 
 mod faults;
 
-pub use faults::{FAULT_EXIT_CODE, Fault, report_faults};
+pub use faults::{Fault, report_faults};
 
 use crate::WeightsError;
 use crate::files::io_error;

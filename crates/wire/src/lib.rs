@@ -34,5 +34,8 @@ pub mod control {
 /// The most bytes of one message of the control plane: plans of a thousand long prompts, or the logits of a batch.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 30;
 
+/// The exit code of a process that could not read a mapped file of the model: `EX_IOERR` of BSD's sysexits.
+pub const FILE_FAULT_EXIT_CODE: i32 = 74;
+
 /// Descriptors of both services, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peregrine.bin"));

@@ -22,6 +22,7 @@
 //! * [`reflection`]: what gRPC tells of its services.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
+//! * [`model_files`]: weights files that change while they are served.
 //! * [`openai`]: OpenAI's routes, over real workers.
 //! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
 //! * [`validation`]: requests that break a rule.
@@ -48,6 +49,7 @@ mod load;
 mod logs;
 mod malformed;
 mod memory;
+mod model_files;
 mod openai;
 mod openapi;
 mod pauses;

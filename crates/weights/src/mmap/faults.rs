@@ -13,9 +13,6 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// The exit code of a process that could not read a mapped file: `EX_IOERR` of BSD's sysexits.
-pub const FAULT_EXIT_CODE: i32 = 74;
-
 /// Bytes of the line that is written; what a path has beyond is left out.
 const LINE_BYTES_MAX: usize = 1024;
 
@@ -42,13 +39,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// From here on, an access to a mapped file that cannot be read ends the process with [`FAULT_EXIT_CODE`], and a line on the
-/// standard error that names the file and the place. Every other SIGBUS does what it did before.
+/// From here on, an access to a mapped file that cannot be read ends the process with this exit code, and a line on the
+/// standard error that names the file and the place. Every other SIGBUS does what it did before. A second call changes nothing.
 ///
 /// # Errors
 ///
 /// The system's, if it takes no handler.
-pub fn report_faults() -> io::Result<()> {
+pub fn report_faults(exit_code: i32) -> io::Result<()> {
     let mut previous = MaybeUninit::zeroed();
     // SAFETY: it only reads, into a place of the right type.
     let asked = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), previous.as_mut_ptr()) };
@@ -56,7 +53,7 @@ pub fn report_faults() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the system has filled it.
-    if PREVIOUS.set(unsafe { previous.assume_init() }).is_err() {
+    if BEFORE.set((exit_code, unsafe { previous.assume_init() })).is_err() {
         return Ok(());
     }
     // SAFETY: all zeros are a valid action: the default, with no flags and an empty mask.
@@ -72,8 +69,8 @@ pub fn report_faults() -> io::Result<()> {
     }
 }
 
-/// What was done at a SIGBUS before.
-static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+/// The exit code, and what was done at a SIGBUS before.
+static BEFORE: OnceLock<(i32, libc::sigaction)> = OnceLock::new();
 
 /// The mappings, as a list to which entries are only added: so a handler may walk it at any time.
 static FIRST: OnceLock<&'static Entry> = OnceLock::new();
@@ -155,7 +152,7 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
 
 /// Lets the signal do what it did before: after this the access is tried again, or the signal comes again.
 fn give_back(is_fault: bool) {
-    let previous = PREVIOUS.get().map_or(ptr::null(), ptr::from_ref);
+    let previous = BEFORE.get().map_or(ptr::null(), |(_, action)| ptr::from_ref(action));
     // SAFETY: both are async-signal-safe, and the action is one that the system gave, or null, which changes nothing; it is
     // set before the handler is.
     unsafe {
@@ -174,6 +171,7 @@ fn end(entry: &Entry, offset: usize) -> ! {
         // SAFETY: it is async-signal-safe, and takes nothing.
         unsafe { libc::pause() };
     }
+    let exit_code = BEFORE.get().map_or(1, |&(exit_code, _)| exit_code);
     let mapped = entry.len.load(Ordering::Relaxed) as u64;
     let fault = Fault { offset: offset as u64, mapped, now: len_of(entry.file.load(Ordering::Relaxed)) };
     let mut line = [0; LINE_BYTES_MAX];
@@ -181,7 +179,7 @@ fn end(entry: &Entry, offset: usize) -> ! {
     // SAFETY: both are async-signal-safe, and `len` bytes of the line are written.
     unsafe {
         libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), len);
-        libc::_exit(FAULT_EXIT_CODE)
+        libc::_exit(exit_code)
     }
 }
 
@@ -216,6 +214,7 @@ mod tests {
     use std::process::{Command, Output};
 
     const BYTES: usize = 100_000;
+    const EXIT_CODE: i32 = 77;
     const ROLE: &str = "FAULTS_TEST_ROLE";
 
     /// Runs [`role`] in a process of its own.
@@ -230,7 +229,7 @@ mod tests {
     fn role() {
         let Ok(role) = std::env::var(ROLE) else { return };
         let path = PathBuf::from(std::env::var_os("FILE").expect("a file"));
-        report_faults().expect("a handler");
+        report_faults(EXIT_CODE).expect("a handler");
         let file = MappedFile::open(path.clone()).expect("a file");
         let other = File::open(&path).and_then(|file| map(&path, &file)).expect("a file");
         let cut = || File::options().write(true).open(&path).and_then(|file| file.set_len(5000)).expect("cut");
@@ -272,7 +271,7 @@ mod tests {
             "ERROR {path}: cut short while it was in use, from {BYTES} to 5000 bytes: byte 50000 cannot be read\n"
         );
         assert!(said.ends_with(&expected) && said.matches("ERROR").count() == 1, "{said}");
-        assert_eq!(status.code(), Some(FAULT_EXIT_CODE), "{status}");
+        assert_eq!(status.code(), Some(EXIT_CODE), "{status}");
     }
 
     #[test]
