@@ -183,7 +183,11 @@ impl Epoch {
         end
     }
 
+    /// A rank has answered the next step that it was sent.
     pub(crate) fn on_result(&mut self, rank: usize, result: StepResult) {
+        if self.is_running() && self.results.of(rank) == self.planned.len() {
+            self.fail(&format!("rank {rank} has answered step {}, which it was not sent", result.step), false);
+        }
         self.results.push(rank, result);
     }
 
@@ -193,9 +197,8 @@ impl Epoch {
             return None;
         }
         let gathered = self.results.next()?.and_then(|gathered| {
-            let sent = self.watchdog.answered(Instant::now()).zip(self.planned.pop_front());
-            let step = gathered.result.step;
-            let ((sent, taken), planned) = sent.ok_or_else(|| format!("step {step} was answered, and not sent"))?;
+            let (sent, taken) = self.watchdog.answered(Instant::now()).expect("only steps that were sent are answered");
+            let planned = self.planned.pop_front().expect("the same");
             Ok(Answered { planned, sent, taken, gathered })
         });
         gathered.map_err(|reason| self.fail(&reason, false)).ok()

@@ -25,6 +25,11 @@ impl Results {
         self.0[rank].push_back(result);
     }
 
+    /// How many steps a rank has answered that others have not.
+    pub(crate) fn of(&self, rank: usize) -> usize {
+        self.0[rank].len()
+    }
+
     /// Whether the oldest step waits for this rank.
     pub(crate) fn is_missing(&self, rank: usize) -> bool {
         self.0[rank].is_empty()

@@ -52,6 +52,9 @@ impl Worker for Odd {
         let mode = self.0.clone();
         let (to, answers) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
+            if mode == "too early" {
+                let _ = to.send(Ok(pb::StepResult::default()));
+            }
             let _ = commands.next().await;
             if mode == "unreadable" {
                 let sample = pb::Sample::default();
@@ -160,4 +163,10 @@ async fn a_worker_that_has_nothing_to_do_is_asked_whether_it_is_there() {
         reason.starts_with("a rank with nothing to do: no answer within 1.") && reason.contains("rank 0 (process "),
         "{reason}"
     );
+}
+
+#[tokio::test]
+async fn a_result_that_nobody_asked_for_is_an_event() {
+    let reason = failure("too early", STEP_LIMIT, false).await;
+    assert!(reason.starts_with("rank 0 has answered step 0, which it was not sent"), "{reason}");
 }

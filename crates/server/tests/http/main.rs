@@ -4,6 +4,7 @@ mod access;
 mod authority;
 mod openai;
 mod page;
+mod recovery;
 mod sagemaker;
 mod scripted;
 mod telemetry;

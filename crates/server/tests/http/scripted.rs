@@ -6,6 +6,7 @@ use server::{Chat, ChatOverflow, Info, Listeners, Service, Settings, Telemetry, 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use step::{
@@ -34,7 +35,7 @@ pub struct Script {
     pub texts: Vec<Vec<u32>>,
     /// The rank fails with its step of this number.
     pub fails_at: Option<u64>,
-    /// How often it is started again.
+    /// How often it is started again. It is never ready then: what waits for it goes on waiting.
     pub restarts: RestartLimits,
     /// The rank waits before each step.
     pub pause: Duration,
@@ -267,12 +268,15 @@ fn join_chunks(mut rest: &[u8]) -> Vec<u8> {
 }
 
 fn rank(script: Script, asked: Arc<Mutex<Vec<NewSequence>>>) -> InProcessRank {
-    let script = Arc::new(script);
+    let (script, is_first) = (Arc::new(script), AtomicBool::new(true));
     Arc::new(move |mut commands, answers| {
-        let (script, asked) = (Arc::clone(&script), Arc::clone(&asked));
+        let (script, asked, is_first) =
+            (Arc::clone(&script), Arc::clone(&asked), is_first.swap(false, Ordering::Relaxed));
         Box::pin(async move {
             let mut known = HashMap::new();
-            answers.ready();
+            if is_first {
+                answers.ready();
+            }
             while let Some(command) = commands.next().await {
                 let Command::Plan(plan) = command else { return Err("nobody asked for masks".to_owned().into()) };
                 tokio::time::sleep(script.pause).await;

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Why sequences join others, by a name of TGI's: prompts are computed in chunks beside the next tokens of others.
 const CHUNKING: &str = "chunking";
 
+/// What the time of a recovery goes to.
+const PHASES: [&str; 3] = ["ending", "waiting", "loading"];
+
 /// What is counted of steps.
 pub(super) struct Steps {
     inference_count: Family<Label<&'static str>, TgiCounter>,
@@ -85,6 +88,9 @@ impl Steps {
             ),
         };
         let _ = steps.concat.get_or_create(&[("reason", CHUNKING)]);
+        for phase in PHASES {
+            let _ = steps.recovery_time.get_or_create(&[("phase", phase)]);
+        }
         steps
     }
 
@@ -98,7 +104,7 @@ impl Steps {
         let Self { recoveries, recovery_time, .. } = self;
         recoveries.inc();
         let Recovery { ending, waiting, loading, .. } = *recovery;
-        for (phase, time) in [("ending", ending), ("waiting", waiting), ("loading", loading)] {
+        for (phase, time) in PHASES.into_iter().zip([ending, waiting, loading]) {
             recovery_time.get_or_create(&[("phase", phase)]).observe(time.as_secs_f64());
         }
     }
