@@ -196,10 +196,10 @@ impl Epoch {
         if !self.is_running() {
             return None;
         }
-        let gathered = self.results.next()?.and_then(|gathered| {
+        let gathered = self.results.next()?.map(|gathered| {
             let (sent, taken) = self.watchdog.answered(Instant::now()).expect("only steps that were sent are answered");
             let planned = self.planned.pop_front().expect("the same");
-            Ok(Answered { planned, sent, taken, gathered })
+            Answered { planned, sent, taken, gathered }
         });
         gathered.map_err(|reason| self.fail(&reason, false)).ok()
     }
