@@ -48,6 +48,8 @@ pub(crate) struct Driver {
     to_forgive: usize,
     /// Since when, and how, if the ranks have failed and do not serve yet.
     recovery: Option<(Instant, SystemTime, Recovery)>,
+    /// Since when the ranks serve again, if no token has come since, and what came before.
+    resuming: Option<(Instant, Recovery)>,
 }
 
 impl Driver {
@@ -89,6 +91,7 @@ impl Driver {
             suspects: Suspects::default(),
             to_forgive: 0,
             recovery: None,
+            resuming: None,
             config,
         }
     }
@@ -135,6 +138,7 @@ impl Driver {
     /// The ranks have failed: what becomes of the requests, and when others take their place, if they do.
     fn after(&mut self, failure: &Failure) -> Option<Instant> {
         let (now, Failure { reason, from_outside }) = (Instant::now(), failure);
+        self.resumed(true);
         self.observer.failed();
         let lost = self.scheduler.restart();
         let mut counts = true;
@@ -249,17 +253,28 @@ impl Driver {
         self.was_ready = true;
         if let Some((begun, _, mut recovery)) = self.recovery.take() {
             recovery.loading = begun.elapsed().saturating_sub(recovery.ending + recovery.waiting);
-            let seconds =
-                [begun.elapsed(), recovery.ending, recovery.waiting, recovery.loading].map(|d| d.as_secs_f32());
-            let [all, ending, waiting, loading] = seconds;
-            info!(
-                "the ranks serve again after {all:.2} s: {ending:.2} s to end, {waiting:.2} s to wait, {loading:.2} s to load"
-            );
-            self.observer.recovered(&recovery);
+            self.resuming = Some((Instant::now(), recovery));
+            if self.scheduler.is_idle() {
+                self.resumed(false);
+            }
         }
         if !self.draining {
             self.status.send_replace(Status::Ready { memory });
         }
+    }
+
+    /// The ranks serve again, and have brought a token, if somebody `waited` for one.
+    fn resumed(&mut self, waited: bool) {
+        let Some((ready, mut recovery)) = self.resuming.take() else { return };
+        recovery.computing = if waited { ready.elapsed() } else { Duration::ZERO };
+        let Recovery { ending, waiting, loading, computing, .. } = recovery;
+        let [ending, waiting, loading, computing] = [ending, waiting, loading, computing].map(|d| d.as_secs_f32());
+        let all = ending + waiting + loading + computing;
+        info!(
+            "the ranks serve again after {all:.2} s: {ending:.2} s to end, {waiting:.2} s to wait, {loading:.2} s to load, \
+             {computing:.2} s to the next token"
+        );
+        self.observer.recovered(&recovery);
     }
 
     fn submit(&mut self, seq: SeqId, submission: Submission, caller: Caller) {
@@ -351,6 +366,9 @@ impl Driver {
         let committed = Instant::now();
         let record = planned.done(taken, committed - begun, ranks);
         self.requests.tell(&planned.traced, &record);
+        if self.resuming.is_some() && events.iter().any(|event| matches!(event, scheduler::Event::Token { .. })) {
+            self.resumed(true);
+        }
         for event in events {
             if let Some(seq) = self.requests.deliver(event) {
                 self.on_ended(seq);

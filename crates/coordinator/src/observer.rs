@@ -36,6 +36,8 @@ pub struct Recovery {
     pub waiting: Duration,
     /// From the start of the workers until all were ready.
     pub loading: Duration,
+    /// From then until the next token; nothing if nobody waited for one.
+    pub computing: Duration,
 }
 
 /// What was measured of a step.

@@ -11,7 +11,7 @@ use std::time::Duration;
 const CHUNKING: &str = "chunking";
 
 /// What the time of a recovery goes to.
-const PHASES: [&str; 3] = ["ending", "waiting", "loading"];
+const PHASES: [&str; 4] = ["ending", "waiting", "loading", "computing"];
 
 /// What is counted of steps.
 pub(super) struct Steps {
@@ -103,8 +103,8 @@ impl Steps {
     pub(super) fn recovered(&self, recovery: &Recovery) {
         let Self { recoveries, recovery_time, .. } = self;
         recoveries.inc();
-        let Recovery { ending, waiting, loading, .. } = *recovery;
-        for (phase, time) in PHASES.into_iter().zip([ending, waiting, loading]) {
+        let Recovery { ending, waiting, loading, computing, .. } = *recovery;
+        for (phase, time) in PHASES.into_iter().zip([ending, waiting, loading, computing]) {
             recovery_time.get_or_create(&[("phase", phase)]).observe(time.as_secs_f64());
         }
     }
