@@ -12,8 +12,8 @@ use clap::{Args, ValueEnum};
 use coordinator::{Coordinator, RestartLimits, Status};
 use runtime::{Engine, EngineOptions};
 use server::{
-    ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Sampling, Settings, TelemetryOptions,
-    Traces,
+    ChatOverflow, DEFAULT_PAYLOAD_LIMIT, DEFAULT_STALL_LIMIT, OtlpProtocol, Sampling, Service, Settings,
+    TelemetryOptions, Traces,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -195,7 +195,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
     }
     tokio::spawn(progress::show(coordinator.status()));
     let mut was_ready = false;
-    let end = until_end(&args, &coordinator, &mut first, &mut was_ready);
+    let end = until_end(&args, &coordinator, service.clone(), &mut first, &mut was_ready);
     tokio::select! {
         () = server::serve(service, listeners, settings, end) => {}
         () = second_of(&mut second) => {
@@ -215,7 +215,13 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
 
 /// Waits until the server is to close: when all that was accepted is finished after a signal, or when the model has failed for good.
 /// Tells whether it has ever been ready.
-async fn until_end(args: &ServeArgs, coordinator: &Coordinator, signals: &mut Signals, was_ready: &mut bool) {
+async fn until_end(
+    args: &ServeArgs,
+    coordinator: &Coordinator,
+    service: Service,
+    signals: &mut Signals,
+    was_ready: &mut bool,
+) {
     let mut status = coordinator.status();
     let mut signalled = false;
     loop {
@@ -229,7 +235,7 @@ async fn until_end(args: &ServeArgs, coordinator: &Coordinator, signals: &mut Si
                 signalled = true;
                 let load = coordinator.activity().load;
                 info!("finishing {} requests; a second signal stops at once", load.waiting + load.running);
-                coordinator.drain();
+                service.end();
                 tokio::spawn(stop_after(coordinator.clone(), args.drain_timeout));
             }
             // The last status has been seen when no other can follow.

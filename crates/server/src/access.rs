@@ -18,8 +18,18 @@ use tonic::Status;
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// What is asked for with `GET` and without a key: whether the model serves, and pages that say nothing about it.
-const OPEN: &[&str] =
-    &["/", "/health", "/ping", "/docs", "/docs/", "/docs/{file}", "/openapi.json", "/api-doc/openapi.json"];
+const OPEN: &[&str] = &[
+    "/",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/ping",
+    "/docs",
+    "/docs/",
+    "/docs/{file}",
+    "/openapi.json",
+    "/api-doc/openapi.json",
+];
 
 /// The same for gRPC.
 const OPEN_SERVICE: &str = "/grpc.health.v1.Health/";

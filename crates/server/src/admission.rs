@@ -3,7 +3,7 @@
 use crate::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 /// What is said where nothing has been measured, and the least and the most that is said.
@@ -20,6 +20,8 @@ pub(crate) struct Admission(Arc<Shared>);
 
 struct Shared {
     permits: Arc<Semaphore>,
+    /// How many are taken.
+    taken: watch::Sender<usize>,
     turnover: Mutex<Turnover>,
 }
 
@@ -35,7 +37,13 @@ struct Turnover {
 
 impl Admission {
     pub(crate) fn new(count: usize) -> Self {
-        Self(Arc::new(Shared { permits: Arc::new(Semaphore::new(count)), turnover: Mutex::default() }))
+        let permits = Arc::new(Semaphore::new(count));
+        Self(Arc::new(Shared { permits, taken: watch::Sender::default(), turnover: Mutex::default() }))
+    }
+
+    /// How many permits are taken, now and from now on.
+    pub(crate) fn taken(&self) -> watch::Receiver<usize> {
+        self.0.taken.subscribe()
     }
 
     /// Takes a permit, without waiting.
@@ -45,7 +53,10 @@ impl Admission {
     /// [`Error::Overloaded`] if all are taken.
     pub(crate) fn take(&self) -> Result<Permit, Error> {
         match self.0.permits.clone().try_acquire_owned() {
-            Ok(permit) => Ok(Permit { admission: self.clone(), permit: Some(permit) }),
+            Ok(permit) => {
+                self.0.taken.send_modify(|taken| *taken += 1);
+                Ok(Permit { admission: self.clone(), permit: Some(permit) })
+            }
             Err(_) => Err(Error::Overloaded { retry_after: self.turnover().refuse() }),
         }
     }
@@ -89,6 +100,7 @@ impl Drop for Permit {
         let full = self.admission.0.permits.available_permits() == 0;
         self.admission.turnover().free(full, Instant::now());
         drop(self.permit.take());
+        self.admission.0.taken.send_modify(|taken| *taken -= 1);
     }
 }
 

@@ -44,26 +44,33 @@ pub(crate) struct Shared {
 
 /// All routes over one service.
 pub(crate) fn router(shared: Shared) -> Router {
-    let routes = Router::new().route("/metrics", get(metrics)).merge(tgi::routes::router());
+    let routes = probes().route("/metrics", get(metrics)).merge(tgi::routes::router());
     let routes = routes.merge(openai::router()).merge(sagemaker::router()).merge(openapi::router());
     routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(shared)
 }
 
 /// The routes of the listener for metrics.
 pub(crate) fn monitoring(shared: Shared) -> Router {
-    const ROUTES: &str = "GET /metrics, GET /health";
+    const ROUTES: &str = "GET /metrics, GET /health, GET /livez, GET /readyz";
     let nothing = async |uri: Uri| {
         let message = format!("there is no {}; there are {ROUTES}", uri.path());
         refused(uri.path(), Rejection { status: StatusCode::NOT_FOUND, message })
     };
-    let routes = Router::new().route("/metrics", get(metrics)).route("/health", get(tgi::routes::health));
+    let routes = probes().route("/metrics", get(metrics)).route("/health", get(tgi::routes::health));
     routes.fallback(nothing).with_state(Shared { metrics_at: None, ..shared })
+}
+
+/// What supervisors ask: whether the server goes on, whatever its ranks do, and whether it serves.
+fn probes() -> Router<Shared> {
+    Router::new().route("/livez", get(async || StatusCode::OK)).route("/readyz", get(tgi::routes::health))
 }
 
 /// What there is, by its dialects.
 fn routes(shared: &Shared) -> String {
     let own: &[&str] = if shared.metrics_at.is_none() { &["GET /metrics"] } else { &[] };
-    let dialects = [own, tgi::routes::ROUTES, openai::ROUTES, sagemaker::ROUTES, runtime::ROUTES, openapi::ROUTES];
+    let probes = &["GET /livez", "GET /readyz"];
+    let dialects =
+        [own, probes, tgi::routes::ROUTES, openai::ROUTES, sagemaker::ROUTES, runtime::ROUTES, openapi::ROUTES];
     dialects.concat().join(", ")
 }
 

@@ -70,6 +70,10 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a connection that was there before a drain may stand idle before it is closed: so long a request may be on its way
+/// whose client had not seen yet that the server takes no more. The server itself ends no earlier while such connections are open.
+pub(crate) const DRAIN_LINGER: Duration = Duration::from_secs(1);
+
 /// The connections of each of the two listeners: `asked` for, where the process may have so many `descriptors`.
 pub(crate) fn connections_max(descriptors: u64, asked: usize) -> usize {
     let others = DESCRIPTORS_RESERVED + METRICS_CONNECTIONS_MAX as u64;

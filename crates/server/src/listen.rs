@@ -11,8 +11,7 @@ use crate::limits::{
     METRICS_CONNECTIONS_MAX, connections_max,
 };
 use crate::telemetry::observed;
-use crate::{GrpcApi, Service, Tls};
-use coordinator::Status;
+use crate::{GrpcApi, Service, StateName, Tls};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -138,6 +137,7 @@ fn acceptors(
     let connections_max = connections_max(descriptor_limit(), asked);
     let metrics_at = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     let (bodies, telemetry) = (LargeBodies::default(), service.telemetry().clone());
+    let drain = service.drains().clone();
     let api = GrpcApi::new(service.clone(), Some(stall_limit));
     let routes = grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone());
     let grpc = Acceptor {
@@ -148,6 +148,7 @@ fn acceptors(
         http2_only: true,
         connections_max,
         stall_limit,
+        drain: drain.clone(),
     };
     let shared = Shared { service, stall_limit, payload_limit, metrics_at };
     let routes = http::limited(router(shared.clone()), Gate::http(keys), bodies.clone(), payload_limit);
@@ -164,6 +165,7 @@ fn acceptors(
         http2_only: false,
         connections_max,
         stall_limit,
+        drain: drain.clone(),
     };
     let metrics = listeners.metrics.map(|listener| Acceptor {
         name: "metrics",
@@ -173,16 +175,17 @@ fn acceptors(
         http2_only: false,
         connections_max: METRICS_CONNECTIONS_MAX,
         stall_limit,
+        drain,
     });
     [Some(grpc), Some(http), metrics]
 }
 
 /// Tells the health service how the model is.
 async fn report_health(service: Service, reporter: HealthReporter) {
-    let mut statuses = WatchStream::new(service.status());
-    while let Some(status) = statuses.next().await {
-        let serving = match status {
-            Status::Ready { .. } => ServingStatus::Serving,
+    let mut states = WatchStream::new(service.state_changes());
+    while let Some(state) = states.next().await {
+        let serving = match state.name {
+            StateName::Ready => ServingStatus::Serving,
             _ => ServingStatus::NotServing,
         };
         for name in HEALTH_NAMES {

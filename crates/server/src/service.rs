@@ -3,12 +3,14 @@
 use crate::admission::Admission;
 use crate::chat::{Chat, unix_seconds};
 use crate::dialects::tgi;
+use crate::drain::Drain;
+use crate::state::States;
 use crate::telemetry::{Exposition, GenerationGuard, Outcome, Telemetry};
 use crate::token_stream::{Arrival, Submitted};
 use crate::tokenizing::{PromptEncoder, invalid};
-use crate::{Error, TokenStream, TokenizerPool};
+use crate::{Error, State, StateName, TokenStream, TokenizerPool};
 use api::{Answer, CheckedRequest, Conversation, Limits, Prompt, Request, ValidRequest, Violation};
-use coordinator::{Coordinator, Status, Submission};
+use coordinator::{Coordinator, Submission, SubmitError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use step::BLOCK_TOKENS;
@@ -50,12 +52,16 @@ struct Shared {
     eos: Vec<u32>,
     /// One permit for each sequence that may be under way.
     admission: Admission,
+    drain: Drain,
+    states: States,
     telemetry: Telemetry,
 }
 
 impl Service {
     /// A service over a coordinator, which may still be loading, and tells `telemetry` of its steps. `eos` are the tokens that
     /// end a text.
+    ///
+    /// Must be called within a tokio runtime.
     #[must_use]
     pub fn new(
         coordinator: Coordinator,
@@ -67,8 +73,20 @@ impl Service {
     ) -> Self {
         telemetry.describe(&info);
         let admission = Admission::new(info.max_concurrent_requests);
-        let created = unix_seconds();
-        Self(Arc::new(Shared { info, coordinator, tokenizing, chat, created, eos, admission, telemetry }))
+        let (created, drain) = (unix_seconds(), Drain::default());
+        let states = States::follow(coordinator.status(), drain.clone());
+        Self(Arc::new(Shared {
+            info,
+            coordinator,
+            tokenizing,
+            chat,
+            created,
+            eos,
+            admission,
+            drain,
+            states,
+            telemetry,
+        }))
     }
 
     /// What runs.
@@ -89,17 +107,50 @@ impl Service {
         self.0.coordinator.kv_tokens()
     }
 
-    /// How the model is, now and from now on.
+    /// What the server is doing.
     #[must_use]
-    pub fn status(&self) -> watch::Receiver<Status> {
-        self.0.coordinator.status()
+    pub fn state(&self) -> State {
+        self.0.states.now()
+    }
+
+    /// The same, now and from now on.
+    #[must_use]
+    pub fn state_changes(&self) -> watch::Receiver<State> {
+        self.0.states.watch()
+    }
+
+    /// Takes no new requests from now on, and finishes those that were taken.
+    pub fn drain(&self) {
+        self.0.drain.begin();
+    }
+
+    /// Takes requests again. Says whether it does: a server that ends does not.
+    pub fn undrain(&self) -> bool {
+        self.0.drain.undo()
+    }
+
+    /// Takes no new requests from now on, finishes those that were taken or are on their way, and then lets the coordinator end.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn end(&self) {
+        self.0.drain.end();
+        let Self(shared) = self.clone();
+        tokio::spawn(async move {
+            shared.drain.quiet(shared.admission.taken()).await;
+            shared.coordinator.drain();
+        });
+    }
+
+    /// Whether requests are taken.
+    pub(crate) fn drains(&self) -> &Drain {
+        &self.0.drain
     }
 
     /// All metrics.
     pub(crate) fn metrics(&self, format: Exposition) -> String {
         let Shared { coordinator, telemetry, .. } = &*self.0;
-        let up = matches!(&*coordinator.status().borrow(), Status::Ready { .. });
-        telemetry.exposition(format, &coordinator.activity(), coordinator.kv_tokens() / BLOCK_TOKENS, up)
+        let (blocks, state) = (coordinator.kv_tokens() / BLOCK_TOKENS, self.state().name);
+        telemetry.exposition(format, &coordinator.activity(), blocks, state)
     }
 
     /// Whom it tells of its requests.
@@ -237,7 +288,10 @@ impl Service {
     /// Validates requests and queues their sequences, which run side by side. Those of one prompt share its prefill. Says when they
     /// were queued, too. Their callers hear of the first `steps`.
     async fn submit(&self, requests: Vec<Request>, steps: usize) -> Result<(Vec<Submitted>, Instant), Error> {
-        let Shared { info, admission, .. } = &*self.0;
+        let Shared { info, admission, drain, .. } = &*self.0;
+        if !drain.takes() {
+            return Err(SubmitError::Draining.into());
+        }
         let (mut permits, mut valid) = (Vec::new(), Vec::new());
         for request in requests {
             // Before the work of tokenizing, which is what a request beyond the limit must not cost.
@@ -262,7 +316,7 @@ impl Service {
     /// What is said where there is no room: a model that recovers is not overloaded.
     fn while_recovering(&self, error: Error) -> Error {
         match error {
-            Error::Overloaded { retry_after } if matches!(&*self.status().borrow(), Status::Recovering { .. }) => {
+            Error::Overloaded { retry_after } if self.state().name == StateName::Recovering => {
                 Error::Recovering { retry_after }
             }
             error => error,

@@ -12,7 +12,7 @@ pub(crate) use outcome::Outcome;
 pub(crate) use record::{Generated, GenerationGuard, RequestRecord};
 pub use traces::{OtlpProtocol, Sampling, Traces, TracesError};
 
-use crate::Info;
+use crate::{Info, StateName};
 use coordinator::{Activity, Observer, Recovery, StepRecord};
 pub(crate) use metrics::Exposition;
 use metrics::Metrics;
@@ -72,9 +72,15 @@ impl Telemetry {
         &self.0.metrics
     }
 
-    /// All metrics; `activity` and `up` are the coordinator's of this moment, and its KV cache has `kv_blocks` blocks.
-    pub(crate) fn exposition(&self, format: Exposition, activity: &Activity, kv_blocks: usize, up: bool) -> String {
-        self.0.metrics.text(format, activity, kv_blocks, up)
+    /// All metrics; `activity` and `state` are those of this moment, and the KV cache has `kv_blocks` blocks.
+    pub(crate) fn exposition(
+        &self,
+        format: Exposition,
+        activity: &Activity,
+        kv_blocks: usize,
+        state: StateName,
+    ) -> String {
+        self.0.metrics.text(format, activity, kv_blocks, state)
     }
 }
 

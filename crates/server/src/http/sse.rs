@@ -14,7 +14,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
 /// How often a stream without a token says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -41,18 +41,31 @@ pub(crate) trait Events: Send + 'static {
     }
 }
 
-/// A stream of which nothing has been sent. Its first token has come: an error before it is one of the whole request.
+/// A stream of which nothing has been sent.
 pub(crate) struct EventStream {
     tokens: TokenStream,
     events: Box<dyn Events>,
-    /// The first token, until it is shown.
-    first: Option<TokenEvent>,
+    first: First,
     headers: HeaderMap,
 }
 
-/// Waits for the first token of a stream.
+/// With what a stream begins.
+enum First {
+    /// Its first token.
+    Token(TokenEvent),
+    /// A sign of life.
+    KeepAlive,
+    /// It has begun, and goes on with what comes.
+    Shown,
+}
+
+/// Waits for the first token of a stream: an error before it is one of the whole request. Where none comes for long, the stream
+/// begins without.
 pub(crate) async fn event_stream(mut tokens: TokenStream, events: impl Events) -> Result<EventStream, Error> {
-    let first = tokens.next().await?;
+    let first = match timeout(KEEP_ALIVE, tokens.next()).await {
+        Ok(first) => first?.map_or(First::Shown, First::Token),
+        Err(_) => First::KeepAlive,
+    };
     Ok(EventStream { tokens, events: Box::new(events), first, headers: HeaderMap::new() })
 }
 
@@ -123,16 +136,16 @@ impl Stream for Chunks {
             return Poll::Ready(None);
         }
         let mut out = EventBuffer::default();
-        let next = match this.stream.first.take() {
-            Some(first) => Poll::Ready(Ok(Some(first))),
-            None => this.stream.tokens.poll_next(cx),
-        };
-        match next {
-            Poll::Ready(next) => this.ended = this.stream.show(next, &mut out),
-            Poll::Pending => {
-                ready!(this.keep_alive.as_mut().poll(cx));
-                this.stream.events.keep_alive(&mut out);
-            }
+        match std::mem::replace(&mut this.stream.first, First::Shown) {
+            First::Token(first) => this.ended = this.stream.show(Ok(Some(first)), &mut out),
+            First::KeepAlive => this.stream.events.keep_alive(&mut out),
+            First::Shown => match this.stream.tokens.poll_next(cx) {
+                Poll::Ready(next) => this.ended = this.stream.show(next, &mut out),
+                Poll::Pending => {
+                    ready!(this.keep_alive.as_mut().poll(cx));
+                    this.stream.events.keep_alive(&mut out);
+                }
+            },
         }
         this.keep_alive.as_mut().reset(Instant::now() + KEEP_ALIVE);
         Poll::Ready(Some(Ok(out.into())))

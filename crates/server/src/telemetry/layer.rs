@@ -2,7 +2,7 @@
 
 use super::record::Head;
 use super::{RequestRecord, Telemetry};
-use crate::accept::Peer;
+use crate::connection::Peer;
 use crate::http::RequestId;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -11,12 +11,14 @@ use axum::response::Response;
 use tonic::{Code, Status};
 
 /// Paths and the dialects that they begin. Others are [`TGI`]'s.
-const DIALECTS: [(&str, &str); 8] = [
+const DIALECTS: [(&str, &str); 10] = [
     ("/v1/", "openai"),
     ("/invocations", "sagemaker"),
     ("/ping", "sagemaker"),
     ("/endpoints/", "sagemaker"),
     ("/metrics", "http"),
+    ("/livez", "http"),
+    ("/readyz", "http"),
     ("/docs", "http"),
     ("/openapi.json", "http"),
     ("/api-doc", "http"),

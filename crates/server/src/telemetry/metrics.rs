@@ -6,7 +6,7 @@ mod steps;
 use self::steps::Steps;
 use super::token_histogram::TokenHistogram;
 use super::{Generated, Outcome};
-use crate::Info;
+use crate::{Info, StateName};
 use coordinator::{Activity, Recovery, StepRecord};
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
@@ -108,6 +108,7 @@ pub(super) struct Metrics {
 /// What is read from the coordinator when it is asked for.
 struct Now {
     up: Gauge,
+    state: Family<Label<&'static str>, Gauge>,
     build: Family<[(&'static str, String); 4], Gauge>,
     queue_size: Gauge,
     batch_size: Gauge,
@@ -180,6 +181,7 @@ impl Now {
     fn new(register: &mut Register<'_>) -> Self {
         Self {
             up: register.add("peregrine_up", "Whether the model takes requests", Gauge::default()),
+            state: register.add("peregrine_state", "1 for what the server is doing, else 0", Family::default()),
             build: register.add("peregrine_build_info", "What runs; always 1", Family::default()),
             queue_size: register.add("tgi_queue_size", "Sequences that wait for room", Gauge::default()),
             batch_size: register.add("tgi_batch_current_size", "Sequences that run", Gauge::default()),
@@ -215,11 +217,14 @@ impl Now {
         }
     }
 
-    fn set(&self, activity: &Activity, kv_blocks: usize, up: bool) {
+    fn set(&self, activity: &Activity, kv_blocks: usize, state: StateName) {
+        for name in StateName::ALL {
+            self.state.get_or_create(&[("state", name.as_str())]).set(i64::from(name == state));
+        }
         let Activity { load, totals } = activity;
         let tokens = |blocks: usize| (blocks * BLOCK_TOKENS) as i64;
         for (gauge, value) in [
-            (&self.up, i64::from(up)),
+            (&self.up, i64::from(state == StateName::Ready)),
             (&self.queue_size, load.waiting as i64),
             (&self.batch_size, load.running as i64),
             (&self.batch_max_tokens, tokens(kv_blocks.saturating_sub(load.blocks_available))),
@@ -299,8 +304,8 @@ impl Requests {
 
 impl Metrics {
     /// All of them.
-    pub(super) fn text(&self, format: Exposition, activity: &Activity, kv_blocks: usize, up: bool) -> String {
-        self.now.set(activity, kv_blocks, up);
+    pub(super) fn text(&self, format: Exposition, activity: &Activity, kv_blocks: usize, state: StateName) -> String {
+        self.now.set(activity, kv_blocks, state);
         let mut text = String::new();
         // Writing into memory does not fail.
         let _ = match format {

@@ -23,8 +23,18 @@ const CAROL: &str = "sk-carol-0123456789";
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// What anybody may ask for, with GET.
-const OPEN: [&str; 8] =
-    ["/", "/health", "/ping", "/docs", "/docs/", "/docs/index.html", "/openapi.json", "/api-doc/openapi.json"];
+const OPEN: [&str; 10] = [
+    "/",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/ping",
+    "/docs",
+    "/docs/",
+    "/docs/index.html",
+    "/openapi.json",
+    "/api-doc/openapi.json",
+];
 
 /// A way to show a key: lines of a head.
 fn shown(key: &str) -> [String; 3] {
@@ -287,7 +297,8 @@ async fn metrics_may_have_an_address_of_their_own() {
     assert!(answer.status == 200 && answer.body.contains("tgi_request_count"), "{answer:?}");
     for path in paths(&server, ALICE).await {
         for method in METHODS {
-            let (status, has_it) = (ask_there(method, &path).await.status, path == "/metrics" || path == "/health");
+            let has_it = ["/metrics", "/health", "/livez", "/readyz"].contains(&&*path);
+            let status = ask_there(method, &path).await.status;
             let expected = match method {
                 _ if !has_it => 404,
                 "GET" | "HEAD" => 200,

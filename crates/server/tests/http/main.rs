@@ -2,6 +2,8 @@
 
 mod access;
 mod authority;
+mod drains;
+mod keep_alive;
 mod openai;
 mod page;
 mod recovery;

@@ -15,6 +15,7 @@ use step::{
 use text::{ChatTemplate, Tokenizer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use wire::generation as pb;
@@ -88,6 +89,9 @@ pub struct Server {
     pub address: SocketAddr,
     pub grpc: SocketAddr,
     pub metrics: Option<SocketAddr>,
+    pub service: Service,
+    /// It has ended when this has: after [`Service::end`].
+    pub ended: JoinHandle<()>,
     /// What its ranks were asked for.
     asked: Arc<Mutex<Vec<NewSequence>>>,
 }
@@ -173,6 +177,7 @@ impl Server {
             max_concurrent_requests: PERMITS,
         };
         let pool = TokenizerPool::start(tokenizer, 1, PERMITS).expect("a thread");
+        let mut status = coordinator.status();
         let service = Service::new(coordinator, pool, chat, vec![EOS], info, telemetry);
         let bind = || TcpListener::bind("127.0.0.1:0");
         let [grpc, http, metrics] = [bind().await, bind().await, bind().await].map(|port| port.expect("a port"));
@@ -181,8 +186,14 @@ impl Server {
         let address = listeners.http.local_addr().expect("an address");
         let grpc = listeners.grpc.local_addr().expect("an address");
         let metrics = listeners.metrics.as_ref().map(|metrics| metrics.local_addr().expect("an address"));
-        tokio::spawn(server::serve(service, listeners, settings, std::future::pending()));
-        Self { address, grpc, metrics, asked }
+        let end = async move {
+            // If it fails, the server stays.
+            if status.wait_for(|status| *status == Status::Stopped).await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let ended = tokio::spawn(server::serve(service.clone(), listeners, settings, end));
+        Self { address, grpc, metrics, service, ended, asked }
     }
 
     /// What the ranks were asked for since the last time.

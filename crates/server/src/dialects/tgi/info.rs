@@ -1,6 +1,6 @@
 //! `GET /info`: what runs, under the names that clients of any of TGI's versions look for.
 
-use crate::Service;
+use crate::{Service, State};
 use serde::Serialize;
 
 /// The order of the fields is that of their JSON.
@@ -39,6 +39,25 @@ pub(crate) struct InfoResponse {
     backend: String,
     /// Not part of TGI's.
     tensor_parallel: usize,
+    /// Not part of TGI's.
+    state: StateResponse,
+}
+
+/// What the server is doing.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct StateResponse {
+    /// `loading`, `ready`, `recovering`, `draining` or `failed`.
+    name: &'static str,
+    /// In seconds since 1970.
+    since: u64,
+    /// Why it does not serve, if it does not.
+    reason: Option<String>,
+}
+
+impl From<State> for StateResponse {
+    fn from(state: State) -> Self {
+        Self { name: state.name.as_str(), since: state.since_unix_s(), reason: state.reason }
+    }
 }
 
 impl InfoResponse {
@@ -69,6 +88,7 @@ impl InfoResponse {
             docker_label: None,
             backend: info.backend.clone(),
             tensor_parallel: info.tensor_parallel,
+            state: service.state().into(),
         }
     }
 }

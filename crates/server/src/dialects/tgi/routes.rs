@@ -16,7 +16,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use coordinator::Status as ModelStatus;
 use serde::Serialize;
 
 /// What there is.
@@ -51,13 +50,7 @@ async fn page_or_health(state: State<Shared>, headers: HeaderMap) -> Response {
 
 /// 200 with an empty body when every rank is ready, else 503 and why.
 pub(crate) async fn health(State(shared): State<Shared>) -> Response {
-    let why = match &*shared.service.status().borrow() {
-        ModelStatus::Ready { .. } => return StatusCode::OK.into_response(),
-        ModelStatus::Loading { done, total } => format!("loading, {done} of {total} bytes"),
-        ModelStatus::Recovering { reason, .. } => format!("recovering from a failure: {reason}"),
-        ModelStatus::Draining | ModelStatus::Stopped => "shutting down".to_owned(),
-        ModelStatus::Failed { reason } => reason.clone(),
-    };
+    let Some(why) = shared.service.state().reason else { return StatusCode::OK.into_response() };
     let unhealthy = ErrorBody::unhealthy();
     failure(ErrorBody { error: format!("{}: {why}", unhealthy.error), ..unhealthy })
 }

@@ -168,6 +168,8 @@ impl Draft {
 
     fn others(&mut self) {
         self.add(get("/health", "Whether the model serves", Vec::new()));
+        self.add(get("/readyz", "The same", Vec::new()));
+        self.add(get("/livez", "Whether the server goes on, also while the model does not serve", Vec::new()));
         // A type here would be a promise to all callers, and only browsers get the page.
         self.add(get("/", "The same; for browsers, a page", Vec::new()));
         self.add(get("/metrics", "Metrics, for Prometheus", vec![(TEXT, None), (OPEN_METRICS, None)]));

@@ -16,6 +16,7 @@ async fn info_has_the_names_of_all_versions() {
         "max_waiting_tokens": 0, "validation_workers": 1, "max_client_batch_size": PERMITS, "payload_limit": 2_097_152,
         "router": "peregrine", "version": env!("CARGO_PKG_VERSION"), "sha": null, "docker_label": null,
         "backend": "script", "tensor_parallel": 1,
+        "state": { "name": "ready", "since": server.service.state().since_unix_s(), "reason": null },
     });
     assert_eq!(info, expected);
 }
@@ -23,7 +24,7 @@ async fn info_has_the_names_of_all_versions() {
 #[tokio::test]
 async fn health_and_metrics() {
     let server = Script::new(&["x"]).serve().await;
-    for path in ["/health", "/ping", "/"] {
+    for path in ["/health", "/readyz", "/livez", "/ping", "/"] {
         let answer = server.get(path).await;
         assert_eq!((answer.status, &*answer.body), (200, ""), "{path}");
     }
