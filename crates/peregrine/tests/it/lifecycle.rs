@@ -78,8 +78,9 @@ async fn what_was_accepted_is_finished_after_a_signal() {
             false => server.signal(signal),
         }
         server.says("finishing 1 requests").await;
-        not_serving(&client).await;
-        let status = client.try_generate(greedy(PROMPT, 1)).await.expect_err("the server is about to end");
+        let other = server.client().await;
+        not_serving(&other).await;
+        let status = other.try_generate(greedy(PROMPT, 1)).await.expect_err("the server is about to end");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         let (text, end) = rest(stream).await;
         assert_eq!(end.expect("no error"), Some(first + &text), "the whole text");
@@ -92,11 +93,10 @@ async fn what_was_accepted_is_finished_after_a_signal() {
 async fn a_second_signal_ends_at_once() {
     let model = SlowModel::new();
     let mut server = slow_server(&model, "2").await;
-    let client = server.client().await;
-    let (stream, _) = begun(&client, 2000).await;
+    let (stream, _) = begun(&server.client().await, 2000).await;
     server.signal(Signal::TERM);
     server.says("finishing 1 requests").await;
-    not_serving(&client).await;
+    not_serving(&server.client().await).await;
     let health = server.get("/health").await;
     assert_eq!(health.status, 503, "{health:?}");
     server.signal(Signal::INT);
