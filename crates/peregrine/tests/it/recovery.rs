@@ -111,7 +111,7 @@ async fn a_stream_goes_on_while_the_server_ends() {
     let whole = client.generate(greedy(PROMPT, 60)).await;
     let (stream, first) = begun(&client, 60).await;
     server.signal(Signal::TERM);
-    not_serving(&client).await;
+    not_serving(&server.client().await).await;
     workers[1].signal(Signal::KILL);
     let (text, end) = rest(stream).await;
     assert_eq!((first + &text, end.expect("no error")), (whole.generated_text.clone(), Some(whole.generated_text)));

@@ -124,7 +124,7 @@ async fn running_streams_end_well_and_new_requests_are_refused_until_the_drain_i
     assert!(!server.ended.is_finished());
 }
 
-/// A server whose ranks fail, and fail again when they are started again, as long as nobody gives up.
+/// A server whose ranks fail, and are not ready again.
 #[tokio::test]
 async fn a_recovery_is_told_and_is_no_reason_to_restart_the_process() {
     let restarts = RestartLimits { failures_max: None, window: Duration::from_secs(600) };

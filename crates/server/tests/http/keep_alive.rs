@@ -1,7 +1,9 @@
 //! Signs of life while nothing comes, in the time of a clock that nobody waits for.
 
-use crate::scripted::{Script, Server};
+use crate::scripted::{LIMIT, Script, Server};
+use coordinator::RestartLimits;
 use serde_json::{Value, json};
+use server::StateName;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,14 +22,19 @@ async fn slow() -> Server {
     Script { pause: PAUSE, ..Script::new(&[" yes no maybe"]) }.serve().await
 }
 
-/// Asks, and says when which bytes came, in seconds.
-async fn pieces(address: SocketAddr, path: &str, body: &Value) -> Vec<(u64, Vec<u8>)> {
-    let (mut stream, begin) = (TcpStream::connect(address).await.expect("it listens"), Instant::now());
+/// Asks.
+async fn ask(address: SocketAddr, path: &str, body: &Value) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
     let body = body.to_string();
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: server\r\nConnection: close\r\nContent-Type: application/json\r\n");
     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.expect("it reads");
+    stream
+}
+
+/// Says when which bytes came, in seconds.
+async fn pieces(mut stream: TcpStream, begin: Instant) -> Vec<(u64, Vec<u8>)> {
     let (mut pieces, mut piece) = (Vec::new(), vec![0; 1 << 16]);
     loop {
         match stream.read(&mut piece).await.expect("it answers") {
@@ -48,7 +55,8 @@ async fn a_stream_says_that_it_is_alive_also_before_its_first_token() {
     ] {
         let mut body = request();
         body.as_object_mut().expect("an object").remove(if path.starts_with("/v1") { "inputs" } else { "prompt" });
-        let pieces = pieces(server.address, path, &body).await;
+        let begin = Instant::now();
+        let pieces = pieces(ask(server.address, path, &body).await, begin).await;
         let times: Vec<u64> = pieces.iter().map(|(at, _)| *at).collect();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let all: String = pieces.iter().map(|(_, bytes)| text(bytes)).collect();
@@ -73,10 +81,31 @@ async fn a_stream_says_that_it_is_alive_also_before_its_first_token() {
 #[tokio::test(start_paused = true)]
 async fn an_error_after_the_first_sign_of_life_is_an_event() {
     let server = Script { pause: PAUSE, fails_at: Some(0), ..Script::new(&[" yes"]) }.serve().await;
-    let pieces = pieces(server.address, "/generate_stream", &request()).await;
+    let stream = ask(server.address, "/generate_stream", &request()).await;
+    let pieces = pieces(stream, Instant::now()).await;
     let all: Vec<u8> = pieces.into_iter().flat_map(|(_, bytes)| bytes).collect();
     let all = String::from_utf8(all).expect("UTF-8");
     assert!(all.starts_with("HTTP/1.1 200 OK") && all.contains("event: error\ndata: {\"error\":"), "{all}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_says_that_it_is_alive_while_the_ranks_recover() {
+    let restarts = RestartLimits { failures_max: None, window: LIMIT };
+    let script = Script { fails_at: Some(1), restarts, ..Script::new(&[" yes no maybe"]) };
+    let server = script.serve().await;
+    let begin = Instant::now();
+    let mut stream = ask(server.address, "/generate_stream", &request()).await;
+    let (mut signs, mut text) = (Vec::new(), String::new());
+    while signs.len() < 4 {
+        let mut piece = vec![0; 1 << 12];
+        let count = stream.read(&mut piece).await.expect("the stream goes on");
+        text += &String::from_utf8_lossy(&piece[..count]);
+        if piece[..count].windows(5).any(|bytes| bytes == b"\r\n:\n\n") {
+            signs.push(begin.elapsed().as_secs());
+        }
+    }
+    assert_eq!(signs, [15, 30, 45, 60], "{text}");
+    assert_eq!((server.service.state().name, text.matches("data:").count()), (StateName::Recovering, 1), "{text}");
 }
 
 /// A gRPC stream has no such words; its connection is asked every 30 s, whatever is on it.
