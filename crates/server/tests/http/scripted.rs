@@ -189,7 +189,7 @@ impl Server {
         let end = async move {
             // If it fails, the server stays.
             if status.wait_for(|status| *status == Status::Stopped).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         let ended = tokio::spawn(server::serve(service.clone(), listeners, settings, end));
