@@ -3,18 +3,23 @@
 use crate::Isa;
 use crate::kernels::simd::dispatch;
 use crate::kernels::sum::AddTo;
-use crate::shm_exchange::Exchange;
+use crate::shm_exchange::{Exchange, leave};
 use crate::shm_region::Region;
 use crate::sync::SPINS;
-use backend::{Collective, CollectiveError};
+use backend::{Collective, CollectiveError, Leaver};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 use rustix::io::pwrite;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// One rank's end.
-pub struct SharedMemory(Exchange<Region>);
+pub struct SharedMemory {
+    exchange: Exchange<Arc<Region>>,
+    region: Arc<Region>,
+    time_limit: Duration,
+}
 
 /// Looks before sleep where ranks share cores: a few µs, since the awaited one may need this core.
 const SPINS_ON_SHARED_CORES: u32 = 50;
@@ -29,12 +34,24 @@ impl SharedMemory {
         let create = || {
             let fd = memfd_create("peregrine-collective", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
             ftruncate(&fd, Region::len_bytes(world) as u64)?;
-            pwrite(&fd, &std::process::id().to_ne_bytes(), Region::owner_pid_at(world))?;
+            sign(&fd, world)?;
             // A smaller file would fault whoever reads the part that is gone.
             fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
             Ok(fd)
         };
         create().map_err(|error: rustix::io::Errno| CollectiveError::Setup { rank: 0, message: error.to_string() })
+    }
+
+    /// Makes the memory new, for ranks that rejoin and others that join. Nobody uses it meanwhile: who was in it has left, or its
+    /// process has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError::Setup`], of rank 0, with what the system says.
+    pub fn renew(memory: impl AsFd, world: usize) -> Result<(), CollectiveError> {
+        let zeros = vec![0; Region::control_bytes(world)];
+        let written = pwrite(&memory, &zeros, 0).and_then(|_| sign(&memory, world));
+        written.map_err(|error| CollectiveError::Setup { rank: 0, message: error.to_string() })
     }
 
     /// Takes a rank's place in `memory`; an operation that waits for other ranks ends after `time_limit`, in which no time counts
@@ -53,33 +70,53 @@ impl SharedMemory {
         if usize::try_from(found) != Ok(expected) {
             return Err(setup(format!("the ranks' memory has {found} bytes, and {world} ranks need {expected}")));
         }
-        let region = Region::map(&memory, world).map_err(system)?;
+        let region = Arc::new(Region::map(&memory, world).map_err(system)?);
         let cores = available_parallelism().map_or(1, usize::from);
         let spins = if world <= cores { SPINS } else { SPINS_ON_SHARED_CORES };
         let isa = Isa::detect();
         let add = move |sum: &mut [f32], term: &[f32]| dispatch(isa, AddTo { sum, term });
-        Ok(Self(Exchange::new(region, (rank, world), time_limit, spins, Box::new(add))))
+        let exchange = Exchange::new(Arc::clone(&region), (rank, world), time_limit, spins, Box::new(add));
+        Ok(Self { exchange, region, time_limit })
     }
+}
+
+/// Writes whose process made the memory.
+fn sign(memory: impl AsFd, world: usize) -> rustix::io::Result<()> {
+    pwrite(memory, &std::process::id().to_ne_bytes(), Region::owner_pid_at(world)).map(|_| ())
 }
 
 impl Collective for SharedMemory {
     fn rank(&self) -> usize {
-        self.0.place().0
+        self.exchange.place().0
     }
 
     fn world(&self) -> usize {
-        self.0.place().1
+        self.exchange.place().1
     }
 
     fn processes(&self) -> Vec<u32> {
-        self.0.processes()
+        self.exchange.processes()
+    }
+
+    fn leaver(&self) -> Option<Leaver> {
+        let (region, (rank, world)) = (Arc::clone(&self.region), self.exchange.place());
+        Some(Arc::new(move || leave(&region, rank, world)))
+    }
+
+    fn rejoin(&mut self) {
+        self.exchange.rejoin();
+        self.exchange.set_time_limit(Duration::MAX);
+    }
+
+    fn settle(&mut self) {
+        self.exchange.set_time_limit(self.time_limit);
     }
 
     fn all_reduce(&mut self, x: &mut [f32]) -> Result<(), CollectiveError> {
-        self.0.all_reduce(x)
+        self.exchange.all_reduce(x)
     }
 
     fn all_gather(&mut self, mine: &[f32], counts: &[usize], all: &mut [f32]) -> Result<(), CollectiveError> {
-        self.0.all_gather(mine, counts, all)
+        self.exchange.all_gather(mine, counts, all)
     }
 }

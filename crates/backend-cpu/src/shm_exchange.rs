@@ -134,6 +134,17 @@ impl<M: Memory> Exchange<M> {
         self.end(result)
     }
 
+    /// Takes the place anew in memory whose control words are zeros again. Nobody is in the middle of an operation.
+    pub fn rejoin(&mut self) {
+        self.memory.control(self.rank).pid.store(std::process::id(), Ordering::Relaxed);
+        (self.sequence, self.pieces, self.failure) = (0, 0, None);
+    }
+
+    /// How long operations may wait for others from now on.
+    pub fn set_time_limit(&mut self, time_limit: Duration) {
+        self.time_limit = time_limit;
+    }
+
     fn begin(&mut self, code: u32, length: usize) -> Result<Operation, CollectiveError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -152,8 +163,7 @@ impl<M: Memory> Exchange<M> {
     }
 
     fn leave(&self) {
-        self.memory.control(self.rank).left.store(1, Ordering::Release);
-        (0..self.world).for_each(|rank| self.memory.control(rank).tick.wake_all());
+        leave(&self.memory, self.rank, self.world);
     }
 
     /// Fills the next slot of this rank, tells the others, and waits for theirs. Returns which slot it was.
@@ -308,6 +318,12 @@ impl<M: Memory> Exchange<M> {
         }
         Ok(())
     }
+}
+
+/// A rank leaves: nobody waits for it any more, and it waits for nobody.
+pub fn leave(memory: &impl Memory, rank: usize, world: usize) {
+    memory.control(rank).left.store(1, Ordering::Release);
+    (0..world).for_each(|rank| memory.control(rank).tick.wake_all());
 }
 
 impl<M: Memory> Drop for Exchange<M> {

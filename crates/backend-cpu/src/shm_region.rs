@@ -7,6 +7,7 @@ use std::mem::offset_of;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Elements of a slot. With two for each of 8 ranks, 8 MiB are shared.
 const SLOT_LEN: usize = 128 << 10;
@@ -20,6 +21,8 @@ pub struct Region {
 // SAFETY: the mapping belongs to no thread. Its control words are atomic, and slots are reached through unsafe
 // functions whose callers answer for exclusion.
 unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
 
 impl Region {
     /// How many bytes a world takes.
@@ -30,6 +33,11 @@ impl Region {
     /// Where the slots begin, behind the control lines.
     fn slots_at(world: usize) -> usize {
         (world + 1) * size_of::<Control>()
+    }
+
+    /// Bytes of the control lines, which come first.
+    pub fn control_bytes(world: usize) -> usize {
+        Self::slots_at(world)
     }
 
     /// Where in the memory of a world whoever makes it writes its process id.
@@ -78,6 +86,25 @@ impl Memory for Region {
         let start = self.slot_at(rank, slot, &range);
         // SAFETY: `slot_at` has checked the bounds; the caller keeps all others away; every bit pattern is an f32.
         write(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) });
+    }
+}
+
+impl<M: Memory> Memory for Arc<M> {
+    const SLOT_LEN: usize = M::SLOT_LEN;
+    const SHARED_OUT_FROM: usize = M::SHARED_OUT_FROM;
+
+    fn control(&self, rank: usize) -> &Control {
+        (**self).control(rank)
+    }
+
+    unsafe fn read<R>(&self, rank: usize, slot: usize, range: Range<usize>, read: impl FnOnce(&[f32]) -> R) -> R {
+        // SAFETY: the caller's promise.
+        unsafe { (**self).read(rank, slot, range, read) }
+    }
+
+    unsafe fn write(&self, rank: usize, slot: usize, range: Range<usize>, write: impl FnOnce(&mut [f32])) {
+        // SAFETY: the caller's promise.
+        unsafe { (**self).write(rank, slot, range, write) };
     }
 }
 

@@ -64,3 +64,38 @@ fn a_wrong_place_is_refused() {
     let (pipe, _) = std::io::pipe().expect("a pipe");
     assert!(refusal(&pipe, 0, 2).contains("has 0 bytes, and 2 ranks need"));
 }
+
+/// Rank 0 waits for rank 1, which never comes, until somebody makes it leave. Then both meet anew, rank 1 by another process's means.
+#[test]
+fn who_has_left_rejoins() {
+    let limit = Duration::from_millis(100);
+    let memory = SharedMemory::create(2).expect("shared memory");
+    let join = |rank, limit| SharedMemory::join(&memory, rank, 2, limit).expect("join");
+    let (mut one, other) = (join(0, Duration::from_secs(600)), join(1, limit));
+    let leaver = one.leaver().expect("it can be left");
+    let left = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| one.all_reduce(&mut [1.0]).expect_err("it is made to leave"));
+        leaver();
+        waits.join().expect("no panic")
+    });
+    assert!(matches!(left, CollectiveError::Aborted { rank: 0, by: 0, .. }), "{left:?}");
+    drop(other);
+    SharedMemory::renew(&memory, 2).expect("it is made new");
+    one.rejoin();
+    let sums = std::thread::scope(|scope| {
+        let sum = |end: &mut SharedMemory| {
+            let mut x = [1.0];
+            end.all_reduce(&mut x).map(|()| x)
+        };
+        let waits = scope.spawn(move || sum(&mut one).map(|x| (x, one)));
+        // It waits for longer than any limit of its own.
+        let mut other = join(1, limit);
+        let x = sum(&mut other).expect("a sum");
+        let (y, mut one) = waits.join().expect("no panic").expect("a sum");
+        one.settle();
+        drop(other);
+        assert!(one.all_reduce(&mut [1.0]).is_err(), "the other one has left");
+        [x, y]
+    });
+    assert_eq!(sums, [[2.0]; 2]);
+}

@@ -1,5 +1,10 @@
 //! Sums and gathers between the ranks of one model, over host memory.
 
+use std::sync::Arc;
+
+/// Makes a rank leave the others, from any thread: its operation under way fails, and so does each that follows.
+pub type Leaver = Arc<dyn Fn() + Send + Sync>;
+
 /// One rank's end of the connection between all ranks. All ranks must call the same operations in the same order with
 /// the same lengths. A rank that meets an error, or that is dropped, has left: from then on the others' operations fail
 /// instead of waiting for it.
@@ -15,6 +20,24 @@ pub trait Collective: Send {
     fn processes(&self) -> Vec<u32> {
         Vec::new()
     }
+
+    /// The way out, for whoever does not own this end. `None` where nobody who has left can rejoin.
+    fn leaver(&self) -> Option<Leaver> {
+        None
+    }
+
+    /// Takes the rank's place anew, once all ranks have left or are gone, and the connection has been made new. Until
+    /// [`Collective::settle`], operations wait for as long as it takes: others may load meanwhile, and somebody watches them.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no [`Collective::leaver`].
+    fn rejoin(&mut self) {
+        unreachable!("nobody leaves this")
+    }
+
+    /// From now on, operations have their time limit again.
+    fn settle(&mut self) {}
 
     /// `x = Σ x` over all ranks, summed in rank order, so that every rank has the same bits.
     ///
@@ -65,6 +88,18 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 
     fn processes(&self) -> Vec<u32> {
         (**self).processes()
+    }
+
+    fn leaver(&self) -> Option<Leaver> {
+        (**self).leaver()
+    }
+
+    fn rejoin(&mut self) {
+        (**self).rejoin();
+    }
+
+    fn settle(&mut self) {
+        (**self).settle();
     }
 
     fn all_reduce(&mut self, x: &mut [f32]) -> Result<(), CollectiveError> {

@@ -27,7 +27,7 @@ mod threads;
 mod traits;
 
 pub use batch::{Batch, BatchSeq};
-pub use collective::{Collective, CollectiveError, SingleRank};
+pub use collective::{Collective, CollectiveError, Leaver, SingleRank};
 pub use footprint::{Footprint, RankBytes, RankShapes, ReferenceFootprint, WeightFormat};
 pub use logits::{SampleOutput, SampleRequest, sample_or_score, sample_or_score_row};
 pub use mapped::{MappedTensor, MappedWeight};

@@ -1,6 +1,6 @@
 //! The operations that a device offers to the forward pass.
 
-use crate::{Batch, CollectiveError, Footprint, MappedWeight, SampleOutput, SampleRequest};
+use crate::{Batch, CollectiveError, Footprint, Leaver, MappedWeight, SampleOutput, SampleRequest};
 use half::bf16;
 use std::ops::Range;
 use std::time::Duration;
@@ -155,9 +155,27 @@ pub enum BackendError {
     /// Another rank is gone, late, or did something else.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// Another rank is gone or late, as this rank sees it; its own device is sound as far as it knows.
+    #[error("{operation}: {message}")]
+    Peers { operation: &'static str, message: String },
     /// The device or its driver reports an error.
     #[error("{operation}: {message}")]
     Device { operation: &'static str, message: String },
+}
+
+impl BackendError {
+    /// Whether it is another rank that is missed, and nothing is known to be wrong with this one.
+    #[must_use]
+    pub fn is_by_others(&self) -> bool {
+        let of_collective = |error: &CollectiveError| {
+            matches!(error, CollectiveError::Timeout { .. } | CollectiveError::Aborted { .. })
+        };
+        match self {
+            Self::Peers { .. } => true,
+            Self::Collective(error) => of_collective(error),
+            Self::OutOfMemory { .. } | Self::Device { .. } => false,
+        }
+    }
 }
 
 /// One rank's device, with its connection to the other ranks. One thread owns it.
@@ -231,6 +249,34 @@ pub trait Backend: Sized {
     fn capture(&mut self, eager: &mut EagerStep<'_, Self>) -> Result<(), BackendError> {
         let _ = eager;
         Ok(())
+    }
+
+    // When other ranks are gone.
+
+    /// What makes operations that wait for other ranks fail. `None`: this backend cannot leave the ranks and rejoin them.
+    fn leaver(&self) -> Option<Leaver> {
+        None
+    }
+
+    /// Leaves the other ranks, whatever state an error or a leaver has left behind. Weights are kept; what the KV cache and
+    /// tensors hold, steps on their way and what was captured are lost. Behind an error the device is not sound. It may be
+    /// called again.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no [`Backend::leaver`].
+    fn leave(&mut self) -> Result<(), BackendError> {
+        unreachable!("this backend cannot leave the other ranks")
+    }
+
+    /// Meets the ranks of another life, as when it was opened and sealed; [`Backend::capture`] comes next. All ranks that have left call
+    /// it, while the others load.
+    ///
+    /// # Panics
+    ///
+    /// As [`Backend::leave`].
+    fn rejoin(&mut self) -> Result<(), BackendError> {
+        unreachable!("this backend cannot rejoin the other ranks")
     }
 
     // Steps.

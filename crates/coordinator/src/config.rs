@@ -47,7 +47,7 @@ pub enum Workers {
 
 /// Makes what the ranks of an epoch meet over, and each is handed. Only the backend knows what it is.
 pub trait Rendezvous: Send + Sync {
-    /// A new one.
+    /// Makes it new: of the epoch before, all have left it, or have ended. Ranks that go on have it already, so it must be the same.
     ///
     /// # Errors
     ///

@@ -106,9 +106,9 @@ impl Driver {
                 self.wait(at, &mut events).await;
             }
             if self.over {
-                return;
+                return self.reap(&mut events).await;
             }
-            self.epoch = Epoch::new(self.epoch.number() + 1, &self.config);
+            self.epoch = self.epoch.next(&self.config);
         }
     }
 
@@ -140,6 +140,7 @@ impl Driver {
         let (now, Failure { reason, from_outside }) = (Instant::now(), failure);
         self.resumed(true);
         self.observer.failed();
+        let read_in_vain = if self.recovery.is_some() { self.epoch.kept_and_read().1 } else { 0 };
         let lost = self.scheduler.restart();
         let mut counts = true;
         self.to_forgive = 0;
@@ -157,6 +158,7 @@ impl Driver {
         };
         let (_, since, recovery) = self.recovery.get_or_insert_with(|| (now, SystemTime::now(), Recovery::default()));
         recovery.failures += 1;
+        recovery.read_bytes += read_in_vain;
         let (since, failures) = (*since, recovery.failures);
         if !self.draining {
             self.status.send_replace(Status::Recovering { since, failures, reason: reason.clone() });
@@ -177,16 +179,22 @@ impl Driver {
         }
     }
 
-    /// Waits until every process of the epoch has ended.
+    /// Waits until every process of the epoch has ended that does not go on.
     async fn reap(&mut self, events: &mut mpsc::UnboundedReceiver<Event>) {
         let begun = Instant::now();
-        let ended = async {
-            while self.epoch.alive() > 0 {
-                self.on(events.recv().await.expect("the loop itself holds a sender"));
+        for limit in [Epoch::LEAVE_LIMIT, END_LIMIT] {
+            let ended = async {
+                while self.epoch.ending() > 0 {
+                    self.on(events.recv().await.expect("the loop itself holds a sender"));
+                }
+            };
+            // What has been killed is given more time.
+            if tokio::time::timeout(limit, ended).await.is_err() {
+                self.epoch.stop_waiting_for_survivors();
             }
-        };
-        if tokio::time::timeout(END_LIMIT, ended).await.is_err() {
-            error!("{} worker processes have not ended", self.epoch.alive());
+        }
+        if self.epoch.ending() > 0 {
+            error!("{} worker processes have not ended", self.epoch.ending());
         }
         if let Some((.., recovery)) = &mut self.recovery {
             recovery.ending += begun.elapsed();
@@ -253,6 +261,8 @@ impl Driver {
         self.was_ready = true;
         if let Some((begun, _, mut recovery)) = self.recovery.take() {
             recovery.loading = begun.elapsed().saturating_sub(recovery.ending + recovery.waiting);
+            let (kept, read_bytes) = self.epoch.kept_and_read();
+            (recovery.kept, recovery.read_bytes) = (kept, recovery.read_bytes + read_bytes);
             self.resuming = Some((Instant::now(), recovery));
             if self.scheduler.is_idle() {
                 self.resumed(false);
@@ -267,12 +277,13 @@ impl Driver {
     fn resumed(&mut self, waited: bool) {
         let Some((ready, mut recovery)) = self.resuming.take() else { return };
         recovery.computing = if waited { ready.elapsed() } else { Duration::ZERO };
-        let Recovery { ending, waiting, loading, computing, .. } = recovery;
+        let Recovery { ending, waiting, loading, computing, read_bytes, kept, .. } = recovery;
         let [ending, waiting, loading, computing] = [ending, waiting, loading, computing].map(|d| d.as_secs_f32());
         let all = ending + waiting + loading + computing;
         info!(
             "the ranks serve again after {all:.2} s: {ending:.2} s to end, {waiting:.2} s to wait, {loading:.2} s to load, \
-             {computing:.2} s to the next token"
+             {computing:.2} s to the next token; {kept} of {} ranks kept their weights, {read_bytes} bytes were read again",
+            self.config.world
         );
         self.observer.recovered(&recovery);
     }
@@ -345,7 +356,7 @@ impl Driver {
         while let Some(answered) = self.epoch.next_answered() {
             self.bound_time(&answered.sent, answered.taken);
             if let Err(reason) = self.commit(answered) {
-                self.epoch.fail(&reason, false);
+                self.epoch.fail_as_a_whole(&reason);
             }
         }
     }

@@ -9,8 +9,9 @@ use crate::load_watch::LoadWatch;
 use crate::observer::Planned;
 use crate::ranks::{self, RankLink, Started, Worker};
 use crate::results::{Gathered, Results};
+use crate::survivors::Survivors;
 use crate::watchdog::{Sent, Watchdog};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use step::{StepPlan, StepResult};
 use timeouts::StepTimeLimits;
@@ -25,6 +26,8 @@ const REASON_BYTES_MAX: usize = 2048;
 
 /// Where the ranks are.
 enum Phase {
+    /// With those that go on.
+    Starting(BTreeMap<usize, Worker>),
     Loading(Vec<Worker>),
     Running(Vec<RankLink>),
     /// They have been told to end.
@@ -64,6 +67,10 @@ pub(crate) struct Epoch {
     stopped: bool,
     /// Workers whose end has not been seen.
     alive: usize,
+    /// Of these, those that are to go on in the next epoch.
+    survivors: Survivors,
+    /// How many were kept of the epoch before.
+    kept: usize,
     /// When it fails, once a rank has.
     deadline: Option<Instant>,
     failure: Option<Failure>,
@@ -73,14 +80,16 @@ impl Epoch {
     /// How often [`Epoch::look`] must be called, and [`Epoch::watch`] while answers are waited for.
     pub(crate) const LOOK_EVERY: Duration = LoadWatch::ASK_EVERY;
     pub(crate) const WATCH_EVERY: Duration = Watchdog::ASK_EVERY;
+    /// How long ranks may take to leave the others.
+    pub(crate) const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
     /// One whose ranks are not started yet.
     pub(crate) fn new(number: u64, config: &CoordinatorConfig) -> Self {
         let limits = StepTimeLimits::of_coordinator(config.step_limit);
         Self {
             number,
-            phase: Phase::Loading(Vec::new()),
-            fleet: Fleet::new(config.world),
+            phase: Phase::Starting(BTreeMap::new()),
+            fleet: Fleet::new(config.world, &[]),
             load: LoadWatch::new(config.load_limit),
             results: Results::new(config.world),
             planned: VecDeque::new(),
@@ -88,18 +97,35 @@ impl Epoch {
             idle: IdleWatch::new(config.step_limit, config.pause_limit),
             stopped: false,
             alive: 0,
+            survivors: Survivors::default(),
+            kept: 0,
             deadline: None,
             failure: None,
         }
     }
 
-    /// Starts the ranks.
+    /// The one that follows, with the workers that go on; none is started yet.
+    pub(crate) fn next(mut self, config: &CoordinatorConfig) -> Self {
+        let survivors = self.survivors.take();
+        let kept: Vec<usize> = survivors.keys().copied().collect();
+        Self {
+            fleet: Fleet::new(config.world, &kept),
+            kept: kept.len(),
+            phase: Phase::Starting(survivors),
+            ..Self::new(self.number + 1, config)
+        }
+    }
+
+    /// Starts the ranks that are not there yet.
     pub(crate) async fn start(&mut self, config: &CoordinatorConfig, workers: &Workers, events: &Sender) {
-        let Started { workers, failure } = ranks::start(config, workers, events, self.number).await;
+        let Phase::Starting(kept) = std::mem::replace(&mut self.phase, Phase::Ending) else {
+            unreachable!("an epoch begins once");
+        };
+        let Started { workers, failure } = ranks::start(config, workers, events, self.number, kept).await;
         self.alive = workers.len();
         self.phase = Phase::Loading(workers);
         if let Some(reason) = failure {
-            self.fail(&reason, false);
+            self.fail_as_a_whole(&reason);
         }
     }
 
@@ -126,9 +152,19 @@ impl Epoch {
         self.deadline
     }
 
-    /// Workers whose end has not been seen.
-    pub(crate) fn alive(&self) -> usize {
-        self.alive
+    /// Workers whose end has not been seen, but for those that have left the others and go on.
+    pub(crate) fn ending(&self) -> usize {
+        self.alive - self.survivors.count()
+    }
+
+    /// Ranks that do not leave the others in time are killed.
+    pub(crate) fn stop_waiting_for_survivors(&mut self) {
+        self.survivors.give_up();
+    }
+
+    /// How many ranks have kept their weights, and how many bytes the others have read.
+    pub(crate) fn kept_and_read(&self) -> (usize, u64) {
+        (self.kept, self.fleet.read_bytes())
     }
 
     /// Bytes read and to be read, over all ranks.
@@ -145,6 +181,11 @@ impl Epoch {
     pub(crate) fn on_rank(&mut self, rank: usize, event: RankEvent) -> Option<Vec<RankMemory>> {
         self.alive -= usize::from(matches!(event, RankEvent::Exited { .. }));
         if matches!(self.phase, Phase::Ending) {
+            match event {
+                RankEvent::Exited { .. } => self.survivors.on_exit(rank),
+                RankEvent::Left(left) => self.survivors.on_left(rank, left),
+                _ => {}
+            }
             return None;
         }
         match self.fleet.on(rank, event) {
@@ -186,7 +227,7 @@ impl Epoch {
     /// A rank has answered the next step that it was sent.
     pub(crate) fn on_result(&mut self, rank: usize, result: StepResult) {
         if self.is_running() && self.results.of(rank) == self.planned.len() {
-            self.fail(&format!("rank {rank} has answered step {}, which it was not sent", result.step), false);
+            self.fail_as_a_whole(&format!("rank {rank} has answered step {}, which it was not sent", result.step));
         }
         self.results.push(rank, result);
     }
@@ -201,7 +242,7 @@ impl Epoch {
             let planned = self.planned.pop_front().expect("the same");
             Answered { planned, sent, taken, gathered }
         });
-        gathered.map_err(|reason| self.fail(&reason, false)).ok()
+        gathered.map_err(|reason| self.fail_as_a_whole(&reason)).ok()
     }
 
     /// A rank that had nothing to do has answered.
@@ -293,20 +334,38 @@ impl Epoch {
         error!("the ranks have failed: {reason}");
         // Callers are told of it in a header.
         self.failure = Some(Failure { reason: shortened(reason, REASON_BYTES_MAX), from_outside });
-        self.end(true);
+        for worker in self.take_workers() {
+            match worker.rank().filter(|&rank| self.fleet.is_sound(rank) && !worker.is_stopped()) {
+                Some(rank) => self.survivors.ask(rank, worker),
+                None => worker.kill(),
+            }
+        }
+    }
+
+    /// Ends it with a failure of which nobody knows whose it is: no rank goes on.
+    pub(crate) fn fail_as_a_whole(&mut self, reason: &str) {
+        self.fleet.trust_nobody();
+        self.fail(reason, false);
     }
 
     /// Tells all workers to end, and kills them if that must be `now`.
     pub(crate) fn end(&mut self, now: bool) {
-        let workers = match std::mem::replace(&mut self.phase, Phase::Ending) {
-            Phase::Loading(workers) => workers,
-            Phase::Running(links) => links.into_iter().map(|link| link.worker).collect(),
-            Phase::Ending => return,
-        };
-        self.deadline = None;
-        self.planned.clear();
+        self.survivors.kill();
+        let workers = self.take_workers();
         if now {
             workers.into_iter().for_each(Worker::kill);
+        }
+    }
+
+    /// All that have not been told to end, or to leave. It ends.
+    fn take_workers(&mut self) -> Vec<Worker> {
+        self.deadline = None;
+        self.planned.clear();
+        match std::mem::replace(&mut self.phase, Phase::Ending) {
+            Phase::Starting(workers) => workers.into_values().collect(),
+            Phase::Loading(workers) => workers,
+            Phase::Running(links) => links.into_iter().map(|link| link.worker).collect(),
+            Phase::Ending => Vec::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Ranks within this process: for tests, and to measure what the coordinator costs.
 
 use crate::event::RankSender;
-use crate::fleet::{RankEvent, RankMemory};
+use crate::fleet::{RankEvent, RankMemory, Ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use step::{Command, StepResult};
@@ -51,7 +51,8 @@ pub struct RankAnswers(RankSender);
 impl RankAnswers {
     /// The rank can run steps.
     pub fn ready(&self) {
-        self.0.event(RankEvent::Ready(RankMemory { weight_bytes: 0, kv_bytes: 0 }));
+        let memory = RankMemory { weight_bytes: 0, kv_bytes: 0 };
+        self.0.event(RankEvent::Ready(Ready { memory, read_bytes: 0, can_rejoin: false }));
     }
 
     /// Answers the oldest plan that has not been answered.

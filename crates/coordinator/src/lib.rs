@@ -12,13 +12,15 @@
 //! * `in_process`: a rank within this process instead.
 //! * `event`: what the loop reacts to, and what callers get.
 //! * `ranks`: all of them, wherever they run; `results` (pure): what they have answered; `requests`: who waits for what.
+//! * `survivors`: workers that go on when their epoch has failed, as their ranks are sound.
 //! * `observer`: what is told of steps, for metrics and traces.
 //! * `drive`: the loop: plan, send to all ranks, gather from all ranks, commit; and from epoch to epoch.
 //!
 //! A worker is reached over a socket pair that it inherits as its standard input. So there is no socket file to leave
 //! behind, nobody else can connect, and either side's death is the end of the connection.
 //!
-//! **Invariants:** a step commits on all ranks or ends the epoch · an epoch begins when every process of the one before has ended · the scheduler is touched by one task only.
+//! **Invariants:** a step commits on all ranks or ends the epoch · an epoch begins when every process of the one before has
+//! ended that does not go on · the scheduler is touched by one task only.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -41,6 +43,7 @@ mod ranks;
 mod requests;
 mod restart_policy;
 mod results;
+mod survivors;
 mod suspects;
 mod watchdog;
 mod worker_log;

@@ -38,6 +38,10 @@ pub struct Recovery {
     pub loading: Duration,
     /// From then until the next token; nothing if nobody waited for one.
     pub computing: Duration,
+    /// Bytes that ranks read of files, also of loads that failed.
+    pub read_bytes: u64,
+    /// Ranks that serve again with the weights that they had.
+    pub kept: usize,
 }
 
 /// What was measured of a step.

@@ -1,7 +1,7 @@
 //! One worker process.
 
 use crate::event::RankSender;
-use crate::fleet::{RankEvent, RankMemory};
+use crate::fleet::{RankEvent, RankMemory, Ready};
 use crate::process_seen::process_seen;
 use crate::worker_log::{LastWords, pass_on};
 use crate::{CoordinatorConfig, ProcessConfig};
@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status, Streaming};
 use tracing::info;
 use wire::CONTROL_MESSAGE_BYTES_MAX;
 use wire::control::worker_client::WorkerClient;
@@ -44,7 +45,10 @@ const FROM_OUTSIDE: [SignalKind; 5] = [
 
 /// A worker process with its connection. Dropping it closes the connection, at which the worker ends itself.
 pub(crate) struct WorkerProcess {
+    /// Of the epoch in which it takes part.
     events: RankSender,
+    /// Who hears of its end; `None` once it has ended.
+    heir: Arc<Mutex<Option<RankSender>>>,
     client: WorkerClient<Channel>,
     /// Dropped or used to end the process: at once if used.
     end: oneshot::Sender<()>,
@@ -94,33 +98,42 @@ impl WorkerProcess {
         let client = client.max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
         // From here on its end is an event.
         let reader = tokio::spawn(pass_on(output, rank, last_words.clone()));
-        tokio::spawn(watch_process(child, ended, events.clone(), reader, last_words.clone()));
-        Ok(Self { events, client, end, pid, last_words })
+        let heir = Arc::new(Mutex::new(Some(events.clone())));
+        tokio::spawn(watch_process(child, ended, heir.clone(), reader, last_words.clone()));
+        Ok(Self { events, heir, client, end, pid, last_words })
+    }
+
+    pub(crate) fn rank(&self) -> usize {
+        self.events.rank
+    }
+
+    /// From now on it takes part in the epoch of `events`. `None` if it has ended.
+    pub(crate) fn adopt(mut self, events: RankSender) -> Option<Self> {
+        let heir = Arc::clone(&self.heir);
+        heir.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.clone_from(&events);
+        self.events = events;
+        Some(self)
+    }
+
+    /// Asks the rank to leave the others; its answer becomes an event.
+    pub(crate) fn leave(&self) {
+        let (events, mut client) = (self.events.clone(), self.client.clone());
+        tokio::spawn(async move {
+            let left = client.leave(pb::LeaveRequest {}).await;
+            events.event(RankEvent::Left(left.map(|_| ()).map_err(|status| status.message().to_owned())));
+        });
+    }
+
+    /// Asks the rank, which has left, to rejoin; what it says becomes events, as with [`WorkerProcess::load`].
+    pub(crate) fn rejoin(&self) {
+        let (events, mut client) = (self.events.clone(), self.client.clone());
+        tokio::spawn(async move { report(client.rejoin(pb::RejoinRequest {}).await, &events).await });
     }
 
     /// Asks the rank to load; what it says about it becomes events, until it is ready or has failed.
     pub(crate) fn load(&self, request: pb::LoadRequest) {
         let (events, mut client) = (self.events.clone(), self.client.clone());
-        tokio::spawn(async move {
-            let mut stream = match client.load(request).await {
-                Ok(response) => response.into_inner(),
-                Err(status) => return events.event(error_event(&status)),
-            };
-            while let Some(message) = stream.next().await {
-                match message.map(|message| message.event) {
-                    Ok(Some(load_event::Event::Progress(pb::LoadProgress { bytes_done, bytes_total }))) => {
-                        events.event(RankEvent::Progress { done: bytes_done, total: bytes_total });
-                    }
-                    Ok(Some(load_event::Event::Ready(pb::Ready { weight_bytes, kv_bytes, checksums }))) => {
-                        events.read(checksums);
-                        return events.event(RankEvent::Ready(RankMemory { weight_bytes, kv_bytes }));
-                    }
-                    Ok(None) => {}
-                    Err(status) => return events.event(error_event(&status)),
-                }
-            }
-            events.event(RankEvent::Lost("it ended the load without a word".to_owned()));
-        });
+        tokio::spawn(async move { report(client.load(request).await, &events).await });
     }
 
     /// Opens the stream of steps; results and errors become events.
@@ -196,9 +209,34 @@ pub(crate) fn load_request(config: &CoordinatorConfig, processes: &ProcessConfig
     }
 }
 
-/// What a rank says itself comes as an `internal` or `invalid argument` status; all else is the connection's.
+/// Makes events of what a rank says until it is ready or has failed.
+async fn report(answer: Result<Response<Streaming<pb::LoadEvent>>, Status>, events: &RankSender) {
+    let mut stream = match answer {
+        Ok(response) => response.into_inner(),
+        Err(status) => return events.event(error_event(&status)),
+    };
+    while let Some(message) = stream.next().await {
+        match message.map(|message| message.event) {
+            Ok(Some(load_event::Event::Progress(pb::LoadProgress { bytes_done, bytes_total }))) => {
+                events.event(RankEvent::Progress { done: bytes_done, total: bytes_total });
+            }
+            Ok(Some(load_event::Event::Ready(ready))) => {
+                let pb::Ready { weight_bytes, kv_bytes, checksums, read_bytes, can_rejoin } = ready;
+                events.read(checksums);
+                let memory = RankMemory { weight_bytes, kv_bytes };
+                return events.event(RankEvent::Ready(Ready { memory, read_bytes, can_rejoin }));
+            }
+            Ok(None) => {}
+            Err(status) => return events.event(error_event(&status)),
+        }
+    }
+    events.event(RankEvent::Lost("it ended the load without a word".to_owned()));
+}
+
+/// What a rank says itself comes as a status of these codes; all else is the connection's.
 fn error_event(status: &Status) -> RankEvent {
     match status.code() {
+        Code::Aborted if std::error::Error::source(status).is_none() => RankEvent::Misses(status.message().to_owned()),
         Code::Internal | Code::InvalidArgument if std::error::Error::source(status).is_none() => {
             RankEvent::Error(status.message().to_owned())
         }
@@ -210,7 +248,7 @@ fn error_event(status: &Status) -> RankEvent {
 async fn watch_process(
     mut child: Child,
     end: oneshot::Receiver<()>,
-    events: RankSender,
+    heir: Arc<Mutex<Option<RankSender>>>,
     output: JoinHandle<()>,
     last_words: LastWords,
 ) {
@@ -235,7 +273,9 @@ async fn watch_process(
     let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     // Without its last words, or with some of them only, there is less to tell.
     let _ = tokio::time::timeout(LAST_WORDS_GRACE, output).await;
-    events.event(RankEvent::Exited { status, killed, last_words: last_words.text() });
+    if let Some(events) = heir.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        events.event(RankEvent::Exited { status, killed, last_words: last_words.text() });
+    }
 }
 
 /// Whether the process ended by what is done to it from outside: a signal that somebody sent, or a file that cannot be read.

@@ -4,6 +4,8 @@ use crate::event::{RankSender, Sender};
 use crate::in_process::InProcessWorker;
 use crate::process::{WorkerProcess, load_request};
 use crate::{CoordinatorConfig, ProcessConfig, Workers};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use tokio::sync::mpsc;
 use wire::control as pb;
 
@@ -37,6 +39,21 @@ impl Worker {
         }
     }
 
+    /// Its rank, if it can be asked to leave the others.
+    pub(crate) fn rank(&self) -> Option<usize> {
+        match self {
+            Self::Process(process) => Some(process.rank()),
+            Self::InProcess(_) => None,
+        }
+    }
+
+    /// Asks it to leave the others; the answer will be an event.
+    pub(crate) fn leave(&self) {
+        if let Self::Process(process) = self {
+            process.leave();
+        }
+    }
+
     pub(crate) fn kill(self) {
         match self {
             Self::Process(process) => process.kill(),
@@ -63,17 +80,24 @@ impl Worker {
 
 /// What has been started.
 pub(crate) struct Started {
-    /// In rank order. The end of each will be an event.
+    /// In rank order; some have been kept. The end of each will be an event.
     pub(crate) workers: Vec<Worker>,
-    /// Why the next one could not be started, if not all are there.
+    /// Why not all are there, if so.
     pub(crate) failure: Option<String>,
 }
 
-/// Starts all ranks of an epoch and asks them to load.
-pub(crate) async fn start(config: &CoordinatorConfig, workers: &Workers, events: &Sender, epoch: u64) -> Started {
+/// Starts the ranks of an epoch and asks them to load, but for `kept`, by their ranks, which have left the epoch before and are asked
+/// to rejoin.
+pub(crate) async fn start(
+    config: &CoordinatorConfig,
+    workers: &Workers,
+    events: &Sender,
+    epoch: u64,
+    kept: BTreeMap<usize, Worker>,
+) -> Started {
     let sender = |rank| RankSender { events: events.clone(), epoch, rank };
     match workers {
-        Workers::Processes(processes) => start_processes(config, processes, sender).await,
+        Workers::Processes(processes) => start_processes(config, processes, sender, kept).await,
         Workers::InProcess(ranks) => {
             assert_eq!(ranks.len(), config.world, "a rank for each of the tensor-parallel degree");
             let start = |(rank, body)| Worker::InProcess(InProcessWorker::start(body, sender(rank)));
@@ -86,21 +110,39 @@ async fn start_processes(
     config: &CoordinatorConfig,
     processes: &ProcessConfig,
     sender: impl Fn(usize) -> RankSender,
+    kept: BTreeMap<usize, Worker>,
 ) -> Started {
-    let rendezvous = match processes.rendezvous.as_ref().map(|rendezvous| rendezvous.for_epoch()).transpose() {
-        Ok(rendezvous) => rendezvous,
-        Err(error) => return Started { workers: Vec::new(), failure: Some(format!("where ranks meet: {error}")) },
+    let adopt = |(rank, worker)| match worker {
+        Worker::Process(process) => Some((rank, Box::new(process.adopt(sender(rank))?))),
+        Worker::InProcess(_) => None,
     };
-    let mut started = Vec::new();
-    for rank in 0..config.world {
-        match WorkerProcess::start(processes, rendezvous.as_ref(), config.world, sender(rank)).await {
-            Ok(process) => started.push(Box::new(process)),
-            Err(error) => {
-                let workers = started.into_iter().map(Worker::Process).collect();
-                return Started { workers, failure: Some(format!("rank {rank}: {error}")) };
-            }
+    let mut started: BTreeMap<usize, Box<WorkerProcess>> = kept.into_iter().filter_map(adopt).collect();
+    let rejoining: Vec<usize> = started.keys().copied().collect();
+    let failure = start_missing(config, processes, sender, &mut started).await.err();
+    for (rank, process) in started.iter().filter(|_| failure.is_none()) {
+        if rejoining.contains(rank) {
+            process.rejoin();
+        } else {
+            process.load(load_request(config, processes, *rank));
         }
     }
-    started.iter().enumerate().for_each(|(rank, process)| process.load(load_request(config, processes, rank)));
-    Started { workers: started.into_iter().map(Worker::Process).collect(), failure: None }
+    Started { workers: started.into_values().map(Worker::Process).collect(), failure }
+}
+
+/// Starts a process for each rank that has none.
+async fn start_missing(
+    config: &CoordinatorConfig,
+    processes: &ProcessConfig,
+    sender: impl Fn(usize) -> RankSender,
+    started: &mut BTreeMap<usize, Box<WorkerProcess>>,
+) -> Result<(), String> {
+    let rendezvous = processes.rendezvous.as_ref().map(|rendezvous| rendezvous.for_epoch()).transpose();
+    let rendezvous = rendezvous.map_err(|error| format!("where ranks meet: {error}"))?;
+    for rank in 0..config.world {
+        if let Entry::Vacant(missing) = started.entry(rank) {
+            let process = WorkerProcess::start(processes, rendezvous.as_ref(), config.world, sender(rank)).await;
+            missing.insert(Box::new(process.map_err(|error| format!("rank {rank}: {error}"))?));
+        }
+    }
+    Ok(())
 }

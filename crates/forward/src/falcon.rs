@@ -82,6 +82,25 @@ impl<B: Backend> Falcon<B> {
         backend.capture(&mut |backend, step| body.run(backend, step))
     }
 
+    /// [`Backend::leave`].
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub(crate) fn leave(&mut self) -> Result<(), BackendError> {
+        self.backend.leave()
+    }
+
+    /// [`Backend::rejoin`], and what follows.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub(crate) fn rejoin(&mut self) -> Result<(), BackendError> {
+        self.backend.rejoin()?;
+        self.capture()
+    }
+
     /// Begins a step: its batch runs through all layers, which leaves the keys and values of all rows in the KV cache, and
     /// some rows of logits are sampled or scored. All rows may be asked for; only a few at a time are held. The outputs are
     /// in the order of the requests, in one or more parts.

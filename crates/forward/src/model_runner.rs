@@ -66,6 +66,14 @@ struct InFlight<B: Backend> {
     begun: Instant,
 }
 
+impl StepError {
+    /// Whether it is another rank that is missed, and nothing is known to be wrong with this one.
+    #[must_use]
+    pub fn is_by_others(&self) -> bool {
+        matches!(self, Self::Backend { error, .. } if error.is_by_others())
+    }
+}
+
 impl<B: Backend> ModelRunner<B> {
     /// A runner without sequences.
     #[must_use]
@@ -78,6 +86,27 @@ impl<B: Backend> ModelRunner<B> {
             in_flight: VecDeque::new(),
             ended: Instant::now(),
         }
+    }
+
+    /// Leaves the other ranks, and forgets all sequences and steps; the weights stay.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; nothing can be run after one.
+    pub fn leave(&mut self) -> Result<(), BackendError> {
+        self.in_flight.clear();
+        self.sequences.clear();
+        self.free_slots = (0..self.falcon.capacity().sequences_max()).rev().collect();
+        self.falcon.leave()
+    }
+
+    /// Meets the ranks again, after it has left; steps can be begun then.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`].
+    pub fn rejoin(&mut self) -> Result<(), BackendError> {
+        self.falcon.rejoin()
     }
 
     /// How many steps may be in flight at once.

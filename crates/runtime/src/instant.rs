@@ -20,7 +20,7 @@ struct Instant {
 /// One of `world` ranks that answer every step at once, without a model.
 pub fn load(world: usize) -> Loaded {
     let runner = Box::new(Instant { is_alone: world == 1, result: None });
-    Loaded { runner, weight_bytes: 0, kv_bytes: 0, checksums: Vec::new() }
+    Loaded { runner, weight_bytes: 0, kv_bytes: 0, checksums: Vec::new(), leaver: None }
 }
 
 impl StepRunner for Instant {

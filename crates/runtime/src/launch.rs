@@ -7,7 +7,9 @@ use coordinator::Rendezvous;
 use std::any::Any;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// What starts a worker.
 #[derive(Clone, Debug)]
@@ -42,6 +44,21 @@ const CUDA_ENVIRONMENT: [(&str, &str); 5] = [
     ("NCCL_DEBUG", "WARN"),
 ];
 
+/// The memory over which the ranks of an epoch meet: made at first, and made new then.
+fn rendezvous(made: &OnceLock<OwnedFd>, world: usize) -> io::Result<OwnedFd> {
+    let memory = match made.get() {
+        Some(memory) => {
+            SharedMemory::renew(memory, world).map_err(io::Error::other)?;
+            memory
+        }
+        None => {
+            let memory = SharedMemory::create(world).map_err(io::Error::other)?;
+            made.get_or_init(|| memory)
+        }
+    };
+    memory.try_clone()
+}
+
 impl Launch {
     /// For `world` ranks on this machine.
     pub(crate) fn new(backend: &str, world: usize, cuda: &CudaSettings) -> Result<Self, EngineError> {
@@ -59,7 +76,8 @@ impl Launch {
             CUDA_ENVIRONMENT.iter().for_each(|(name, value)| set_default(name, value));
         }
         let mut keep: Box<dyn Any + Send + Sync> = Box::new(());
-        let memory = move || SharedMemory::create(world).map_err(io::Error::other);
+        let made = OnceLock::new();
+        let memory = move || rendezvous(&made, world);
         let rendezvous = (world > 1).then(|| Box::new(memory) as Box<dyn Rendezvous>);
         if backend == "cuda" {
             let wanted: &[_] = if world > 1 { &[&CUBLASLT, &NCCL] } else { &[&CUBLASLT] };

@@ -1,6 +1,8 @@
 //! The one thread that owns the device.
 
 use crate::load::{LoadError, LoadProgress, Loaded, StepRunner};
+use backend::{BackendError, Leaver};
+use forward::StepError;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
@@ -15,35 +17,58 @@ use weights::TensorChecksum;
 /// Opens and loads the device, on the thread that will own it.
 pub(crate) type Open = Box<dyn FnOnce(&LoadProgress) -> Result<Loaded, LoadError> + Send>;
 
-/// What a load that succeeded says.
-#[derive(Debug)]
+/// What a rank that is ready says.
+#[derive(Clone)]
 pub(crate) struct ReadyInfo {
     pub(crate) weight_bytes: u64,
     pub(crate) kv_bytes: u64,
     pub(crate) checksums: Vec<TensorChecksum>,
+    /// See [`Loaded::leaver`].
+    pub(crate) leaver: Option<Leaver>,
 }
 
-/// What the thread that owns the device is asked to do.
+/// Why the device could not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) error: String,
+    /// Another rank is missed. This one is sound: it can leave the others and rejoin them, if it can do so at all.
+    pub(crate) by_others: bool,
+}
+
+pub(crate) type Answer<T> = Result<T, Fault>;
+
+/// What the thread that runs steps is asked to do.
 pub(crate) enum Work {
     Run(Command),
     /// Say that it came by.
     Ping(oneshot::Sender<()>),
 }
 
+/// What the thread is asked to do, once it is loaded; one after the other.
+pub(crate) enum Order {
+    /// To do work, in order, until there is no more. The coordinator has two plans or one ping under way at most, so no more wait here.
+    Run {
+        work: mpsc::UnboundedReceiver<Work>,
+        /// In the order of the plans, and no more than there are plans under way. The last one is an error if the device
+        /// failed, or if another rank did.
+        results: mpsc::UnboundedSender<Answer<StepResult>>,
+    },
+    /// To leave the other ranks.
+    Leave(oneshot::Sender<Answer<()>>),
+    /// To rejoin them.
+    Rejoin(oneshot::Sender<Answer<ReadyInfo>>),
+}
+
 /// The way to the thread that owns the device.
 pub(crate) struct DeviceThread {
     pub(crate) progress: Arc<LoadProgress>,
     /// The outcome of the load.
-    pub(crate) ready: oneshot::Receiver<Result<ReadyInfo, String>>,
-    /// Work, done in order. The coordinator has two plans or one ping under way at most, so no more wait here.
-    pub(crate) work: mpsc::UnboundedSender<Work>,
-    /// Results, in the order of the plans, and no more than there are plans under way. The last one is an error if the device
-    /// failed.
-    pub(crate) results: mpsc::UnboundedReceiver<Result<StepResult, String>>,
+    pub(crate) ready: oneshot::Receiver<Answer<ReadyInfo>>,
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
 }
 
 impl DeviceThread {
-    /// Starts the thread of rank `rank`. It ends when the commands do, or with the first error, of which `failed` hears, too.
+    /// Starts the thread of rank `rank`. It ends when the orders do, or when the device fails, of which `failed` hears, too.
     ///
     /// # Errors
     ///
@@ -51,36 +76,68 @@ impl DeviceThread {
     pub(crate) fn start(rank: usize, open: Open, failed: oneshot::Sender<String>) -> io::Result<Self> {
         let progress = Arc::new(LoadProgress::new());
         let (ready_to, ready) = oneshot::channel();
-        let (work, work_from) = mpsc::unbounded_channel();
-        let (results_to, results) = mpsc::unbounded_channel();
+        let (orders, orders_from) = mpsc::unbounded_channel();
         let thread_progress = progress.clone();
         let body = move || {
-            let loaded = guarded(|| open(&thread_progress).map_err(|error| error.to_string()));
-            let (info, runner) = match loaded {
-                Ok(Loaded { runner, weight_bytes, kv_bytes, checksums }) => {
-                    (Ok(ReadyInfo { weight_bytes, kv_bytes, checksums }), Some(runner))
+            let (mut runner, info) = match guarded(|| open(&thread_progress)) {
+                Ok(Loaded { runner, weight_bytes, kv_bytes, checksums, leaver }) => {
+                    (runner, ReadyInfo { weight_bytes, kv_bytes, checksums, leaver })
                 }
-                Err(error) => (Err(error), None),
+                Err(fault) => return drop(ready_to.send(Err(fault))),
             };
             // Nobody listens once the connection is gone, and then the process ends.
-            let _ = ready_to.send(info);
-            if let Some(runner) = runner {
-                run(runner, work_from, &results_to, failed);
+            let _ = ready_to.send(Ok(info.clone()));
+            if let Err(error) = obey(&mut *runner, &info, orders_from) {
+                // What it owns is not released: that would wait for what hangs.
+                std::mem::forget(runner);
+                let _ = failed.send(error);
             }
         };
         std::thread::Builder::new().name(format!("device-{rank}")).spawn(body)?;
-        Ok(Self { progress, ready, work, results })
+        Ok(Self { progress, ready, orders })
     }
+}
+
+/// Does what it is asked, until there are no more orders, or until the device fails.
+fn obey(
+    runner: &mut dyn StepRunner,
+    info: &ReadyInfo,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) -> Result<(), String> {
+    // Whose connection is gone, does not listen; then the process ends.
+    while let Some(order) = orders.blocking_recv() {
+        match order {
+            Order::Run { work, results } => {
+                let Err(fault) = run(runner, work, &results) else { continue };
+                let fatal = own_error(&fault, info);
+                let _ = results.send(Err(fault));
+                fatal?;
+            }
+            Order::Leave(done) => answer(guarded(|| runner.leave()), done, info)?,
+            Order::Rejoin(done) => answer(guarded(|| runner.rejoin()).map(|()| info.clone()), done, info)?,
+        }
+    }
+    Ok(())
+}
+
+fn answer<T>(outcome: Answer<T>, done: oneshot::Sender<Answer<T>>, info: &ReadyInfo) -> Result<(), String> {
+    let fatal = outcome.as_ref().map_or_else(|fault| own_error(fault, info), |_| Ok(()));
+    let _ = done.send(outcome);
+    fatal
+}
+
+/// The fault as an error, if nothing can follow it.
+fn own_error(fault: &Fault, info: &ReadyInfo) -> Result<(), String> {
+    if fault.by_others && info.leaver.is_some() { Ok(()) } else { Err(fault.error.clone()) }
 }
 
 /// Runs plan after plan, until there are no more or one fails. While the device works on a step, the next is begun, as far
 /// as the rank can.
 fn run(
-    mut runner: Box<dyn StepRunner>,
+    runner: &mut dyn StepRunner,
     mut work: mpsc::UnboundedReceiver<Work>,
-    results: &mpsc::UnboundedSender<Result<StepResult, String>>,
-    failed: oneshot::Sender<String>,
-) {
+    results: &mpsc::UnboundedSender<Answer<StepResult>>,
+) -> Answer<()> {
     let in_flight_max = runner.steps_in_flight_max();
     let (mut queue, mut in_flight, mut backoff) = (Queue::default(), 0, Backoff::default());
     loop {
@@ -88,48 +145,32 @@ fn run(
             && let Some(plan) = queue.pop()
         {
             let step = plan.step;
-            let begun = guarded(|| runner.begin(plan, &queue.masks).map_err(|error| error.to_string()));
+            let begun = guarded(|| runner.begin(plan, &queue.masks));
             queue.masks.retain(|mask| mask.step > step);
-            if let Err(error) = begun {
-                return fail(runner, &error, results, failed);
-            }
+            begun?;
             in_flight += 1;
         } else if in_flight == 0 {
             match work.blocking_recv() {
                 Some(work) => queue.push(work),
-                None => return,
+                None => return Ok(()),
             }
             continue;
         }
-        match guarded(|| runner.poll().map_err(|error| error.to_string())) {
-            Ok(Some(result)) => {
+        match guarded(|| runner.poll())? {
+            Some(result) => {
                 in_flight -= 1;
                 backoff = Backoff::default();
                 if results.send(Ok(result)).is_err() {
-                    return;
+                    return Ok(());
                 }
             }
-            Ok(None) => match work.try_recv() {
+            None => match work.try_recv() {
                 Ok(work) => queue.push(work),
                 Err(TryRecvError::Empty) => backoff.wait(),
-                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Disconnected) => return Ok(()),
             },
-            Err(error) => return fail(runner, &error, results, failed),
         }
     }
-}
-
-/// Reports the device's end. What it owns is not released: that would wait for what hangs.
-fn fail(
-    runner: Box<dyn StepRunner>,
-    error: &str,
-    results: &mpsc::UnboundedSender<Result<StepResult, String>>,
-    failed: oneshot::Sender<String>,
-) {
-    std::mem::forget(runner);
-    // Nobody listens once the connection is gone, and then the process ends.
-    let _ = results.send(Err(error.to_owned()));
-    let _ = failed.send(error.to_owned());
 }
 
 /// Plans that have not been begun, and masks for them.
@@ -162,11 +203,32 @@ fn has_masks(plan: &StepPlan, masks: &[SampleMask]) -> bool {
 }
 
 /// A panic on the device thread is reported like an error: the coordinator must hear of it.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(&*panic))))
+fn guarded<T, E: Into<Fault>>(work: impl FnOnce() -> Result<T, E>) -> Answer<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(E::into),
+        Err(panic) => Err(Fault { error: format!("panicked: {}", panic_text(&*panic)), by_others: false }),
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+impl From<LoadError> for Fault {
+    fn from(error: LoadError) -> Self {
+        Self { error: error.to_string(), by_others: false }
+    }
+}
+
+impl From<StepError> for Fault {
+    fn from(error: StepError) -> Self {
+        Self { by_others: error.is_by_others(), error: error.to_string() }
+    }
+}
+
+impl From<BackendError> for Fault {
+    fn from(error: BackendError) -> Self {
+        Self { by_others: error.is_by_others(), error: error.to_string() }
+    }
 }

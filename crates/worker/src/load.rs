@@ -1,7 +1,7 @@
 //! A rank's shard into its backend.
 
 use crate::RankSpec;
-use backend::{Backend, BackendError, MappedTensor, MappedWeight, WeightFormat};
+use backend::{Backend, BackendError, Leaver, MappedTensor, MappedWeight, WeightFormat};
 use forward::{Capacity, Falcon, ModelRunner, StepError, WeightSource, rank_shapes};
 use half::bf16;
 use model::{Partition, ShardTensor};
@@ -23,6 +23,8 @@ pub struct Loaded {
     pub kv_bytes: u64,
     /// Of every tensor that was read from a file.
     pub checksums: Vec<TensorChecksum>,
+    /// What makes steps that wait for other ranks fail. `None`: the rank cannot leave the others and rejoin them.
+    pub leaver: Option<Leaver>,
 }
 
 /// Runs steps on a device that it owns.
@@ -43,6 +45,32 @@ pub trait StepRunner {
     ///
     /// As [`StepRunner::begin`].
     fn poll(&mut self) -> Result<Option<StepResult>, StepError>;
+
+    /// Leaves the other ranks, and drops all but its weights. It may be called again.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; nothing can be run after one.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no [`Loaded::leaver`].
+    fn leave(&mut self) -> Result<(), BackendError> {
+        unreachable!("this rank cannot leave the others")
+    }
+
+    /// Meets the ranks again, after it has left, and can run steps then.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]. Where it is by other ranks, this one can leave, and try again.
+    ///
+    /// # Panics
+    ///
+    /// As [`StepRunner::leave`].
+    fn rejoin(&mut self) -> Result<(), BackendError> {
+        unreachable!("this rank cannot rejoin the others")
+    }
 }
 
 impl<B: Backend> StepRunner for ModelRunner<B> {
@@ -56,6 +84,14 @@ impl<B: Backend> StepRunner for ModelRunner<B> {
 
     fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
         ModelRunner::poll(self)
+    }
+
+    fn leave(&mut self) -> Result<(), BackendError> {
+        ModelRunner::leave(self)
+    }
+
+    fn rejoin(&mut self) -> Result<(), BackendError> {
+        ModelRunner::rejoin(self)
     }
 }
 
@@ -94,11 +130,11 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
         Capacity { kv_blocks: spec.kv_blocks, rows_max: spec.step_rows_max, logits_rows_max: B::LOGITS_ROWS_MAX };
     let footprint = backend.footprint();
     let bytes = footprint.bytes(&rank_shapes(footprint, WeightFormat::default(), config, &partition, capacity));
-    let source = ShardSource(reader);
+    let (source, leaver) = (ShardSource(reader), backend.leaver());
     let falcon = Falcon::load(backend, config, &partition, capacity, &source)?;
     let runner = Box::new(ModelRunner::new(falcon));
     let checksums = source.0.checksums();
-    Ok(Loaded { runner, weight_bytes: bytes.weights, kv_bytes: bytes.kv_cache, checksums })
+    Ok(Loaded { runner, weight_bytes: bytes.weights, kv_bytes: bytes.kv_cache, checksums, leaver })
 }
 
 /// A rank's shard as `forward` wants to read it. `forward` asks for weights and `weights` has them; neither knows the other.

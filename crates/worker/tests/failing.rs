@@ -1,7 +1,10 @@
 //! A rank that cannot go on tells the coordinator so, at once.
 
+use backend::{BackendError, CollectiveError};
 use forward::StepError;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use step::{SampleMask, StepId, StepPlan, StepResult};
 use tokio::net::UnixStream;
@@ -71,7 +74,7 @@ fn plan(step: u64) -> pb::WorkerCommand {
 type Served = JoinHandle<Result<(), ServeError>>;
 
 /// A worker, and the coordinator's end of its connection.
-async fn start(open: fn() -> Result<Loaded, LoadError>) -> (Channel, Served) {
+async fn start(open: impl FnOnce() -> Result<Loaded, LoadError> + Send + 'static) -> (Channel, Served) {
     let (ours, theirs) = StdUnixStream::pair().expect("a pair of sockets");
     let served = tokio::spawn(worker::serve(theirs, move |_, _| open()));
     ours.set_nonblocking(true).expect("a socket");
@@ -94,7 +97,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn failing() -> Result<Loaded, LoadError> {
-    Ok(Loaded { runner: Box::<Failing>::default(), weight_bytes: 1, kv_bytes: 1, checksums: Vec::new() })
+    Ok(Loaded { runner: Box::<Failing>::default(), weight_bytes: 1, kv_bytes: 1, checksums: Vec::new(), leaver: None })
 }
 
 #[tokio::test]
@@ -136,7 +139,7 @@ impl StepRunner for Idle {
 }
 
 fn idle() -> Result<Loaded, LoadError> {
-    Ok(Loaded { runner: Box::new(Idle), weight_bytes: 1, kv_bytes: 1, checksums: Vec::new() })
+    Ok(Loaded { runner: Box::new(Idle), weight_bytes: 1, kv_bytes: 1, checksums: Vec::new(), leaver: None })
 }
 
 /// The last message of a stream, which must be an error.
@@ -176,4 +179,96 @@ async fn an_error_has_a_limit() {
     let message = status.message();
     assert!(message.starts_with("backend éé") && message.ends_with(" bytes more)"), "{message}");
     assert!(message.len() < 5000, "{}", message.len());
+}
+
+/// Every step misses rank 1, once the rank has been told to leave; so does the first attempt to rejoin. The second fails by itself.
+struct Missing {
+    told: Arc<AtomicBool>,
+    step: Option<StepId>,
+    rejoined: u32,
+}
+
+fn missed() -> BackendError {
+    let (rank, operation, sequence) = (0, "all_reduce", 7);
+    CollectiveError::Aborted { rank, operation, sequence, by: 1 }.into()
+}
+
+impl StepRunner for Missing {
+    fn steps_in_flight_max(&self) -> usize {
+        1
+    }
+
+    fn begin(&mut self, plan: StepPlan, _masks: &[SampleMask]) -> Result<(), StepError> {
+        self.step = Some(plan.step);
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<Option<StepResult>, StepError> {
+        match self.step {
+            Some(step) if self.told.load(Ordering::SeqCst) => Err(StepError::Backend { step: step.0, error: missed() }),
+            _ => Ok(None),
+        }
+    }
+
+    fn leave(&mut self) -> Result<(), BackendError> {
+        assert!(self.told.swap(false, Ordering::SeqCst), "first the leaver is called");
+        self.step = None;
+        Ok(())
+    }
+
+    fn rejoin(&mut self) -> Result<(), BackendError> {
+        self.rejoined += 1;
+        match self.rejoined {
+            1 => Err(missed()),
+            2 => Ok(()),
+            _ => Err(BackendError::Device { operation: "rejoining", message: "the device hangs".to_owned() }),
+        }
+    }
+}
+
+fn missing() -> Result<Loaded, LoadError> {
+    let told = Arc::new(AtomicBool::new(false));
+    let runner = Box::new(Missing { told: Arc::clone(&told), step: None, rejoined: 0 });
+    let leaver: backend::Leaver = Arc::new(move || told.store(true, Ordering::SeqCst));
+    Ok(Loaded { runner, weight_bytes: 1, kv_bytes: 1, checksums: Vec::new(), leaver: Some(leaver) })
+}
+
+async fn rejoin(client: &mut WorkerClient<Channel>) -> Result<pb::Ready, Status> {
+    let mut events = client.rejoin(pb::RejoinRequest {}).await?.into_inner();
+    while let Some(event) = within(events.next()).await {
+        if let Some(pb::load_event::Event::Ready(ready)) = event?.event {
+            return Ok(ready);
+        }
+    }
+    panic!("the stream ends without a word");
+}
+
+#[tokio::test]
+async fn a_rank_that_misses_another_can_leave_and_rejoin() {
+    let (channel, served) = start(missing).await;
+    let mut client = WorkerClient::new(channel);
+    client.leave(pb::LeaveRequest {}).await.expect_err("it is not ready");
+    load(&mut client).await.expect("it is ready");
+    client.rejoin(pb::RejoinRequest {}).await.expect_err("it has not left");
+    for attempt in 0..2 {
+        let steps = tokio_stream::once(plan(0)).chain(tokio_stream::pending());
+        let mut results = client.run(steps).await.expect("run").into_inner();
+        let mut other = client.clone();
+        // It leaves in the middle of a step; where it is said that another rank is missed, and nothing else, it goes on.
+        let (status, left) = tokio::join!(within(results.next()), within(other.leave(pb::LeaveRequest {})));
+        left.expect("it leaves");
+        let status = status.expect("an answer").expect_err("the step fails");
+        assert_eq!(status.code(), tonic::Code::Aborted, "{status}");
+        if attempt == 0 {
+            let status = rejoin(&mut client).await.expect_err("the other rank is missed again");
+            assert_eq!(status.code(), tonic::Code::Aborted, "{status}");
+            client.leave(pb::LeaveRequest {}).await.expect("it leaves again");
+            let ready = rejoin(&mut client).await.expect("it is ready");
+            assert_eq!((ready.read_bytes, ready.can_rejoin, ready.weight_bytes), (0, true, 1));
+        }
+    }
+    let status = rejoin(&mut client).await.expect_err("its device fails");
+    assert_eq!(status.code(), tonic::Code::Internal, "{status}");
+    let served = within(served).await.expect("it does not panic");
+    assert!(matches!(&served, Err(ServeError::Step(error)) if error.contains("the device hangs")), "{served:?}");
 }

@@ -30,6 +30,7 @@ pub(super) struct Steps {
     rank_time: Histograms<Label<u64>>,
     rank_all_reduce_time: Histograms<Label<u64>>,
     recoveries: Counter,
+    read_again: Counter,
     failures: Counter,
     recovery_time: Histograms<Label<&'static str>>,
 }
@@ -80,6 +81,11 @@ impl Steps {
                 host_time_family(),
             ),
             recoveries: register.add("peregrine_recoveries", "Times that the ranks served again", Counter::default()),
+            read_again: register.add(
+                "peregrine_recovery_read_bytes",
+                "Bytes of weights that ranks read again, to serve again",
+                Counter::default(),
+            ),
             failures: register.add("peregrine_rank_failures", "Failures of the ranks", Counter::default()),
             recovery_time: register.seconds(
                 "peregrine_recovery_time",
@@ -101,8 +107,9 @@ impl Steps {
 
     /// The ranks serve again.
     pub(super) fn recovered(&self, recovery: &Recovery) {
-        let Self { recoveries, recovery_time, .. } = self;
+        let Self { recoveries, read_again, recovery_time, .. } = self;
         recoveries.inc();
+        read_again.inc_by(recovery.read_bytes);
         let Recovery { ending, waiting, loading, computing, .. } = *recovery;
         for (phase, time) in PHASES.into_iter().zip([ending, waiting, loading, computing]) {
             recovery_time.get_or_create(&[("phase", phase)]).observe(time.as_secs_f64());
