@@ -20,6 +20,15 @@ pub(crate) enum AllReducePath {
     Host,
 }
 
+/// Which way it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// By this kernel for sums of any size, if one was asked for.
+    Peers(Option<Add>),
+    Nccl,
+    Host,
+}
+
 /// What a rank says of itself before the path is chosen.
 struct Facts {
     /// It can access the devices of all others.
@@ -39,6 +48,49 @@ impl AllReducePath {
             return Ok(Self::SingleRank);
         }
         let facts = facts(device, host)?;
+        Ok(match Self::decide(device, host, choice, &facts)? {
+            Kind::Peers(shots) => Self::Peers(PeerMemory::new(device, facts.multiprocessors, shots)?),
+            Kind::Nccl => Self::Nccl(Nccl::connect(device, host)?),
+            Kind::Host => Self::Host,
+        })
+    }
+
+    /// Leaves the other ranks: kernels that wait for them end.
+    pub(crate) fn leave(&mut self) -> Result<(), BackendError> {
+        match self {
+            Self::Peers(peers) => peers.leave(),
+            Self::Nccl(nccl) => nccl.abort(),
+            Self::SingleRank | Self::Host => Ok(()),
+        }
+    }
+
+    /// Connects with the ranks of another life, some of which choose now.
+    pub(crate) fn rejoin(
+        &mut self,
+        device: &Rc<Device>,
+        host: &mut dyn Collective,
+        choice: AllReduceChoice,
+    ) -> Result<(), BackendError> {
+        let facts = facts(device, host)?;
+        let decided = Self::decide(device, host, choice, &facts)?;
+        match (self, decided) {
+            (Self::Peers(peers), Kind::Peers(_)) if peers.blocks() == facts.multiprocessors => peers.rejoin(host),
+            (Self::Nccl(nccl), Kind::Nccl) => {
+                *nccl = Nccl::connect(device, host)?;
+                Ok(())
+            }
+            (Self::Host, Kind::Host) => Ok(()),
+            _ => Err(device.fault_text("rejoining", "the devices are not as they were when this rank was loaded")),
+        }
+    }
+
+    /// By what holds on all ranks.
+    fn decide(
+        device: &Device,
+        host: &dyn Collective,
+        choice: AllReduceChoice,
+        facts: &Facts,
+    ) -> Result<Kind, BackendError> {
         let missing = |what: &str| Err(device.fault_text("choosing an all-reduce", what));
         let no_nccl = "libnccl.so cannot be opened on every rank; its folder belongs into LD_LIBRARY_PATH";
         let why_no_peers = if host.world() > RANKS_MAX {
@@ -48,39 +100,32 @@ impl AllReducePath {
         } else {
             None
         };
-        let by_peers = |shots| PeerMemory::new(device, facts.multiprocessors, shots).map(Self::Peers);
-        let (path, name, reason) = match (choice, why_no_peers) {
+        let (kind, name, reason) = match (choice, why_no_peers) {
             (AllReduceChoice::Auto, None) => {
-                (by_peers(None)?, "peer memory", "every device can access every other".to_owned())
+                (Kind::Peers(None), "peer memory", "every device can access every other".to_owned())
             }
             (AllReduceChoice::OneShot, None) => {
-                (by_peers(Some(Add::OneShot))?, "peer memory in one shot", "--all-reduce one-shot".to_owned())
+                (Kind::Peers(Some(Add::OneShot)), "peer memory in one shot", "--all-reduce one-shot".to_owned())
             }
             (AllReduceChoice::TwoShot, None) => {
-                (by_peers(Some(Add::TwoShot))?, "peer memory in two shots", "--all-reduce two-shot".to_owned())
+                (Kind::Peers(Some(Add::TwoShot)), "peer memory in two shots", "--all-reduce two-shot".to_owned())
             }
             (AllReduceChoice::OneShot | AllReduceChoice::TwoShot, Some(reason)) => {
                 return missing(&format!("the ranks cannot read each other's memory: {reason}"));
             }
-            (AllReduceChoice::Auto, Some(reason)) if facts.nccl => (Self::nccl(device, host)?, "NCCL", reason),
-            (AllReduceChoice::Nccl, _) if facts.nccl => {
-                (Self::nccl(device, host)?, "NCCL", "--all-reduce nccl".to_owned())
-            }
+            (AllReduceChoice::Auto, Some(reason)) if facts.nccl => (Kind::Nccl, "NCCL", reason),
+            (AllReduceChoice::Nccl, _) if facts.nccl => (Kind::Nccl, "NCCL", "--all-reduce nccl".to_owned()),
             (AllReduceChoice::Nccl, _) => return missing(no_nccl),
             (AllReduceChoice::Auto, Some(reason)) => {
                 tracing::warn!("all-reduces go through the host's memory, which is slow: {reason}, and {no_nccl}");
-                (Self::Host, "host memory", reason)
+                (Kind::Host, "host memory", reason)
             }
-            (AllReduceChoice::Host, _) => (Self::Host, "host memory", "it was asked for".to_owned()),
+            (AllReduceChoice::Host, _) => (Kind::Host, "host memory", "it was asked for".to_owned()),
         };
         if host.rank() == 0 {
             tracing::info!("all-reduce by {name}: {reason}");
         }
-        Ok(path)
-    }
-
-    fn nccl(device: &Rc<Device>, host: &mut dyn Collective) -> Result<Self, BackendError> {
-        Ok(Self::Nccl(Nccl::connect(device, host)?))
+        Ok(kind)
     }
 }
 

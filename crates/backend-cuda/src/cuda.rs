@@ -23,7 +23,7 @@ use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
 use crate::token_buffer::TokenBuffer;
 use crate::weights::WeightUpload;
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, EagerStep, Footprint, Linear, Norm, NormLinear,
+    AttentionShape, Backend, BackendError, Batch, Collective, EagerStep, Footprint, Leaver, Linear, Norm, NormLinear,
     ReadWeights, SampleOutput, SampleRequest, StepInput, StepLimits, Tensor,
 };
 use half::bf16;
@@ -637,6 +637,31 @@ impl Backend for Cuda {
         self.capture_steps(eager)
     }
 
+    fn leaver(&self) -> Option<Leaver> {
+        self.host.leaver()
+    }
+
+    fn leave(&mut self) -> Result<(), BackendError> {
+        // A communicator's end waits for the graphs that use it; one that is on its way is freed when it has ended.
+        self.captured.clear();
+        self.all_reduce_path.leave()?;
+        self.device.rest("leaving the other ranks")?;
+        self.in_flight.forget();
+        (self.begun, self.capture) = (None, None);
+        Ok(())
+    }
+
+    fn rejoin(&mut self) -> Result<(), BackendError> {
+        self.host.rejoin();
+        self.sampling.renew()?;
+        self.tickets.renew(&self.device)?;
+        self.attention_tickets.renew(&self.device)?;
+        self.all_reduce_path.rejoin(&self.device, &mut *self.host, self.options.all_reduce)?;
+        self.device.set_peers(self.host.processes());
+        self.host.settle();
+        self.device.wait("rejoining")
+    }
+
     fn steps_in_flight_max(&self) -> usize {
         // Sums over the host wait for the device.
         if self.options.run_ahead && !matches!(self.all_reduce_path, AllReducePath::Host) { IN_FLIGHT_MAX } else { 1 }
@@ -683,7 +708,7 @@ impl Backend for Cuda {
                 };
                 let waits = waits.as_deref().unwrap_or("another rank is gone, or the device hangs");
                 let text = format!("{rows} rows have not ended within {} ms: {waits}", limit.as_millis());
-                Err(self.device.fault_text("a step", &text))
+                Err(self.device.missed("a step", &text))
             }
         }
     }

@@ -3,7 +3,7 @@
 use backend::BackendError;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) struct Device {
     /// How long the host waits for the device.
     wait_limit: Duration,
     /// Processes for which kernels wait, once they are known.
-    peers: OnceCell<Vec<u32>>,
+    peers: RefCell<Vec<u32>>,
 }
 
 /// Shared memory of a device, in bytes.
@@ -97,7 +97,7 @@ impl Device {
             sealed: Cell::new(false),
             check_launches,
             wait_limit,
-            peers: OnceCell::new(),
+            peers: RefCell::default(),
         })
     }
 
@@ -109,8 +109,18 @@ impl Device {
     /// As [`Device::fault`], for errors that are not the driver's.
     pub(crate) fn fault_text(&self, operation: &'static str, text: &str) -> BackendError {
         self.broken.set(true);
+        BackendError::Device { operation, message: self.told(text) }
+    }
+
+    /// Another rank is missed: nothing is waited for any more until this one has left the others.
+    pub(crate) fn missed(&self, operation: &'static str, text: &str) -> BackendError {
+        self.broken.set(true);
+        BackendError::Peers { operation, message: self.told(text) }
+    }
+
+    fn told(&self, text: &str) -> String {
         let (rank, ordinal, name) = (self.rank, self.context.ordinal(), &self.name);
-        BackendError::Device { operation, message: format!("rank {rank}, device {ordinal} ({name}): {text}") }
+        format!("rank {rank}, device {ordinal} ({name}): {text}")
     }
 
     /// As [`Device::fault_text`], for what a library says: where the device had failed before, the library only says that
@@ -128,6 +138,13 @@ impl Device {
         self.broken.get()
     }
 
+    /// The rank has left the others, and its stream must come to rest: if it does, whatever was wrong is over.
+    pub(crate) fn rest(&self, operation: &'static str) -> Result<(), BackendError> {
+        self.wait(operation)?;
+        self.broken.set(false);
+        Ok(())
+    }
+
     /// From now on, allocating memory, of the device or pinned, is a bug.
     pub(crate) fn seal(&self) {
         self.sealed.set(true);
@@ -135,12 +152,12 @@ impl Device {
 
     /// From now on, time in which one of these processes is stopped is no time of a wait.
     pub(crate) fn set_peers(&self, processes: Vec<u32>) {
-        self.peers.set(processes).expect("the ranks meet once");
+        self.peers.replace(processes);
     }
 
     /// Whether a process for which kernels may wait is stopped.
     pub(crate) fn is_peer_stopped(&self) -> bool {
-        self.peers.get().is_some_and(|peers| peers.iter().copied().any(timeouts::is_stopped))
+        self.peers.borrow().iter().copied().any(timeouts::is_stopped)
     }
 
     /// Asserts that memory may still be allocated.
@@ -212,6 +229,16 @@ impl Device {
         if self.check_launches { self.wait(kernel.name) } else { Ok(()) }
     }
 
+    /// Whether the stream has run all that it was given.
+    pub(crate) fn is_at_rest(&self, operation: &'static str) -> Result<bool, BackendError> {
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            CUresult::CUDA_SUCCESS => Ok(true),
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            error => Err(self.fault(operation, DriverError(error))),
+        }
+    }
+
     /// Waits until the stream has run all that it was given.
     pub(crate) fn wait(&self, operation: &'static str) -> Result<(), BackendError> {
         // SAFETY: the stream lives as long as `self`.
@@ -235,7 +262,7 @@ impl Device {
             if clock.elapsed(Instant::now(), || self.is_peer_stopped()) > self.wait_limit {
                 let limit_ms = self.wait_limit.as_millis();
                 let text = format!("no answer within {limit_ms} ms: another rank is gone, or the device hangs");
-                return Err(self.fault_text(operation, &text));
+                return Err(self.missed(operation, &text));
             }
             backoff.wait();
         }

@@ -69,6 +69,11 @@ impl InFlightSteps {
         number
     }
 
+    /// No step is on its way any more, whatever became of it.
+    pub(crate) fn forget(&mut self) {
+        self.ended = self.begun;
+    }
+
     /// All of the step has been submitted.
     pub(crate) fn submitted(&self, number: u64) -> Result<(), BackendError> {
         let recorded = self.slots[slot(number)].end.record(&self.device.stream);

@@ -189,6 +189,15 @@ impl Scratch {
         self.buffer.as_ref().map_or(0, Buffer::bytes)
     }
 
+    /// Zeros, where it must be zeros when it is new.
+    pub(crate) fn renew(&self, device: &Device) -> Result<(), BackendError> {
+        match &self.buffer {
+            // SAFETY: the buffer is as long, and lives as long as the backend.
+            Some(buffer) if self.zeros => unsafe { device.zero(buffer.at, buffer.bytes) },
+            _ => Ok(()),
+        }
+    }
+
     /// Memory of at least `bytes`.
     pub(crate) fn at_least(&mut self, arena: &Arena, bytes: usize) -> Result<&Buffer, BackendError> {
         if self.buffer.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {

@@ -9,9 +9,12 @@ use std::rc::Rc;
 
 /// One rank's communicator.
 pub(crate) struct Nccl {
+    /// [`NO_COMM`] once the rank has left.
     comm: sys::ncclComm_t,
     device: Rc<Device>,
 }
+
+const NO_COMM: sys::ncclComm_t = std::ptr::null_mut();
 
 /// Words of a unique id.
 const ID_WORDS: usize = 32;
@@ -38,7 +41,7 @@ impl Nccl {
         let words: [u32; ID_WORDS] = std::array::from_fn(|word| ids[word].to_bits());
         let bytes: [u8; 128] = bytemuck::cast(words);
         let id = sys::ncclUniqueId { internal: bytes.map(u8::cast_signed) };
-        let mut comm = std::ptr::null_mut();
+        let mut comm = NO_COMM;
         // SAFETY: the id is rank 0's, the context is current, and every rank calls with its own number.
         unsafe { result::comm_init_rank(&mut comm, world as i32, id, rank as i32) }
             .map_err(|error| device.fault_text(operation, &describe(&error)))?;
@@ -79,8 +82,28 @@ impl Nccl {
     }
 
     fn begun<T>(&self, operation: &'static str, begun: Result<T, NcclError>) -> Result<(), BackendError> {
-        begun.map_err(|error| self.device.fault_text(operation, &describe(&error)))?;
+        begun.map_err(|error| self.fault(operation, error.0))?;
         self.check(operation)
+    }
+
+    fn fault(&self, operation: &'static str, error: ncclResult_t) -> BackendError {
+        let text = describe(&NcclError(error));
+        match error {
+            // A call of the system fails where a socket's other end is gone.
+            ncclResult_t::ncclRemoteError | ncclResult_t::ncclSystemError => self.device.missed(operation, &text),
+            _ => self.device.fault_text(operation, &text),
+        }
+    }
+
+    /// Leaves the other ranks, whatever is under way: kernels that wait for them end. No graph that uses it is left.
+    pub(crate) fn abort(&mut self) -> Result<(), BackendError> {
+        let comm = std::mem::replace(&mut self.comm, NO_COMM);
+        if comm == NO_COMM {
+            return Ok(());
+        }
+        // SAFETY: the communicator is alive, and nobody uses it behind this.
+        let aborted = unsafe { result::comm_abort(comm) };
+        aborted.map(drop).map_err(|error| self.device.fault_text("leaving NCCL", &describe(&error)))
     }
 
     /// What the communicator says of the operations on their way.
@@ -90,13 +113,16 @@ impl Nccl {
         unsafe { sys::ncclCommGetAsyncError(self.comm, &mut state) };
         match state {
             ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress => Ok(()),
-            error => Err(self.device.fault_text(operation, &describe(&NcclError(error)))),
+            error => Err(self.fault(operation, error)),
         }
     }
 }
 
 impl Drop for Nccl {
     fn drop(&mut self) {
+        if self.comm == NO_COMM {
+            return;
+        }
         // After an error, others may be gone, for whom a clean end would wait.
         let broken = self.device.is_broken() || self.device.wait("leaving NCCL").is_err();
         // SAFETY: the communicator is alive, and not used behind this. Nothing can be done about a failure.

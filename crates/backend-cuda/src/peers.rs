@@ -36,10 +36,11 @@ pub(crate) struct PeerMemory {
     flag_reader: FlagReader,
 }
 
-/// What it takes to look at the flags while a kernel waits.
+/// What it takes to look at this rank's flags, or to raise them, while a kernel waits.
 struct FlagReader {
     stream: Arc<CudaStream>,
-    line: Pinned,
+    /// Room for all of them.
+    lines: Pinned,
 }
 
 struct Region {
@@ -74,8 +75,54 @@ impl Drop for Map {
 /// Bytes of a line of flags.
 const FLAG_LINE_BYTES: usize = FLAG_LINE * size_of::<u32>();
 
+/// How far ahead of a line's epoch its flags are raised for a kernel that is to wait for nobody: half of what counts as ahead.
+const RAISED: u32 = 1 << 30;
+
+/// How often flags are raised, while other ranks' kernels may still write theirs.
+const RAISE_EVERY: Duration = Duration::from_millis(1);
+
+/// How long kernels may take to end that need not wait for others.
+const LEAVE_LIMIT: Duration = Duration::from_secs(8);
+
 /// How long a look at the flags may take.
 const FLAGS_LIMIT: Duration = Duration::from_secs(1);
+
+impl FlagReader {
+    /// Waits for its copies; `None` if that takes too long.
+    fn wait(&self) -> Option<()> {
+        let mut clock = Stopwatch::start(Instant::now());
+        // SAFETY: the stream is alive.
+        while unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } != sys::CUresult::CUDA_SUCCESS {
+            if clock.elapsed(Instant::now(), || false) > FLAGS_LIMIT {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        Some(())
+    }
+
+    /// Raises the flags of all lines, which are at `flags`, as if every other rank were far ahead. `None` if the driver does not do it.
+    fn raise(&mut self, flags: u64, bytes: usize) -> Option<()> {
+        let (at, stream) = (self.lines.at(&(0..bytes)), self.stream.cu_stream());
+        // SAFETY: there are `bytes` of flags, and as many in pinned memory, which nobody touches before the copy has been waited for;
+        // after a failure the process ends.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(at.cast(), flags, bytes, stream) }.result().ok()?;
+        self.wait()?;
+        // SAFETY: the copy has ended.
+        let words: &mut [u32] = bytemuck::cast_slice_mut(unsafe { self.lines.range_mut(0..bytes) });
+        words.chunks_exact_mut(FLAG_LINE).for_each(raise);
+        // SAFETY: as above.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(flags, at.cast(), bytes, stream) }.result().ok()?;
+        self.wait()
+    }
+}
+
+/// Raises the flags of one line. Its epoch may have gone on meanwhile, by as many launches as are on their way; then it is set back by
+/// these.
+fn raise(line: &mut [u32]) {
+    let raised = line[0].wrapping_add(RAISED);
+    line[1..=2 * RANKS_MAX].fill(raised);
+}
 
 /// Decodes one line of flags (see `peers.h`): the barrier in progress, and the ranks that have not reached it. `None` if this rank
 /// has not reached it either.
@@ -96,28 +143,20 @@ const TICKET_WORDS: usize = 20;
 impl PeerMemory {
     pub(crate) fn new(device: &Rc<Device>, blocks: usize, shots: Option<Add>) -> Result<Self, BackendError> {
         let stream = device.context.new_stream().map_err(|error| device.fault("making a stream", error))?;
-        let line = Pinned::new(device, FLAG_LINE_BYTES)?;
-        let flag_reader = FlagReader { stream, line };
+        let flag_reader = FlagReader { stream, lines: Pinned::new(device, flag_bytes(blocks))? };
         Ok(Self { device: Rc::clone(device), blocks, shots, region: None, last: 0, flag_reader })
     }
 
     /// For whom the kernel at hand waits, if it does: of the flags of its first block.
     pub(crate) fn waits_for(&self, rank: usize, ranks: usize) -> Option<String> {
         let region = self.region.as_ref()?;
-        let (to, stream) = (self.flag_reader.line.at(&(0..FLAG_LINE_BYTES)), self.flag_reader.stream.cu_stream());
-        // SAFETY: the flags are the allocation's beginning, and the line is as long as one of theirs. It is not read unless
+        let (to, stream) = (self.flag_reader.lines.at(&(0..FLAG_LINE_BYTES)), self.flag_reader.stream.cu_stream());
+        // SAFETY: the flags are the allocation's beginning, and the memory is longer than a line of theirs. It is not read unless
         // the copy has ended, nor given back, as the device is broken then.
         unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), region.own.at(), FLAG_LINE_BYTES, stream) }.result().ok()?;
-        let mut clock = Stopwatch::start(Instant::now());
-        // SAFETY: the stream is alive.
-        while unsafe { sys::cuStreamQuery(stream) } != sys::CUresult::CUDA_SUCCESS {
-            if clock.elapsed(Instant::now(), || false) > FLAGS_LIMIT {
-                return None;
-            }
-            std::thread::yield_now();
-        }
+        self.flag_reader.wait()?;
         // SAFETY: the copy has ended.
-        let words: &[u32] = bytemuck::cast_slice(unsafe { self.flag_reader.line.range(0..FLAG_LINE_BYTES) });
+        let words: &[u32] = bytemuck::cast_slice(unsafe { self.flag_reader.lines.range(0..FLAG_LINE_BYTES) });
         let (sum, missing) = missing(words, rank, ranks)?;
         let names: Vec<String> = missing.iter().map(usize::to_string).collect();
         let (s, has) = if names.len() == 1 { ("", "has") } else { ("s", "have") };
@@ -222,6 +261,38 @@ impl PeerMemory {
         // closed it.
         unsafe { sys::cuIpcOpenMemHandle_v2(&mut at, handle, flags) }.result()?;
         Ok((at, Map::Ipc(at, Rc::clone(&self.device))))
+    }
+
+    /// Leaves the other ranks, of which some are gone: until the stream has come to rest, kernels find the flags raised for which they
+    /// would wait. What they compute then is worth nothing. Ranks that live may still write their flags: so they are raised again.
+    pub(crate) fn leave(&mut self) -> Result<(), BackendError> {
+        let Some(region) = &mut self.region else { return Ok(()) };
+        let (device, operation) = (&self.device, "leaving the other ranks");
+        let bytes = flag_bytes(self.blocks);
+        let mut clock = Stopwatch::start(Instant::now());
+        while !device.is_at_rest(operation)? {
+            let raised = self.flag_reader.raise(region.own.at(), bytes);
+            if raised.is_none() || clock.elapsed(Instant::now(), || false) > LEAVE_LIMIT {
+                return Err(device.fault_text(operation, "kernels do not end"));
+            }
+            std::thread::sleep(RAISE_EVERY);
+        }
+        device.rest(operation)?;
+        region.maps.clear();
+        // Letting go of a context makes it current for a moment.
+        device.context.bind_to_thread().map_err(|error| device.fault(operation, error))
+    }
+
+    /// Connects with the ranks of another life, by the memory that this one has. All have left the one before.
+    pub(crate) fn rejoin(&mut self, host: &mut dyn Collective) -> Result<(), BackendError> {
+        let Some(region) = &self.region else { return Ok(()) };
+        // SAFETY: the flags are the allocation's beginning, and nobody else has it mapped.
+        unsafe { self.device.zero(region.own.at(), self.flag_bytes()) }?;
+        self.device.wait("making flags")?;
+        let (bases, maps) = self.connect(host, &region.own)?;
+        self.region = self.region.take().map(|region| Region { bases, maps, ..region });
+        self.last = 0;
+        Ok(())
     }
 
     /// Ends the connection when all ranks have done with it.
@@ -329,7 +400,7 @@ pub(crate) fn can_access(device: &Device, other: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::missing;
+    use super::{RANKS_MAX, missing, raise};
 
     #[test]
     fn who_has_not_come_is_read_from_the_flags() {
@@ -345,5 +416,20 @@ mod tests {
         assert_eq!(missing(&line([5, 5, 6], [5, 4, 5]), 2, 3), Some((5, vec![1])));
         assert_eq!(missing(&line([4, 5, 5], [4, 4, 4]), 0, 3), None);
         assert_eq!(missing(&line([5, 5, 5], [4, 4, 4]), 0, 3), None);
+    }
+
+    /// Also where the epoch wraps around, and where launches have begun since it was read.
+    #[test]
+    fn nobody_waits_for_flags_that_are_raised() {
+        for epoch in [0, 7, 1 << 30, (1 << 31) - 1, u32::MAX - 1, u32::MAX] {
+            let mut line = [3; 32];
+            line[0] = epoch;
+            raise(&mut line);
+            for launches in [0, 1, 2, 100_000] {
+                line[0] = epoch.wrapping_add(launches);
+                assert_eq!(missing(&line, 0, RANKS_MAX), None, "epoch {epoch}, {launches} launches later");
+            }
+            assert_eq!(line[1 + 2 * RANKS_MAX..], [3; 15], "what is no flag");
+        }
     }
 }

@@ -117,6 +117,12 @@ impl Sampling {
         Ok(())
     }
 
+    /// As it was before the first step.
+    pub(crate) fn renew(&mut self) -> Result<(), BackendError> {
+        self.next = (None, 0);
+        self.counts.renew(&self.device)
+    }
+
     /// [`backend::Backend::sample_or_score`] of whole rows, which are in a step of this number.
     pub(crate) fn run(
         &mut self,
