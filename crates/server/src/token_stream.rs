@@ -280,10 +280,10 @@ impl Drop for TokenStream {
         let sequences = &self.sequences;
         // Those of one request have one prompt.
         let requests = || sequences.iter().filter(|sequence| sequence.choice() == 0);
-        // Sequences of one request share steps.
+        // Sequences of one request share steps. Their numbers begin anew when the ranks do.
         let mut steps: Vec<_> = sequences.iter().flat_map(|sequence| sequence.steps().iter().cloned()).collect();
-        steps.sort_by_key(|step| step.step);
-        steps.dedup_by_key(|step| step.step);
+        steps.sort_by_key(|step| step.begun);
+        steps.dedup_by_key(|step| step.begun);
         *self.guard.generated = Generated {
             steps,
             arrived: Some(self.arrival.received),
