@@ -47,7 +47,7 @@ pub enum Fault {
     SlowDown,
 }
 
-/// How often each comes among so many.
+/// How often each comes among [`DECK_SIZE`].
 const DECK: [(Fault, usize); 17] = [
     (Fault::KillRank, 4),
     (Fault::KillRanks, 2),
@@ -68,11 +68,21 @@ const DECK: [(Fault, usize); 17] = [
     (Fault::SlowDown, 1),
 ];
 
-/// Faults in a random order, of which each that there is comes among the first 25.
+const DECK_SIZE: usize = 25;
+
+/// Faults in a random order, of which each that there is comes among the first 25. In a longer run the first half is one life of the
+/// coordinator, where all that grows shows.
 pub fn faults(count: usize, random: &mut fastrand::Rng) -> Vec<Fault> {
     let mut faults = Vec::new();
     while faults.len() < count {
-        let mut deck: Vec<_> = DECK.iter().flat_map(|&(fault, times)| vec![fault; times]).collect();
+        let deck = DECK.iter().flat_map(|&(fault, times)| vec![fault; times]);
+        let is_long_life = faults.len() + DECK_SIZE <= count / 2;
+        let mut deck: Vec<_> = deck
+            .map(|fault| match fault {
+                Fault::KillCoordinator | Fault::KillAll if is_long_life => Fault::KillRanks,
+                fault => fault,
+            })
+            .collect();
         random.shuffle(&mut deck);
         faults.append(&mut deck);
     }

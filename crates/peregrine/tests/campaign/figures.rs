@@ -11,7 +11,7 @@ use std::time::Duration;
 const FILES_SLACK: usize = 8;
 
 /// What caches and fragments may add to the coordinator's memory after its first faults.
-const MEMORY_SLACK: u64 = 24 << 20;
+const MEMORY_SLACK: u64 = 8 << 20;
 
 /// So many faults a life of the server must have seen for its first figures to be compared with its last.
 const SAMPLES_MIN: usize = 9;
