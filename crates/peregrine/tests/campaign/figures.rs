@@ -30,7 +30,8 @@ fn held(server: &Server) -> Held {
 /// All figures.
 pub struct Figures {
     idle_files: usize,
-    faults: BTreeMap<Fault, usize>,
+    /// Each with the times until the next token.
+    faults: BTreeMap<Fault, Vec<f64>>,
     /// From a fault to the next token, if others took the place of the ranks.
     ranks: Vec<f64>,
     /// The same for the coordinator.
@@ -48,10 +49,11 @@ impl Figures {
 
     /// Notes a fault from which the server has recovered.
     pub fn struck(&mut self, fault: Fault, done: Done, until_token: Duration, saboteur: &Saboteur) {
-        *self.faults.entry(fault).or_default() += 1;
+        let seconds = until_token.as_secs_f64();
+        self.faults.entry(fault).or_default().push(seconds);
         match done {
-            Done::Ranks => self.ranks.push(until_token.as_secs_f64()),
-            Done::Coordinator => self.coordinator.push(until_token.as_secs_f64()),
+            Done::Ranks => self.ranks.push(seconds),
+            Done::Coordinator => self.coordinator.push(seconds),
             Done::Nothing => {}
         }
         let life = saboteur.supervisor.life().borrow().number;
@@ -66,7 +68,9 @@ impl Figures {
 
     /// Says all, and that nothing grows with the faults.
     pub fn print(&self, log: &Log, tally: &Tally) {
-        println!("faults: {:?}", self.faults);
+        for (fault, times) in &self.faults {
+            print_times(&format!("from {fault:?} to the next token"), times.clone());
+        }
         println!("calls: {:?}; {} tokens of streams, all as alone", tally.ends, tally.tokens);
         print_times("from a fault of ranks to the next token", self.ranks.clone());
         print_times("from the coordinator's death to the next token", self.coordinator.clone());
