@@ -33,13 +33,17 @@ impl Interceptor for ShowKey {
     }
 }
 
-fn client(channel: Channel, key: Option<AsciiMetadataValue>) -> Client {
-    GenerationClient::with_interceptor(channel, ShowKey(key)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+fn client(channel: InterceptedService<Channel, ShowKey>) -> Client {
+    GenerationClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// A client of the server at `addr`, as HOST:PORT or a URL of http or https. By https the authorities of the file `ca` are trusted,
+/// A way to the server at `addr`, as HOST:PORT or a URL of http or https. By https the authorities of the file `ca` are trusted,
 /// or else the system's. It shows the first key of the file `keys`.
-pub async fn connect(addr: &str, ca: Option<&Path>, keys: Option<PathBuf>) -> Result<Client> {
+pub async fn channel(
+    addr: &str,
+    ca: Option<&Path>,
+    keys: Option<PathBuf>,
+) -> Result<InterceptedService<Channel, ShowKey>> {
     let url = match addr.split_once("://") {
         None => format!("http://{addr}"),
         Some((scheme, _)) if ["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => addr.to_owned(),
@@ -53,7 +57,12 @@ pub async fn connect(addr: &str, ca: Option<&Path>, keys: Option<PathBuf>) -> Re
     };
     let key = keys.map(key).transpose()?;
     let channel = endpoint.connect().await.with_context(|| format!("--server {addr}: cannot connect"))?;
-    Ok(client(channel, key))
+    Ok(InterceptedService::new(channel, ShowKey(key)))
+}
+
+/// A client of the server there.
+pub async fn connect(addr: &str, ca: Option<&Path>, keys: Option<PathBuf>) -> Result<Client> {
+    Ok(client(channel(addr, ca, keys).await?))
 }
 
 /// A client of a service in this process, over the same API that the network has.
@@ -65,5 +74,5 @@ pub async fn embed(service: Service) -> Result<Client> {
             .add_routes(GrpcApi::new(service, None).routes(HealthReporter::new()))
             .serve_with_incoming(incoming),
     );
-    Ok(client(wire::connect_over(ours).await?, None))
+    Ok(client(InterceptedService::new(wire::connect_over(ours).await?, ShowKey(None))))
 }

@@ -9,6 +9,7 @@ mod access;
 mod benchmarks;
 mod chat;
 mod client;
+mod ctl;
 mod doctor;
 mod endpoint;
 mod engine_args;
@@ -53,6 +54,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Talk with a model, on a running server or on workers started for this call.
     Chat(chat::ChatArgs),
+    /// Show what a running server does, or let it take no more requests.
+    Ctl(ctl::CtlArgs),
     /// Show how a model is sharded over a machine's GPUs or CPUs, and whether it fits.
     Plan(plan::PlanArgs),
     /// Measure throughput and latency.
@@ -132,6 +135,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
+        Command::Ctl(args) => ctl::run(args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => benchmarks::run(args),
         Command::Doctor(args) => doctor::run(&args),
@@ -159,7 +163,7 @@ mod tests {
         let shared = documented(text.split("## ").nth(1).expect("the shared section"));
         let cli = Cli::command();
         let mut shared_left = shared.clone();
-        for name in ["serve", "generate", "chat", "plan", "doctor", "watermark-detect"] {
+        for name in ["serve", "generate", "chat", "ctl", "plan", "doctor", "watermark-detect"] {
             let section = text.split("## ").find(|section| section.starts_with(&format!("`{name}`")));
             let documented = documented(section.unwrap_or_else(|| panic!("docs/flags.md has no section `{name}`")));
             let command = cli.find_subcommand(name).expect("a subcommand");

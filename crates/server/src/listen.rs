@@ -3,7 +3,7 @@
 use crate::accept::Acceptor;
 use crate::access::{Gate, Keys, Origin, cors};
 use crate::descriptors::descriptor_limit;
-use crate::dialects::grpc::{self, reflection};
+use crate::dialects::grpc::{self, AdminApi, reflection};
 use crate::http::{self, Shared, monitoring, router};
 use crate::incoming::LargeBodies;
 use crate::limits::{
@@ -21,6 +21,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use wire::generation::admin_server::AdminServer;
 use wire::generation::generation_server::GenerationServer;
 
 /// How long connections may stay once everything is answered: slow readers fetch their answers, and whoever has not sent a whole
@@ -29,6 +30,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Under which names the health service knows the model: the server as a whole, and its service.
 const HEALTH_NAMES: [&str; 2] = ["", "peregrine.v1.Generation"];
+
+/// What reflection lists.
+const SERVICES: [&str; 3] = ["peregrine.v1.Generation", "peregrine.v1.Admin", "grpc.health.v1.Health"];
 
 /// Where the APIs listen.
 pub struct Listeners {
@@ -71,7 +75,7 @@ impl Default for Settings {
 }
 
 impl GrpcApi {
-    /// The gRPC services: generation, health, which follows the model's status by way of `reporter`, and reflection.
+    /// The gRPC services: generation, administration, health, which follows the state by way of `reporter`, and reflection.
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
@@ -80,18 +84,19 @@ impl GrpcApi {
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
         tokio::spawn(report_health(self.service.clone(), reporter));
+        let admin = AdminServer::new(AdminApi(self.service.clone()));
         let generation = GenerationServer::new(self)
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip);
-        let routes = Routes::new(generation).add_service(health);
+        let routes = Routes::new(generation).add_service(admin).add_service(health);
         let descriptors = [
             wire::DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             // The details of errors.
             tonic_types::pb::FILE_DESCRIPTOR_SET,
         ];
-        let described = reflection::add(routes, &["peregrine.v1.Generation", "grpc.health.v1.Health"], &descriptors);
+        let described = reflection::add(routes, &SERVICES, &descriptors);
         described.expect("the descriptors were made with the services")
     }
 }

@@ -10,7 +10,7 @@ use crate::token_stream::{Arrival, Submitted};
 use crate::tokenizing::{PromptEncoder, invalid};
 use crate::{Error, State, StateName, TokenStream, TokenizerPool};
 use api::{Answer, CheckedRequest, Conversation, Limits, Prompt, Request, ValidRequest, Violation};
-use coordinator::{Coordinator, Submission, SubmitError};
+use coordinator::{Coordinator, Occupancy, Submission, SubmitError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use step::BLOCK_TOKENS;
@@ -144,6 +144,11 @@ impl Service {
     /// Whether requests are taken.
     pub(crate) fn drains(&self) -> &Drain {
         &self.0.drain
+    }
+
+    /// What runs and what waits, as of the last step.
+    pub(crate) fn load(&self) -> Occupancy {
+        self.0.coordinator.activity().load
     }
 
     /// All metrics.

@@ -13,10 +13,10 @@ pub(crate) use record::{Generated, GenerationGuard, RequestRecord};
 pub use traces::{OtlpProtocol, Sampling, Traces, TracesError};
 
 use crate::{Info, StateName};
-use coordinator::{Activity, Observer, Recovery, StepRecord};
+use coordinator::{Activity, Observer, RankTimes, Recovery, StepRecord};
 pub(crate) use metrics::Exposition;
 use metrics::Metrics;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What a server tells of itself. Clones tell of the same one.
@@ -38,6 +38,8 @@ struct Shared {
     options: TelemetryOptions,
     /// The model's name, once that is known.
     model: OnceLock<String>,
+    /// What each rank took for the last step.
+    last_step: Mutex<Arc<[RankTimes]>>,
 }
 
 impl Telemetry {
@@ -52,6 +54,11 @@ impl Telemetry {
         if let Some(traces) = self.traces() {
             traces.flush();
         }
+    }
+
+    /// What each rank took for the last step; empty before the first.
+    pub(crate) fn last_step(&self) -> Arc<[RankTimes]> {
+        self.0.last_step.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn traces(&self) -> Option<&Traces> {
@@ -87,6 +94,7 @@ impl Telemetry {
 impl Observer for Telemetry {
     fn step(&self, step: &StepRecord, delivering: Duration) {
         self.0.metrics.step(step, delivering);
+        *self.0.last_step.lock().unwrap_or_else(PoisonError::into_inner) = step.ranks.clone();
     }
 
     fn failed(&self) {

@@ -15,6 +15,7 @@
 //! * [`dialects`]: the HTTP dialects, and how flags and variables set them.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`chat_cli`]: `peregrine chat`.
+//! * [`ctl`]: `peregrine ctl`.
 //! * [`capacity`]: what cannot fit, where a model runs, and what `doctor` says.
 //! * [`load`]: what requests share, and what they must not hold.
 //! * [`pauses`]: processes that stand still, and go on.
@@ -39,6 +40,7 @@ mod capacity;
 mod chat_cli;
 mod checkpoints;
 mod connections;
+mod ctl;
 mod cuda;
 mod descriptors;
 mod dialects;

@@ -87,7 +87,7 @@ async fn reflection_has_comments_and_the_types_of_errors() {
         other => panic!("{other:?}"),
     };
     let services: Vec<String> = services.into_iter().map(|service| service.name).collect();
-    assert_eq!(services, ["peregrine.v1.Generation", "grpc.health.v1.Health"]);
+    assert_eq!(services, ["peregrine.v1.Generation", "peregrine.v1.Admin", "grpc.health.v1.Health"]);
     let text = String::from_utf8_lossy(&described[0]);
     assert!(text.contains("Continues one prompt and answers when the text is complete."), "{text}");
     server.stop().await;

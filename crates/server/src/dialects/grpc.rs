@@ -1,5 +1,6 @@
-//! `peregrine.v1.Generation`, with TGI's parameters.
+//! `peregrine.v1.Generation`, with TGI's parameters, and `peregrine.v1.Admin`.
 
+mod admin;
 mod chat;
 pub mod convert;
 pub(crate) mod reflection;
@@ -7,6 +8,8 @@ mod status;
 
 use super::tgi;
 use super::tgi::Shape;
+pub(crate) use admin::AdminApi;
+
 use crate::access::Gate;
 use crate::incoming::{LargeBodies, check_headers};
 use crate::limits::GRPC_MESSAGE_BYTES_MAX;
