@@ -190,7 +190,7 @@ async fn token_times(mut generation: Generation, start: Instant) -> Result<Vec<f
                     return Ok(times);
                 }
             }
-            Some(Update::Failed { reason }) => return Err(LatencyError::Failed(reason)),
+            Some(Update::Failed { reason } | Update::Lost { reason }) => return Err(LatencyError::Failed(reason)),
             Some(_) => {}
             None => return Err(LatencyError::Ended),
         }

@@ -156,7 +156,7 @@ async fn read(streams: &mut [Generation], tokens: usize) -> Result<(), LatencyEr
         while left > 0 {
             match stream.next().await {
                 Some(Update::Token { .. }) => left -= 1,
-                Some(Update::Failed { reason }) => return Err(LatencyError::Failed(reason)),
+                Some(Update::Failed { reason } | Update::Lost { reason }) => return Err(LatencyError::Failed(reason)),
                 Some(_) => {}
                 None => return Err(LatencyError::Ended),
             }

@@ -292,7 +292,7 @@ impl Driver {
         if self.over {
             // The caller saw the status of a moment ago. Without an update its stream just ends.
             if let Status::Failed { reason } = &*self.status.borrow() {
-                let _ = caller.updates.send(Update::Failed { reason: reason.clone() });
+                let _ = caller.updates.send(Update::Lost { reason: reason.clone() });
             }
             return;
         }

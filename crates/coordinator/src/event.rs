@@ -109,9 +109,14 @@ pub enum Update {
         /// Why the sequence ended with it, if it did.
         finish: Option<FinishReason>,
     },
-    /// The sequence cannot be finished.
+    /// The sequence cannot be finished, and would not be elsewhere.
     Failed {
-        /// What the ranks said, or what is wrong with the sequence.
+        /// What is wrong with it, or what the ranks said that fail whenever it runs.
+        reason: String,
+    },
+    /// The ranks have failed, and are not started again.
+    Lost {
+        /// What they said.
         reason: String,
     },
 }

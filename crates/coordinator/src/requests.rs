@@ -92,7 +92,7 @@ impl Requests {
         self.traced = 0;
         for (_, caller) in self.callers.drain() {
             if let Some(reason) = reason {
-                let _ = caller.updates.send(Update::Failed { reason: reason.to_owned() });
+                let _ = caller.updates.send(Update::Lost { reason: reason.to_owned() });
             }
         }
     }

@@ -27,9 +27,12 @@ pub enum Error {
     /// The model takes no requests now.
     #[error(transparent)]
     Unavailable(#[from] SubmitError),
-    /// The model failed while it worked on the request.
+    /// The model fails at this request.
     #[error("{reason}")]
     Generation { reason: String },
+    /// The model failed for good while it worked on the request.
+    #[error("{reason}")]
+    Lost { reason: String },
     /// The server ended before the request did.
     #[error("Incomplete generation")]
     Incomplete,

@@ -136,6 +136,7 @@ impl Sequence {
                 Ok(Some(TokenEvent { index, token: token(sample.token, shown.text, shown.special), top, finish }))
             }
             Update::Failed { reason } => Err(Error::Generation { reason }),
+            Update::Lost { reason } => Err(Error::Lost { reason }),
         }
     }
 

@@ -59,7 +59,7 @@ async fn calls(mode: &str) -> [Vec<String>; 2] {
     while let Some(update) = tokio::time::timeout(LIMIT, generation.next()).await.expect("no hang") {
         match update {
             Update::Token { sample, .. } => tokens.push(sample.token.id),
-            Update::Failed { reason } => panic!("{mode}: {reason}"),
+            Update::Failed { reason } | Update::Lost { reason } => panic!("{mode}: {reason}"),
             _ => {}
         }
     }

@@ -146,7 +146,7 @@ pub async fn observe_while(
                     return observed;
                 }
             }
-            Some(Update::Failed { reason }) => panic!("{reason}"),
+            Some(Update::Failed { reason } | Update::Lost { reason }) => panic!("{reason}"),
             None => panic!("the stream ended early"),
         }
     }

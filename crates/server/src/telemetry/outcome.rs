@@ -47,7 +47,7 @@ impl From<&Error> for Outcome {
             Error::Validation(_) => Self::Validation,
             Error::Overloaded { .. } => Self::Overloaded,
             Error::Incomplete => Self::Incomplete,
-            Error::Generation { .. } => Self::Generation,
+            Error::Generation { .. } | Error::Lost { .. } => Self::Generation,
             Error::Unavailable(_) | Error::Recovering { .. } => Self::Healthcheck,
             Error::Stalled { .. } => Self::Dropped,
         }

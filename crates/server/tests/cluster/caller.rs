@@ -169,7 +169,7 @@ impl Outcome {
                     assert!(status.message().contains("--stalled-stream-timeout"), "{self:?}");
                 }
                 (Code::Unavailable, _) if self.is_refused_while_recovering() => assert!(tokens.is_empty()),
-                (Code::Unavailable, _) => assert!(failed, "{self:?} in a cluster that has not failed"),
+                (Code::Internal | Code::Unavailable, _) => assert!(failed, "{self:?} in a cluster that has not failed"),
                 _ => panic!("{self:?}"),
             },
             (Some(_), Some(_)) => panic!("{self:?} goes on behind its end"),

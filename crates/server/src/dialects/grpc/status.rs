@@ -23,9 +23,9 @@ impl From<Error> for Status {
                 Self::with_error_details(Code::Unavailable, error.to_string(), details)
             }
             Error::Stalled { .. } => Self::deadline_exceeded(error.to_string()),
-            Error::Unavailable(_) | Error::Generation { .. } | Error::Incomplete => {
-                Self::unavailable(error.to_string())
-            }
+            // Clients that try again elsewhere must not do so: it would break that, too.
+            Error::Generation { .. } => Self::internal(error.to_string()),
+            Error::Unavailable(_) | Error::Lost { .. } | Error::Incomplete => Self::unavailable(error.to_string()),
         }
     }
 }

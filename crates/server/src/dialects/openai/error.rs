@@ -89,7 +89,7 @@ impl Failure {
             Error::Unavailable(_) | Error::Recovering { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("service_unavailable"))
             }
-            Error::Generation { .. } | Error::Incomplete | Error::Stalled { .. } => {
+            Error::Generation { .. } | Error::Lost { .. } | Error::Incomplete | Error::Stalled { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None)
             }
         };

@@ -70,7 +70,7 @@ impl From<&Error> for ErrorBody {
             Error::Validation(violation) => return Self::from(violation),
             Error::Overloaded { .. } => ("Model is overloaded".to_owned(), ErrorKind::Overloaded),
             Error::Unavailable(_) | Error::Recovering { .. } => (error.to_string(), ErrorKind::Healthcheck),
-            Error::Generation { reason } => {
+            Error::Generation { reason } | Error::Lost { reason } => {
                 (format!("Request failed during generation: Server error: {reason}"), ErrorKind::Generation)
             }
             Error::Incomplete => ("Incomplete generation".to_owned(), ErrorKind::IncompleteGeneration),
