@@ -74,6 +74,10 @@ impl Default for Settings {
     }
 }
 
+/// What is told of the gRPC services, and of the details of errors.
+const DESCRIPTORS: [&[u8]; 3] =
+    [wire::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET];
+
 impl GrpcApi {
     /// The gRPC services: generation, administration, health, which follows the state by way of `reporter`, and reflection.
     ///
@@ -90,14 +94,7 @@ impl GrpcApi {
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip);
         let routes = Routes::new(generation).add_service(admin).add_service(health);
-        let descriptors = [
-            wire::DESCRIPTORS,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            // The details of errors.
-            tonic_types::pb::FILE_DESCRIPTOR_SET,
-        ];
-        let described = reflection::add(routes, &SERVICES, &descriptors);
-        described.expect("the descriptors were made with the services")
+        reflection::add(routes, &SERVICES, &DESCRIPTORS).expect("the descriptors were made with the services")
     }
 }
 
@@ -145,10 +142,11 @@ fn acceptors(
     let drain = service.drains().clone();
     let api = GrpcApi::new(service.clone(), Some(stall_limit));
     let routes = grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone());
+    let methods = reflection::methods(&DESCRIPTORS).expect("the descriptors were made with the services");
     let grpc = Acceptor {
         name: "gRPC",
         listener: listeners.grpc,
-        routes: observed(routes, telemetry.clone(), true),
+        routes: observed(routes, telemetry.clone(), Some(methods.into())),
         tls: tls.clone(),
         http2_only: true,
         connections_max,
@@ -157,7 +155,7 @@ fn acceptors(
     };
     let shared = Shared { service, stall_limit, payload_limit, metrics_at };
     let routes = http::limited(router(shared.clone()), Gate::http(keys), bodies.clone(), payload_limit);
-    let routes = observed(routes, telemetry, false);
+    let routes = observed(routes, telemetry, None);
     let http = Acceptor {
         name: "HTTP",
         listener: listeners.http,

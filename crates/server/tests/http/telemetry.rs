@@ -1,6 +1,7 @@
 //! Metrics, the log and traces of a server: a request is found in each by its id, and nowhere is a word of its prompt.
 
 use crate::scripted::{Script, Server, tokenizer};
+use axum::http::uri::PathAndQuery;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
@@ -12,7 +13,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tonic::client::Grpc;
 use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
 
 const ID: &str = "a-request-of-ours";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -151,6 +154,12 @@ async fn no_line_of_the_log_has_a_prompt() {
     let request = |inputs: &str| wire::generation::GenerateRequest { inputs: inputs.to_owned(), ..Default::default() };
     server.grpc(request(secret)).await.expect("an answer");
     server.grpc(request(&secret.repeat(10_000))).await.expect_err("it is too long");
+    let mut raw = Grpc::new(server.channel().await);
+    let path = PathAndQuery::try_from(format!("/peregrine.v1.Generation/{secret}")).expect("a path");
+    raw.ready().await.expect("it listens");
+    let codec = ProstCodec::<wire::generation::GenerateRequest, wire::generation::GenerateResponse>::default();
+    let unknown = raw.unary(tonic::Request::new(request("a")), path, codec).await.expect_err("there is no such method");
+    assert_eq!(unknown.code(), tonic::Code::Unimplemented, "{unknown}");
     assert_eq!(lines.requests("secretive").len(), paths.len() * bodies.len(), "every request has a line");
     let found: Vec<_> = lines.text().lines().filter(|line| line.contains(secret)).map(str::to_owned).collect();
     // hyper and h2 show, at their lowest level, what they read and write.

@@ -7,8 +7,8 @@ use axum::extract::Request as HttpRequest;
 use axum::http::Uri;
 use axum::routing::post;
 use futures_util::stream::{Stream, StreamExt};
-use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor};
-use std::collections::HashMap;
+use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor, MethodDescriptor};
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::codegen::Service;
@@ -34,10 +34,7 @@ pub(crate) fn add(
     services: &'static [&'static str],
     descriptors: &[&[u8]],
 ) -> Result<Routes, DescriptorError> {
-    let mut files = DescriptorPool::new();
-    for set in descriptors.iter().chain(&[pb::FILE_DESCRIPTOR_SET, v1alpha::FILE_DESCRIPTOR_SET]) {
-        files.decode_file_descriptor_set(*set)?;
-    }
+    let files = files(descriptors)?;
     let described = Described { services, symbols: symbols(&files), files };
     let server = ServerReflectionServer::new(Reflection(Arc::new(described)));
     let older = server.clone();
@@ -47,6 +44,28 @@ pub(crate) fn add(
         async move { server.call(request).await }
     });
     Ok(routes.add_service(server).into_axum_router().route(OLDER_PATH, older).into())
+}
+
+/// The paths of all methods that `descriptors` and reflection have.
+///
+/// # Errors
+///
+/// As [`add`].
+pub(crate) fn methods(descriptors: &[&[u8]]) -> Result<HashSet<String>, DescriptorError> {
+    let files = files(descriptors)?;
+    let methods = files.services().flat_map(|service| {
+        let path = |method: MethodDescriptor| format!("/{}/{}", service.full_name(), method.name());
+        service.methods().map(path).collect::<Vec<_>>()
+    });
+    Ok(methods.collect())
+}
+
+fn files(descriptors: &[&[u8]]) -> Result<DescriptorPool, DescriptorError> {
+    let mut files = DescriptorPool::new();
+    for set in descriptors.iter().chain(&[pb::FILE_DESCRIPTOR_SET, v1alpha::FILE_DESCRIPTOR_SET]) {
+        files.decode_file_descriptor_set(*set)?;
+    }
+    Ok(files)
 }
 
 /// The service.
