@@ -9,6 +9,7 @@ mod status;
 use super::tgi;
 use super::tgi::Shape;
 pub(crate) use admin::AdminApi;
+use status::RETRY_PUSHBACK;
 
 use crate::access::Gate;
 use crate::incoming::{LargeBodies, check_headers};
@@ -213,13 +214,13 @@ fn compressed_as_asked(mut request: axum::extract::Request) -> axum::extract::Re
     request
 }
 
-/// A message that is too large is OUT_OF_RANGE to tonic, and bytes that are no message are INTERNAL. The services here answer
-/// with neither.
+/// A message that is too large is OUT_OF_RANGE to tonic, and bytes that are no message are INTERNAL. The services here never answer with
+/// the one, and with the other only where they ask not to be asked again.
 fn correct_code(headers: &mut HeaderMap) {
     let Some(code) = headers.get(Status::GRPC_STATUS) else { return };
     let code = match Code::from_bytes(code.as_bytes()) {
         Code::OutOfRange => Code::ResourceExhausted,
-        Code::Internal => Code::InvalidArgument,
+        Code::Internal if !headers.contains_key(RETRY_PUSHBACK) => Code::InvalidArgument,
         _ => return,
     };
     headers.insert(Status::GRPC_STATUS, HeaderValue::from(code as i32));

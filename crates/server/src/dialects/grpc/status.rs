@@ -3,8 +3,12 @@
 use crate::Error;
 use crate::dialects::tgi::{ErrorBody, field_name, message};
 use crate::incoming::IncomingError;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// With -1 it tells clients not to try again, by gRPC's proposal A6.
+pub(super) const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -24,7 +28,11 @@ impl From<Error> for Status {
             }
             Error::Stalled { .. } => Self::deadline_exceeded(error.to_string()),
             // Clients that try again elsewhere must not do so: it would break that, too.
-            Error::Generation { .. } => Self::internal(error.to_string()),
+            Error::Generation { .. } => {
+                let mut metadata = MetadataMap::new();
+                metadata.insert(RETRY_PUSHBACK, AsciiMetadataValue::from_static("-1"));
+                Self::with_metadata(Code::Internal, error.to_string(), metadata)
+            }
             Error::Unavailable(_) | Error::Lost { .. } | Error::Incomplete => Self::unavailable(error.to_string()),
         }
     }
