@@ -6,7 +6,7 @@
 // replayed. A launch has the same grid on every rank, and block b of a rank waits only for the blocks b of the others. Blocks do
 // not wait for a place on a multiprocessor either: the host asserts that a grid has at most one for each multiprocessor of
 // the smallest device, so all are resident once the kernels before have ended. (A larger grid would hang where devices
-// dispatched its blocks in different orders, of which CUDA promises none.) Who waits for a rank that is gone waits for ever: the host's watchdog ends the process.
+// dispatched its blocks in different orders, of which CUDA promises none.) Who waits for a rank that is gone waits until the host raises the flags (peers.rs), or ends the process.
 #pragma once
 #include "gpu.h"
 

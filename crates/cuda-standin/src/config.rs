@@ -33,6 +33,11 @@ pub const SWITCHES: &[Switch] = &[
     switch("CUDA_STANDIN_LIMIT_MS", "0", "a kernel that runs for longer fails; 0: there is no limit"),
     switch("CUDA_STANDIN_NO_PEER", "", "pairs of devices without peer access, as in 0-1,2-3; or all"),
     switch("CUDA_STANDIN_DIE", "", "DEVICE:N, the process ends at the N-th kernel launch on the device, from 1"),
+    switch(
+        "CUDA_STANDIN_DIE_CAPTURE",
+        "",
+        "DEVICE:N, the process ends in its N-th stream capture on the device, from 1",
+    ),
     switch("CUDA_STANDIN_ECC", "", "DEVICE:N, the N-th kernel launch on the device is an uncorrectable ECC error"),
     switch("CUDA_STANDIN_HANG", "", "RANK:N, the rank never comes to the N-th collective of its communicator, from 1"),
     switch("CUDA_STANDIN_ONCE", "", "a file that must not exist: with it, of all processes one fault happens, once"),
@@ -163,6 +168,7 @@ pub struct Config {
     /// Pairs without peer access; none means all.
     no_peer: Option<Vec<(usize, usize)>>,
     pub die: Option<Nth>,
+    pub die_capture: Option<Nth>,
     pub ecc: Option<Nth>,
     pub hang: Option<Nth>,
     once: Option<String>,
@@ -227,6 +233,7 @@ impl Config {
             time_limit: (limit_ms > 0).then(|| Duration::from_millis(limit_ms)),
             no_peer: parse_pairs(&text("CUDA_STANDIN_NO_PEER"))?,
             die: nth("CUDA_STANDIN_DIE")?,
+            die_capture: nth("CUDA_STANDIN_DIE_CAPTURE")?,
             ecc: nth("CUDA_STANDIN_ECC")?,
             hang: nth("CUDA_STANDIN_HANG")?,
             once: path("CUDA_STANDIN_ONCE"),

@@ -14,6 +14,8 @@ pub struct Context {
     pub device: usize,
     /// Kernel launches.
     pub launches: Count,
+    /// Captures that have ended in its streams.
+    pub captures: Count,
     failure: AtomicU32,
     streams: Mutex<Vec<Weak<Stream>>>,
     default: OnceLock<Arc<Stream>>,
@@ -79,6 +81,7 @@ impl Context {
         Self {
             device,
             launches: Count::default(),
+            captures: Count::default(),
             failure: AtomicU32::new(0),
             streams: Mutex::default(),
             default: OnceLock::new(),

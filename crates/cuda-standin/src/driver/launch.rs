@@ -128,6 +128,16 @@ fn strike(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// The fault that is to happen when a capture ends.
+pub fn strike_capture(context: &Context) {
+    let (config, device) = (config(), context.device);
+    let count = context.captures.next();
+    if config.strikes(config.die_capture, device, count) {
+        complain(&format!("device {device}: the process ends in capture {count}"));
+        die();
+    }
+}
+
 /// Ends the process as the out-of-memory killer would.
 fn die() -> ! {
     // A process may always kill itself.

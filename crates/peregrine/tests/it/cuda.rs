@@ -14,7 +14,7 @@ pub async fn serve(switches: &[(&str, &str)], flags: &[&str]) -> Server {
     serve_over("2", switches, flags).await
 }
 
-async fn serve_over(devices: &str, switches: &[(&str, &str)], flags: &[&str]) -> Server {
+pub async fn serve_over(devices: &str, switches: &[(&str, &str)], flags: &[&str]) -> Server {
     let variables = standin::environment();
     let variables = variables.iter().map(|(name, value)| (*name, &**value)).chain(switches.iter().copied());
     let variables: Vec<_> = variables.collect();

@@ -11,7 +11,7 @@
 //! * [`checkpoints`]: models in other spellings, and what is no checkpoint.
 //! * [`benchmarks`]: `peregrine bench`.
 //! * [`bodies`]: the largest bodies there may be.
-//! * [`cuda`]: GPUs, which are stood in for.
+//! * [`cuda`]: GPUs, which are stood in for; [`cuda_recovery`]: what becomes of them behind a fault.
 //! * [`dialects`]: the HTTP dialects, and how flags and variables set them.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`chat_cli`]: `peregrine chat`.
@@ -42,6 +42,7 @@ mod checkpoints;
 mod connections;
 mod ctl;
 mod cuda;
+mod cuda_recovery;
 mod descriptors;
 mod dialects;
 mod generate_cli;

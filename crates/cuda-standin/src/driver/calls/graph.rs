@@ -2,6 +2,7 @@
 
 use super::super::capture::{EXECUTABLES, GRAPHS, Graph, Mode};
 use super::super::context::current;
+use super::super::launch;
 use super::super::status::{Outcome, Status};
 use super::super::stream;
 use super::super::{Out, c_functions, code, put};
@@ -25,7 +26,9 @@ c_functions! { code;
     fn cuStreamEndCapture(handle: usize, graph: Out<'_, usize>) {
         let graph = graph.ok_or(Status::INVALID_VALUE)?;
         graph.write(0);
-        let nodes = stream::of_handle(handle)?.end_capture()?;
+        let stream = stream::of_handle(handle)?;
+        launch::strike_capture(&stream.context);
+        let nodes = stream.end_capture()?;
         graph.write(GRAPHS.add(Arc::new(Graph { nodes })));
         Ok(())
     }
