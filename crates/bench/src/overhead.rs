@@ -10,14 +10,13 @@ use crate::metrics::Distribution;
 use crate::processes;
 use crate::target::{Dialect, TargetError, ns_per_event};
 use runtime::{BackendChoice, Engine, EngineError, EngineOptions, WorkerCommand};
-use server::{Listeners, Settings};
+use server::{Listener, Listeners, Settings};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
 use tally::Counted;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 pub use figures::{OverheadFigures, StreamFigures};
@@ -104,9 +103,10 @@ pub async fn run(options: &OverheadOptions) -> Result<OverheadFigures, OverheadE
     let Engine { coordinator, service } = Engine::start(&options.engine(), 1)?;
     engine::ready(&coordinator).await?;
     let failed = |error: &dyn Display| OverheadError::Server(error.to_string());
-    let bind = async || TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(&error));
+    let port = [SocketAddr::from(([127, 0, 0, 1], 0))];
+    let bind = async || Listener::bind(&port).await.map_err(|error| failed(&error));
     let listeners = Listeners { grpc: bind().await?, http: bind().await?, metrics: None };
-    let address = |listener: &TcpListener| listener.local_addr().map_err(|error| failed(&error));
+    let address = |listener: &Listener| listener.local_addr().map_err(|error| failed(&error));
     let addresses = Addresses { grpc: address(&listeners.grpc)?, http: address(&listeners.http)? };
     let (end, ended) = oneshot::channel::<()>();
     let serving = tokio::spawn(server::serve(service, listeners, Settings::default(), async {

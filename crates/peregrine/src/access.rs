@@ -1,11 +1,13 @@
 //! Where `serve` listens, and whom it lets in.
 
+use crate::supervisor::Handed;
 use anyhow::{Context, Result, bail};
 use clap::{Args, value_parser};
-use server::{DEFAULT_CONNECTIONS_MAX, Keys, Listeners, Origin, Settings, Tls, TlsFiles};
+use server::{DEFAULT_CONNECTIONS_MAX, Keys, Listener, Listeners, Origin, Settings, Tls, TlsFiles};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use tokio::net::{TcpListener, lookup_host};
+use tokio::net::lookup_host;
 use tracing::warn;
 
 /// Flags of `serve` about its addresses, and who may call there.
@@ -20,6 +22,10 @@ pub struct AccessArgs {
     /// Where metrics and health are to be had without key and TLS, as HOST:PORT. /metrics is there alone then.
     #[arg(long, value_name = "ADDR")]
     metrics_addr: Option<String>,
+    /// Let another process listen at the same addresses that has this flag, too: the next one, before this one ends. Connections are
+    /// taken while the model is ready.
+    #[arg(long)]
+    reuse_port: bool,
     /// Connections of each of the addresses for gRPC and HTTP at once, at most.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CONNECTIONS_MAX as u32, value_parser = value_parser!(u32).range(1..=1 << 20))]
     max_connections: u32,
@@ -45,31 +51,69 @@ pub struct AccessArgs {
 }
 
 impl AccessArgs {
-    /// Opens the listeners. `is_guarded`: what is in front of the server decides who may call it.
+    /// Opens the listeners; those that were `handed` over in place of the flags' addresses. `is_guarded`: what is in front of the
+    /// server decides who may call it.
     ///
     /// # Errors
     ///
     /// If an address cannot be used, or anybody could call there.
-    pub async fn listen(&self, is_guarded: bool) -> Result<Listeners> {
+    pub async fn listen(&self, is_guarded: bool, handed: Handed) -> Result<Listeners> {
         let may_be_reached = is_guarded || self.insecure || self.api_key_file.is_some() || self.tls_client_ca.is_some();
-        let grpc = addresses("--grpc-addr", &self.grpc_addr, may_be_reached).await?;
-        let http = addresses("--http-addr", &self.http_addr, may_be_reached).await?;
+        let grpc = self.place("--grpc-addr", &self.grpc_addr, handed.grpc, may_be_reached).await?;
+        let http = self.place("--http-addr", &self.http_addr, handed.http, may_be_reached).await?;
+        let metrics = match (&self.metrics_addr, handed.metrics) {
+            (None, None) => None,
+            (text, handed) => {
+                Some(self.place("--metrics-addr", text.as_deref().unwrap_or_default(), handed, true).await?)
+            }
+        };
         if self.api_key_file.is_some()
             && self.tls_cert.is_none()
-            && ![&grpc, &http].into_iter().all(|found| is_local(found))
+            && ![&grpc, &http].iter().all(|place| place.is_local())
         {
             warn!("keys can be read on their way: without --tls-cert and --tls-key nothing is encrypted");
         }
         Ok(Listeners {
-            grpc: bind("--grpc-addr", &self.grpc_addr, &grpc).await?,
-            http: bind("--http-addr", &self.http_addr, &http).await?,
-            metrics: match &self.metrics_addr {
+            grpc: self.open(grpc).await?,
+            http: self.open(http).await?,
+            metrics: match metrics {
                 None => None,
-                Some(text) => {
-                    Some(bind("--metrics-addr", text, &addresses("--metrics-addr", text, true).await?).await?)
-                }
+                Some(metrics) => Some(self.open(metrics).await?),
             },
         })
+    }
+
+    /// What a flag with the value `text` means, unless a socket was handed over in its place. It must be this machine alone unless
+    /// the server `may_be_reached`.
+    async fn place<'a>(
+        &self,
+        flag: &'static str,
+        text: &'a str,
+        handed: Option<std::net::TcpListener>,
+        may_be_reached: bool,
+    ) -> Result<Place<'a>> {
+        let addresses = match &handed {
+            Some(socket) => vec![socket.local_addr()?],
+            None => lookup_host(text).await.with_context(|| format!("{flag} {text}: cannot listen there"))?.collect(),
+        };
+        let place = Place { flag, text, addresses, handed };
+        if !may_be_reached && !place.is_local() {
+            bail!(
+                "{place}: other machines reach this address, and all of them could use the model. Say who may call with \
+                 --api-key-file FILE or --tls-client-ca FILE, or, if something in front of the server decides that, give --insecure (docs/security.md)"
+            );
+        }
+        Ok(place)
+    }
+
+    async fn open(&self, place: Place<'_>) -> Result<Listener> {
+        let cannot = format!("{place}: cannot listen there");
+        let opened = match place.handed {
+            Some(socket) => Listener::handed(socket),
+            None if self.reuse_port => Listener::bind_shared(&place.addresses),
+            None => Listener::bind(&place.addresses).await,
+        };
+        opened.context(cannot)
     }
 
     /// What these flags ask of a server, all else being as usual.
@@ -92,24 +136,26 @@ impl AccessArgs {
     }
 }
 
-/// What `text` means, which must be this machine alone unless the server `may_be_reached`.
-async fn addresses(flag: &str, text: &str, may_be_reached: bool) -> Result<Vec<SocketAddr>> {
-    let found = lookup_host(text).await.with_context(|| format!("{flag} {text}: cannot listen there"))?;
-    let found: Vec<_> = found.collect();
-    if !may_be_reached && !is_local(&found) {
-        bail!(
-            "{flag} {text}: other machines reach this address, and all of them could use the model. Say who may call with \
-             --api-key-file FILE or --tls-client-ca FILE, or, if something in front of the server decides that, give --insecure (docs/security.md)"
-        );
+/// Where to listen.
+struct Place<'a> {
+    flag: &'static str,
+    text: &'a str,
+    addresses: Vec<SocketAddr>,
+    handed: Option<std::net::TcpListener>,
+}
+
+impl Place<'_> {
+    /// Whether only this machine reaches it.
+    fn is_local(&self) -> bool {
+        self.addresses.iter().all(|address| address.ip().is_loopback())
     }
-    Ok(found)
 }
 
-/// Whether only this machine reaches them.
-fn is_local(addresses: &[SocketAddr]) -> bool {
-    addresses.iter().all(|address| address.ip().is_loopback())
-}
-
-async fn bind(flag: &str, text: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
-    TcpListener::bind(addresses).await.with_context(|| format!("{flag} {text}: cannot listen there"))
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.handed, &self.addresses[..]) {
+            (Some(_), [address]) => write!(f, "{address}, which was handed over in place of {}", self.flag),
+            _ => write!(f, "{} {}", self.flag, self.text),
+        }
+    }
 }

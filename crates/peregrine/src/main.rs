@@ -25,6 +25,7 @@ mod sagemaker;
 mod serve;
 mod signals;
 mod stream;
+mod supervisor;
 mod threads;
 mod units;
 mod watermark_detect;

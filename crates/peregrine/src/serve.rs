@@ -6,6 +6,7 @@ use crate::heap;
 use crate::progress;
 use crate::sagemaker::Environment;
 use crate::signals::Signals;
+use crate::supervisor::{self, Handed};
 use crate::threads::start_runtime;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -161,10 +162,11 @@ const WORKERS_FAILED: u8 = 69;
 pub fn run(args: ServeArgs) -> Result<ExitCode> {
     heap::give_back_large_allocations();
     server::raise_descriptor_limit();
-    start_runtime()?.block_on(serve(args))
+    let handed = Handed::take()?;
+    start_runtime()?.block_on(serve(args, handed))
 }
 
-async fn serve(args: ServeArgs) -> Result<ExitCode> {
+async fn serve(args: ServeArgs, handed: Handed) -> Result<ExitCode> {
     args.environment.log();
     let settings = Settings {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
@@ -172,7 +174,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         ..args.access.settings()?
     };
     // The platform stands in front of a container, and shows no key of ours.
-    let listeners = args.access.listen(args.sagemaker).await?;
+    let listeners = args.access.listen(args.sagemaker, handed).await?;
     if !args.engine.has_model() {
         warn!(
             "no --model is given: this serves the tiny demo model, which is a toy to try things with; name the folder of a \
@@ -194,6 +196,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode> {
         info!("metrics on {}", metrics.local_addr()?);
     }
     tokio::spawn(progress::show(coordinator.status()));
+    supervisor::tell(&service);
     let mut was_ready = false;
     let end = until_end(&args, &coordinator, service.clone(), &mut first, &mut was_ready);
     tokio::select! {

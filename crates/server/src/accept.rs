@@ -1,9 +1,11 @@
-//! Accepting connections.
+//! Accepting connections, from when the server may be asked until it takes no more.
 
 use crate::connection::{Connection, protocol};
-use crate::drain::Drain;
+use crate::drain::{Drain, Opened};
+use crate::listener::{HANDSHAKES_LIMIT, Listener, begin_no_handshakes};
 use crate::opening::Opening;
 use crate::seldom::Seldom;
+use crate::state::{State, StateName};
 use crate::tls::Tls;
 use axum::Router;
 use hyper_util::rt::TokioExecutor;
@@ -13,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
 
 /// How long accepting pauses where it failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +28,6 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct Acceptor {
     /// For the log.
     pub(crate) name: &'static str,
-    pub(crate) listener: TcpListener,
     pub(crate) routes: Router,
     /// None: connections are as they are.
     pub(crate) tls: Option<Tls>,
@@ -37,29 +38,63 @@ pub(crate) struct Acceptor {
     /// How long a peer may read nothing of what is written to it.
     pub(crate) stall_limit: Duration,
     pub(crate) drain: Drain,
+    pub(crate) states: watch::Receiver<State>,
 }
 
 impl Acceptor {
-    /// Serves until `closing` is true; then takes no more connections, and waits until those that are open have got their
-    /// answers.
-    pub(crate) async fn run(self, closing: watch::Receiver<bool>) {
-        let most = self.connections_max;
-        let permits = Arc::new(Semaphore::new(most));
+    /// Serves until `closing` is true, or another process takes over; then takes no more connections, and waits until those that are
+    /// open have got their answers.
+    pub(crate) async fn run(self, listener: Listener, closing: watch::Receiver<bool>) {
+        let permits = Arc::new(Semaphore::new(self.connections_max));
         tokio::select! {
-            () = self.accept_all(&permits, &closing) => {}
+            // The port is closed at its end.
+            () = self.accept_in_turn(listener, &permits, &closing) => {}
             () = is_true(closing.clone()) => {}
         }
-        // The port is closed before the wait.
-        drop(self);
-        let _ = permits.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
+        let _ = permits.acquire_many(u32::try_from(self.connections_max).unwrap_or(u32::MAX)).await;
     }
 
-    async fn accept_all(&self, permits: &Arc<Semaphore>, closing: &watch::Receiver<bool>) {
+    /// Accepts for as long as it is this process's turn.
+    async fn accept_in_turn(&self, listener: Listener, permits: &Arc<Semaphore>, closing: &watch::Receiver<bool>) {
+        let (is_taken_over, has_own_queue) = (listener.is_taken_over(), listener.has_own_queue());
+        // Who waits in a queue is on his way: the end waits for him.
+        let _queue = is_taken_over.then(|| self.drain.connection());
+        let mut turn = self.drain.subscribe();
+        if is_taken_over {
+            tokio::select! {
+                () = is_ready(self.states.clone()) => {}
+                _ = turn.wait_for(|turn| turn.is_end()) => return,
+            }
+        }
+        let listener = match listener.listen() {
+            Ok(listener) => listener,
+            Err(error) => return error!("{}: cannot listen: {error}", self.name),
+        };
+        tokio::select! {
+            () = self.accept_all(&listener, is_taken_over, permits, closing) => {}
+            _ = turn.wait_for(|turn| turn.is_end()), if is_taken_over => {}
+        }
+        if has_own_queue {
+            if let Err(error) = begin_no_handshakes(&listener) {
+                warn!("{}: connections may be lost while the port is closed: {error}", self.name);
+            }
+            let _ = timeout(HANDSHAKES_LIMIT, self.accept_all(&listener, is_taken_over, permits, closing)).await;
+        }
+    }
+
+    /// Accepts. `are_queued`: connections count as opened before the server's end.
+    async fn accept_all(
+        &self,
+        listener: &TcpListener,
+        are_queued: bool,
+        permits: &Arc<Semaphore>,
+        closing: &watch::Receiver<bool>,
+    ) {
         let (protocol, log) = (Arc::new(protocol(self.http2_only)), Arc::default());
         let (most, mut trouble) = (self.connections_max, Trouble::new(self.name));
         loop {
             let permit = free(permits, &mut trouble, most).await;
-            let (stream, peer) = match self.listener.accept().await {
+            let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) if is_of_connection(&error) => continue,
                 Err(error) => {
@@ -69,7 +104,8 @@ impl Acceptor {
                 }
             };
             trouble.is_over();
-            let connection = self.connection(&protocol, &log);
+            let opened = if are_queued { self.drain.queued_connection() } else { self.drain.connection() };
+            let connection = self.connection(&protocol, &log, opened);
             let closing = closing.clone();
             tokio::spawn(async move {
                 connection.serve(stream, peer, closing).await;
@@ -78,7 +114,7 @@ impl Acceptor {
         }
     }
 
-    fn connection(&self, protocol: &Arc<Builder<TokioExecutor>>, log: &Arc<Seldom>) -> Connection {
+    fn connection(&self, protocol: &Arc<Builder<TokioExecutor>>, log: &Arc<Seldom>, opened: Opened) -> Connection {
         let tls = self.tls.as_ref().map(|tls| tls.config(self.http2_only));
         Connection {
             opening: Opening { name: self.name, tls, log: log.clone() },
@@ -86,8 +122,15 @@ impl Acceptor {
             routes: self.routes.clone(),
             stall_limit: self.stall_limit,
             http2_only: self.http2_only,
-            opened: Arc::new(self.drain.connection()),
+            opened: Arc::new(opened),
         }
+    }
+}
+
+/// Waits until the server is ready.
+async fn is_ready(mut states: watch::Receiver<State>) {
+    if states.wait_for(|state| state.name == StateName::Ready).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

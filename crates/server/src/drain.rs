@@ -104,8 +104,18 @@ impl Drain {
 
     /// A connection that is opened now.
     pub(crate) fn connection(&self) -> Opened {
+        self.opened_after(self.turn().begun)
+    }
+
+    /// A connection that is opened now, and had waited in a queue: where the server ends, since before.
+    pub(crate) fn queued_connection(&self) -> Opened {
+        let turn = self.turn();
+        self.opened_after(turn.begun - u64::from(turn.is_end()))
+    }
+
+    fn opened_after(&self, after: u64) -> Opened {
         self.0.open.send_modify(|open| *open += 1);
-        Opened { drain: self.clone(), after: self.turn().begun }
+        Opened { drain: self.clone(), after }
     }
 
     /// Waits until nothing is `under_way`, and nobody is left who might bring something: the connections are gone, or have brought
@@ -194,6 +204,7 @@ mod tests {
         drain.end();
         assert!(taken(&newer).await, "the end goes on with the drain");
         assert!(!drain.undo() && !drain.takes(), "it is for good");
+        assert!(taken(&drain.queued_connection()).await && !taken(&drain.connection()).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,9 +11,8 @@ use crate::limits::{
     METRICS_CONNECTIONS_MAX, connections_max,
 };
 use crate::telemetry::observed;
-use crate::{GrpcApi, Service, StateName, Tls};
+use crate::{GrpcApi, Listener, Service, StateName, Tls};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
@@ -37,11 +36,11 @@ const SERVICES: [&str; 3] = ["peregrine.v1.Generation", "peregrine.v1.Admin", "g
 /// Where the APIs listen.
 pub struct Listeners {
     /// For gRPC.
-    pub grpc: TcpListener,
+    pub grpc: Listener,
     /// For HTTP.
-    pub http: TcpListener,
+    pub http: Listener,
     /// For metrics and health without key and TLS, if they are not to be had by HTTP alone.
-    pub metrics: Option<TcpListener>,
+    pub metrics: Option<Listener>,
 }
 
 /// Who may ask, and what a request may take of the server.
@@ -104,13 +103,14 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
     let (closing, closed) = watch::channel(false);
     let mut health = HealthReporter::new();
     let telemetry = service.telemetry().clone();
-    let [grpc, http, metrics] = acceptors(service, listeners, settings, &health);
-    let run = async |acceptor: Option<Acceptor>| {
-        if let Some(acceptor) = acceptor {
-            acceptor.run(closed.clone()).await;
+    let Acceptors { grpc, http, metrics } = acceptors(service, listeners, settings, &health);
+    let run = |(acceptor, listener): (Acceptor, Listener)| acceptor.run(listener, closed.clone());
+    let metrics = async {
+        if let Some(metrics) = metrics {
+            run(metrics).await;
         }
     };
-    let all = async { tokio::join!(run(grpc), run(http), run(metrics)) };
+    let all = async { tokio::join!(run(grpc), run(http), metrics) };
     let limit = async {
         end.await;
         // Otherwise whoever watches would hold the connection open.
@@ -129,36 +129,36 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
 }
 
 /// What is served on each listener.
-fn acceptors(
-    service: Service,
-    listeners: Listeners,
-    settings: Settings,
-    health: &HealthReporter,
-) -> [Option<Acceptor>; 3] {
+struct Acceptors {
+    grpc: (Acceptor, Listener),
+    http: (Acceptor, Listener),
+    metrics: Option<(Acceptor, Listener)>,
+}
+
+fn acceptors(service: Service, listeners: Listeners, settings: Settings, health: &HealthReporter) -> Acceptors {
     let Settings { stall_limit, payload_limit, keys, tls, cors, connections_max: asked } = settings;
     let connections_max = connections_max(descriptor_limit(), asked);
     let metrics_at = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     let (bodies, telemetry) = (LargeBodies::default(), service.telemetry().clone());
-    let drain = service.drains().clone();
+    let (drain, states) = (service.drains().clone(), service.state_changes());
     let api = GrpcApi::new(service.clone(), Some(stall_limit));
     let routes = grpc::limited(api.routes(health.clone()), Gate::grpc(keys.clone()), bodies.clone());
     let methods = reflection::methods(&DESCRIPTORS).expect("the descriptors were made with the services");
     let grpc = Acceptor {
         name: "gRPC",
-        listener: listeners.grpc,
         routes: observed(routes, telemetry.clone(), Some(methods.into())),
         tls: tls.clone(),
         http2_only: true,
         connections_max,
         stall_limit,
         drain: drain.clone(),
+        states: states.clone(),
     };
     let shared = Shared { service, stall_limit, payload_limit, metrics_at };
     let routes = http::limited(router(shared.clone()), Gate::http(keys), bodies.clone(), payload_limit);
     let routes = observed(routes, telemetry, None);
     let http = Acceptor {
         name: "HTTP",
-        listener: listeners.http,
         // Browsers ask without a key whether they may send one.
         routes: match cors::layer(&cors) {
             Some(layer) => routes.layer(layer),
@@ -169,18 +169,22 @@ fn acceptors(
         connections_max,
         stall_limit,
         drain: drain.clone(),
+        states: states.clone(),
     };
-    let metrics = listeners.metrics.map(|listener| Acceptor {
-        name: "metrics",
-        listener,
-        routes: http::limited(monitoring(shared), Gate::http(None), bodies, payload_limit),
-        tls: None,
-        http2_only: false,
-        connections_max: METRICS_CONNECTIONS_MAX,
-        stall_limit,
-        drain,
-    });
-    [Some(grpc), Some(http), metrics]
+    let metrics = |listener| {
+        let acceptor = Acceptor {
+            name: "metrics",
+            routes: http::limited(monitoring(shared), Gate::http(None), bodies, payload_limit),
+            tls: None,
+            http2_only: false,
+            connections_max: METRICS_CONNECTIONS_MAX,
+            stall_limit,
+            drain,
+            states,
+        };
+        (acceptor, listener)
+    };
+    Acceptors { grpc: (grpc, listeners.grpc), http: (http, listeners.http), metrics: listeners.metrics.map(metrics) }
 }
 
 /// Tells the health service how the model is.

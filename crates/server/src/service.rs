@@ -141,6 +141,12 @@ impl Service {
         });
     }
 
+    /// Whether it ends: [`Service::end`].
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.0.drain.turn().is_end()
+    }
+
     /// Whether requests are taken.
     pub(crate) fn drains(&self) -> &Drain {
         &self.0.drain

@@ -25,6 +25,8 @@
 //! * [`memory`]: what the workers hold.
 //! * [`model_files`]: weights files that change while they are served.
 //! * [`openai`]: OpenAI's routes, over real workers.
+//! * [`supervisor`]: what systemd is told.
+//! * [`upgrade`]: a process takes over from another, under load.
 //! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
 //! * [`validation`]: requests that break a rule.
 
@@ -60,7 +62,9 @@ mod recovery;
 mod reflection;
 #[path = "../support/standin.rs"]
 mod standin;
+mod supervisor;
 mod support;
 mod surroundings;
 mod text;
+mod upgrade;
 mod validation;

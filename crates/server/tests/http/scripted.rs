@@ -2,7 +2,7 @@
 
 use coordinator::{Coordinator, CoordinatorConfig, InProcessRank, RestartLimits, Status, Workers};
 use serde_json::Value;
-use server::{Chat, ChatOverflow, Info, Listeners, Service, Settings, Telemetry, TokenizerPool};
+use server::{Chat, ChatOverflow, Info, Listener, Listeners, Service, Settings, Telemetry, TokenizerPool};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use step::{
 };
 use text::{ChatTemplate, Tokenizer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -179,7 +179,8 @@ impl Server {
         let pool = TokenizerPool::start(tokenizer, 1, PERMITS).expect("a thread");
         let mut status = coordinator.status();
         let service = Service::new(coordinator, pool, chat, vec![EOS], info, telemetry);
-        let bind = || TcpListener::bind("127.0.0.1:0");
+        let port = [SocketAddr::from(([127, 0, 0, 1], 0))];
+        let bind = || Listener::bind(&port);
         let [grpc, http, metrics] = [bind().await, bind().await, bind().await].map(|port| port.expect("a port"));
         let metrics = has_metrics_port.then_some(metrics);
         let listeners = Listeners { grpc, http, metrics };

@@ -48,6 +48,12 @@ impl Program {
         self
     }
 
+    /// With this as its standard input.
+    pub fn stdin(mut self, from: impl Into<Stdio>) -> Self {
+        self.command.stdin(from);
+        self
+    }
+
     /// With these variables in its environment.
     pub fn envs(mut self, variables: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Self {
         self.command.envs(variables);
