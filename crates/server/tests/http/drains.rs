@@ -267,3 +267,36 @@ async fn no_call_on_a_connection_of_before_fails() {
         within(server.ended).await.expect("no panic");
     }
 }
+
+/// The system has accepted them, and the server had no time to.
+#[tokio::test]
+async fn what_waits_in_the_queue_of_a_port_is_answered_before_the_port_is_closed() {
+    for round in 0..10 {
+        let server = Script { shares_ports: true, ..Script::new(&[TEXT]) }.serve().await;
+        let address = server.address;
+        within(async {
+            while TcpStream::connect(address).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        let body = json!({ "inputs": "Once", "parameters": { "max_new_tokens": 20 } }).to_string();
+        let head = "POST /generate HTTP/1.1\r\nHost: server\r\nContent-Type: application/json\r\n";
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        // Nothing here waits, so that nobody accepts meanwhile.
+        let queued = [(); 5].map(|()| {
+            let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+            std::io::Write::write_all(&mut stream, request.as_bytes()).expect("there is room");
+            stream.set_nonblocking(true).expect("a socket");
+            stream
+        });
+        server.service.end();
+        for stream in queued {
+            let (mut stream, mut answer) = (TcpStream::from_std(stream).expect("a socket"), String::new());
+            let read = within(tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)).await;
+            assert!(read.is_ok() && answer.starts_with("HTTP/1.1 200 "), "round {round}: {read:?} {answer}");
+        }
+        within(server.ended).await.expect("no panic");
+        assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+    }
+}

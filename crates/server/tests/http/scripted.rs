@@ -45,6 +45,8 @@ pub struct Script {
     pub settings: Settings,
     /// Whether the metrics have a listener of their own.
     pub has_metrics_port: bool,
+    /// Whether other processes may listen at its addresses.
+    pub shares_ports: bool,
 }
 
 impl Script {
@@ -65,6 +67,7 @@ impl Script {
             overflow: ChatOverflow::Error,
             settings: Settings::default(),
             has_metrics_port: false,
+            shares_ports: false,
         }
     }
 
@@ -158,7 +161,8 @@ impl Server {
             }
         };
         let chat = Chat { template, overflow: script.overflow };
-        let (settings, has_metrics_port) = (script.settings.clone(), script.has_metrics_port);
+        let Script { has_metrics_port, shares_ports, .. } = script;
+        let settings = script.settings.clone();
         let coordinator = Coordinator::start(
             config,
             Workers::InProcess(vec![rank(script, Arc::clone(&asked))]),
@@ -180,7 +184,7 @@ impl Server {
         let mut status = coordinator.status();
         let service = Service::new(coordinator, pool, chat, vec![EOS], info, telemetry);
         let port = [SocketAddr::from(([127, 0, 0, 1], 0))];
-        let bind = || Listener::bind(&port);
+        let bind = async || if shares_ports { Listener::bind_shared(&port) } else { Listener::bind(&port).await };
         let [grpc, http, metrics] = [bind().await, bind().await, bind().await].map(|port| port.expect("a port"));
         let metrics = has_metrics_port.then_some(metrics);
         let listeners = Listeners { grpc, http, metrics };
