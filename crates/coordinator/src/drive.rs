@@ -116,6 +116,7 @@ impl Driver {
     async fn live(&mut self, events: &mut mpsc::UnboundedReceiver<Event>) {
         let begun = Instant::now();
         self.epoch.start(&self.config, &self.workers, &self.events).await;
+        self.observer.started(&self.epoch.pids());
         let mut look = interval_at(begun + Epoch::LOOK_EVERY, Epoch::LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.epoch.is_loading() || self.epoch.is_running() || self.epoch.deadline().is_some() {

@@ -129,6 +129,14 @@ impl Epoch {
         }
     }
 
+    /// The ids of the ranks' processes, while they load.
+    pub(crate) fn pids(&self) -> Vec<Option<u32>> {
+        match &self.phase {
+            Phase::Loading(workers) => workers.iter().map(Worker::pid).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.number
     }

@@ -6,6 +6,9 @@ use step::{SeqId, StepId, StepPlan, StepResult};
 
 /// Hears of every step that all ranks have answered. It is called by the loop, and must not hold it up.
 pub trait Observer: Send + Sync {
+    /// The ranks of an epoch have been started. Those that are processes of their own have these ids, in rank order.
+    fn started(&self, _pids: &[Option<u32>]) {}
+
     /// A step is done, and its tokens were handed to their callers in the time `delivering`.
     fn step(&self, step: &StepRecord, delivering: Duration);
 

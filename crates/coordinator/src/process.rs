@@ -107,6 +107,10 @@ impl WorkerProcess {
         self.events.rank
     }
 
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
     /// From now on it takes part in the epoch of `events`. `None` if it has ended.
     pub(crate) fn adopt(mut self, events: RankSender) -> Option<Self> {
         let heir = Arc::clone(&self.heir);

@@ -47,6 +47,14 @@ impl Worker {
         }
     }
 
+    /// The id of its process, if it has one of its own.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Process(process) => process.pid(),
+            Self::InProcess(_) => None,
+        }
+    }
+
     /// Asks it to leave the others; the answer will be an event.
     pub(crate) fn leave(&self) {
         if let Self::Process(process) = self {

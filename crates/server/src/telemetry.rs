@@ -16,7 +16,7 @@ use crate::{Info, StateName};
 use coordinator::{Activity, Observer, RankTimes, Recovery, StepRecord};
 pub(crate) use metrics::Exposition;
 use metrics::Metrics;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What a server tells of itself. Clones tell of the same one.
@@ -38,8 +38,16 @@ struct Shared {
     options: TelemetryOptions,
     /// The model's name, once that is known.
     model: OnceLock<String>,
-    /// What each rank took for the last step.
-    last_step: Mutex<Arc<[RankTimes]>>,
+    ranks: Mutex<Ranks>,
+}
+
+/// What is known of the ranks, in their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ranks {
+    /// The ids of their processes; empty before they are started.
+    pub(crate) pids: Arc<[Option<u32>]>,
+    /// What each took for the last step; empty before the first.
+    pub(crate) last_step: Arc<[RankTimes]>,
 }
 
 impl Telemetry {
@@ -56,9 +64,9 @@ impl Telemetry {
         }
     }
 
-    /// What each rank took for the last step; empty before the first.
-    pub(crate) fn last_step(&self) -> Arc<[RankTimes]> {
-        self.0.last_step.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is known of the ranks.
+    pub(crate) fn ranks(&self) -> MutexGuard<'_, Ranks> {
+        self.0.ranks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn traces(&self) -> Option<&Traces> {
@@ -92,9 +100,13 @@ impl Telemetry {
 }
 
 impl Observer for Telemetry {
+    fn started(&self, pids: &[Option<u32>]) {
+        *self.ranks() = Ranks { pids: pids.into(), ..Ranks::default() };
+    }
+
     fn step(&self, step: &StepRecord, delivering: Duration) {
         self.0.metrics.step(step, delivering);
-        *self.0.last_step.lock().unwrap_or_else(PoisonError::into_inner) = step.ranks.clone();
+        self.ranks().last_step = step.ranks.clone();
     }
 
     fn failed(&self) {

@@ -31,8 +31,11 @@ async fn a_server_is_drained_and_taken_back_and_stays_up() {
     let status = json("status", server.grpc).await;
     assert_eq!((state(&status), &status["load"]["running"]), ("ready", &Value::from(1)), "{status}");
     assert_eq!(status["state"]["reason"], Value::Null, "{status}");
-    for (rank, shown) in status["ranks"].as_array().expect("a list").iter().enumerate() {
-        assert!(shown["rank"] == rank && shown["step_seconds"].as_f64().is_some_and(|s| s > 0.0), "{status}");
+    let (ranks, workers) = (status["ranks"].as_array().expect("a list"), server.ranks(2).await);
+    assert_eq!(ranks.len(), 2, "{status}");
+    for (rank, (shown, worker)) in ranks.iter().zip(&workers).enumerate() {
+        assert!(shown["rank"] == rank && shown["pid"] == worker.pid(), "{status}");
+        assert!(shown["step_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{status}");
     }
     assert_eq!((&status["build"]["backend"], &status["build"]["tensor_parallel"]), (&"cpu".into(), &2.into()));
 
@@ -52,6 +55,12 @@ async fn a_server_is_drained_and_taken_back_and_stays_up() {
     assert!(ready.starts_with("ready for "), "{ready}");
     assert_eq!(server.get("/readyz").await.status, 200);
     server.client().await.generate(greedy("Once", 1)).await;
+    // Another process takes the place of one that dies.
+    workers[1].signal(Signal::KILL);
+    server.says("the ranks serve again").await;
+    let again = json("status", server.grpc).await;
+    assert!(again["ranks"][1]["pid"].is_number() && again["ranks"][1]["pid"] != workers[1].pid(), "{again}");
+    assert_eq!(again["ranks"][1]["step_seconds"], Value::Null, "it has done nothing yet: {again}");
     // A drained server ends by a signal as any other.
     json("drain", server.grpc).await;
     server.stop().await;

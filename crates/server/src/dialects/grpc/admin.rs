@@ -2,6 +2,7 @@
 //! ([`access`](crate::access)).
 
 use crate::Service;
+use crate::telemetry::Ranks;
 use coordinator::RankTimes;
 use step::BLOCK_TOKENS;
 use tonic::{Request, Response, Status};
@@ -37,9 +38,13 @@ impl Admin for AdminApi {
 
 fn status(service: &Service) -> pb::StatusResponse {
     let (info, state, load) = (service.info(), service.state(), service.load());
-    let times = service.telemetry().last_step();
+    let Ranks { pids, last_step } = service.telemetry().ranks().clone();
     let micros = |times: &RankTimes| u64::try_from(times.device.as_micros()).unwrap_or(u64::MAX);
-    let rank = |rank| pb::RankStatus { rank: narrow(rank), pid: None, step_micros: times.get(rank).map(micros) };
+    let rank = |rank| pb::RankStatus {
+        rank: narrow(rank),
+        pid: pids.get(rank).copied().flatten(),
+        step_micros: last_step.get(rank).map(micros),
+    };
     pb::StatusResponse {
         state: Some(pb::ServerState {
             name: state.name.as_str().to_owned(),
