@@ -16,6 +16,8 @@ use tonic::Code;
 
 const PROMPT: &str = "Once upon a time";
 const TOKENS: u32 = 24;
+/// Of streams that last for some part of a change.
+const LONG: u32 = 600;
 
 /// Where both processes listen.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +33,7 @@ struct Callers {
 }
 
 impl Callers {
-    fn start(place: Place, text: &str) -> Self {
+    fn start(place: Place, text: &str, long: &str) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         for _ in 0..2 {
@@ -40,7 +42,8 @@ impl Callers {
                 move || !end.load(Ordering::Relaxed)
             };
             let text = text.to_owned();
-            tasks.push(("streams", tokio::spawn(streams(place.grpc, text.clone(), goes_on()))));
+            tasks.push(("long streams", tokio::spawn(streams(place.grpc, LONG, long.to_owned(), goes_on()))));
+            tasks.push(("streams", tokio::spawn(streams(place.grpc, TOKENS, text.clone(), goes_on()))));
             tasks.push(("kept gRPC", tokio::spawn(kept_grpc(place.grpc, text.clone(), goes_on()))));
             tasks.push(("kept HTTP/1.1", tokio::spawn(http(place.http, true, text.clone(), goes_on()))));
             tasks.push(("new HTTP/1.1", tokio::spawn(http(place.http, false, text, goes_on()))));
@@ -52,16 +55,16 @@ impl Callers {
         self.end.store(true, Ordering::Relaxed);
         for (kind, task) in self.tasks {
             let calls = within("the end of a caller", task).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
-            assert!(calls > 3, "{kind}: {calls} calls");
+            assert!(calls > 0, "{kind} were never begun");
         }
     }
 }
 
 /// A connection for each stream.
-async fn streams(grpc: SocketAddr, text: String, goes_on: impl Fn() -> bool) -> usize {
+async fn streams(grpc: SocketAddr, tokens: u32, text: String, goes_on: impl Fn() -> bool) -> usize {
     let mut calls = 0;
     while goes_on() {
-        let (stream, first) = begun(&Client::connect(grpc).await, TOKENS).await;
+        let (stream, first) = begun(&Client::connect(grpc).await, tokens).await;
         let (more, end) = rest(stream).await;
         assert_eq!((first + &more, end.expect("no error")), (text.clone(), Some(text.clone())), "stream {calls}");
         calls += 1;
@@ -143,16 +146,11 @@ async fn served(http: SocketAddr) {
 async fn replaced(place: Place, old: Running, next: impl AsyncFnOnce() -> Running) {
     served(place.http).await;
     let client = Client::connect(place.grpc).await;
-    let text = client.generate(greedy(PROMPT, TOKENS)).await.generated_text;
-    let callers = Callers::start(place, &text);
-    // It is with the old one, and outlasts the change.
-    let long = begun(&client, 700).await;
+    let text = async |tokens| client.generate(greedy(PROMPT, tokens)).await.generated_text;
+    let callers = Callers::start(place, &text(TOKENS).await, &text(LONG).await);
     let new = next().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     old.signal(Signal::TERM);
-    let (stream, first) = long;
-    let (more, whole) = rest(stream).await;
-    assert_eq!(whole.expect("a stream of before ends well"), Some(first + &more));
     let ended = old.end().await;
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.stderr.contains("finishing ") && !ended.stderr.contains("cut off"), "{ended:?}");
