@@ -38,9 +38,9 @@ def streams(server):
 
 @check
 def openai_routes(server):
-    answer = json.loads(post(f"{server.url}/v1/completions", {"prompt": PROMPT, "max_tokens": 4}))
+    answer = json.loads(post(f"{server.url}/v1/completions", {"prompt": PROMPT, "max_tokens": 4, "temperature": 0}))
     equal(answer["choices"][0]["text"], server.text(max_new_tokens=4))
-    answer = json.loads(post(f"{server.url}/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 20}))
+    answer = json.loads(post(f"{server.url}/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 20, "temperature": 0}))
     contains(answer["choices"][0]["message"]["content"], "Rome")
 
 

@@ -115,7 +115,7 @@ def chat(server):
 @check
 def chat_streams(server):
     inference = client(server)
-    found = list(inference.chat_completion(MESSAGES, max_tokens=20, stream=True, stream_options={"include_usage": True}))
+    found = list(inference.chat_completion(MESSAGES, max_tokens=20, temperature=0, stream=True, stream_options={"include_usage": True}))
     contains("".join(choice.delta.content or "" for chunk in found for choice in chunk.choices), "Rome")
     assert found[-1].usage.completion_tokens
 
