@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Request, Response, Version};
 use axum::{BoxError, Router};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -57,11 +58,18 @@ impl Connection {
         let service =
             TowerToHyperService::new(Answering { routes, peer: Peer(peer.ip()), opened, calls: calls.clone() });
         let mut connection = pin!(self.protocol.serve_connection(socket, service));
+        // Polled only when one of them is woken: the connection is, for each token.
+        let mut end = FuturesUnordered::from_iter([async {
+            tokio::select! {
+                () = is_true(closing) => {}
+                () = calls.are_drained(&self.opened) => {}
+            }
+        }]);
         tokio::select! {
+            biased;
             // What breaks a connection is its peer's affair, and reaches the calls on it.
             _ = connection.as_mut() => return,
-            () = is_true(closing) => {}
-            () = calls.are_drained(&self.opened) => {}
+            _ = end.next() => {}
         }
         // HTTP/2: GOAWAY; what the peer had sent before it sees that is still answered.
         connection.as_mut().graceful_shutdown();
@@ -72,7 +80,13 @@ impl Connection {
 /// What all listeners speak, with its limits.
 pub(crate) fn protocol(http2_only: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES)
+        // An event is copied sooner than its three parts are written from where they are.
+        .writev(false);
     builder
         .http2()
         .timer(TokioTimer::new())
