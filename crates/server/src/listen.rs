@@ -30,6 +30,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Under which names the health service knows the model: the server as a whole, and its service.
 const HEALTH_NAMES: [&str; 2] = ["", "peregrine.v1.Generation"];
 
+/// Under which name the health service knows the process, as `/livez` does: it serves as long as it answers. Supervisors that probe
+/// by gRPC have nothing else to ask that does not also fail while the model loads, recovers or drains.
+const LIVENESS: &str = "liveness";
+
 /// What reflection lists.
 const SERVICES: [&str; 3] = ["peregrine.v1.Generation", "peregrine.v1.Admin", "grpc.health.v1.Health"];
 
@@ -114,7 +118,7 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
     let limit = async {
         end.await;
         // Otherwise whoever watches would hold the connection open.
-        for name in HEALTH_NAMES {
+        for name in HEALTH_NAMES.into_iter().chain([LIVENESS]) {
             health.clear_service_status(name).await;
         }
         closing.send_replace(true);
@@ -189,6 +193,7 @@ fn acceptors(service: Service, listeners: Listeners, settings: Settings, health:
 
 /// Tells the health service how the model is.
 async fn report_health(service: Service, reporter: HealthReporter) {
+    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
     let mut states = WatchStream::new(service.state_changes());
     while let Some(state) = states.next().await {
         let serving = match state.name {

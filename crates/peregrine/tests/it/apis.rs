@@ -262,7 +262,7 @@ async fn the_server_describes_itself() {
         assert_eq!(part, token.text);
     }
 
-    for service in ["", "peregrine.v1.Generation"] {
+    for service in ["", "peregrine.v1.Generation", "liveness"] {
         let check = client.health().check(HealthCheckRequest { service: service.to_owned() }).await;
         let found = check.expect("an answer").into_inner().status();
         assert_eq!(found, ServingStatus::Serving, "{service:?}");

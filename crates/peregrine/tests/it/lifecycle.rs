@@ -178,7 +178,7 @@ pub async fn all_ended(workers: &[Process]) {
     }
 }
 
-/// Waits until the generation service is not served.
+/// Waits until the generation service is not served. The process lives all the same.
 pub async fn not_serving(client: &Client) {
     let watch = client.health().watch(HealthCheckRequest { service: "peregrine.v1.Generation".to_owned() }).await;
     let mut watch = watch.expect("a stream").into_inner();
@@ -186,6 +186,8 @@ pub async fn not_serving(client: &Client) {
         while watch.message().await.expect("no error").expect("no end").status() != ServingStatus::NotServing {}
     };
     within("NOT_SERVING", turns).await;
+    let alive = client.health().check(HealthCheckRequest { service: "liveness".to_owned() }).await;
+    assert_eq!(alive.expect("an answer").into_inner().status(), ServingStatus::Serving);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

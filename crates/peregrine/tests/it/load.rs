@@ -1,5 +1,6 @@
 //! Many requests at once: what they share, and what they must not hold.
 
+use crate::lifecycle::begun;
 use crate::support::{Client, Server, greedy, ids, model_dir, next_message, request, within};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -60,6 +61,25 @@ async fn a_prompt_that_is_known_is_not_computed_again_and_every_api_says_so() {
     assert_eq!(metrics["peregrine_prompt_tokens_total"], u64::from(5 * first.prompt_tokens));
     assert_eq!((metrics["tgi_request_count"], metrics["tgi_request_success"]), (5, 5));
     assert_eq!(metrics["peregrine_kv_blocks_available"], metrics["peregrine_kv_blocks"], "all is given back");
+    server.stop().await;
+}
+
+/// What those scale and route by who cannot divide: Kubernetes' gateways for inference.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_use_of_the_kv_cache_is_told_as_a_ratio() {
+    let server = Server::ready(["--kv-tokens", "2000"]).await;
+    let text = server.get("/metrics").await.body;
+    assert!(text.contains("\nperegrine_kv_cache_usage_ratio 0.0\n"), "{text}");
+    let (stream, _) = begun(&server.client().await, 1000).await;
+    let text = server.get("/metrics").await.body;
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect("the series").parse().expect("a number")
+    };
+    let used = 1.0 - value("peregrine_kv_blocks_available") / value("peregrine_kv_blocks");
+    assert!(used > 0.25, "1,000 of 2,000 tokens are promised: {used}");
+    assert!((value("peregrine_kv_cache_usage_ratio") - used).abs() < 1e-9, "{text}");
+    drop(stream);
     server.stop().await;
 }
 

@@ -116,6 +116,7 @@ struct Now {
     max_total_tokens: Gauge,
     kv_blocks: Gauge,
     kv_blocks_available: Gauge,
+    kv_usage: Gauge<f64, AtomicU64>,
     steps: Counter,
     rows: Counter,
     prompt_tokens: Counter,
@@ -201,6 +202,11 @@ impl Now {
                 "KV blocks that are neither used nor promised",
                 Gauge::default(),
             ),
+            kv_usage: register.add(
+                "peregrine_kv_cache_usage_ratio",
+                "The part of the KV cache that is used or promised, from 0 to 1",
+                Gauge::default(),
+            ),
             steps: register.add("peregrine_steps", "Steps", Counter::default()),
             rows: register.add("peregrine_step_rows", "Tokens that steps have computed", Counter::default()),
             prompt_tokens: register.add(
@@ -223,17 +229,20 @@ impl Now {
         }
         let Activity { load, totals } = activity;
         let tokens = |blocks: usize| (blocks * BLOCK_TOKENS) as i64;
+        let used = kv_blocks.saturating_sub(load.blocks_available);
         for (gauge, value) in [
             (&self.up, i64::from(state == StateName::Ready)),
             (&self.queue_size, load.waiting as i64),
             (&self.batch_size, load.running as i64),
-            (&self.batch_max_tokens, tokens(kv_blocks.saturating_sub(load.blocks_available))),
+            (&self.batch_max_tokens, tokens(used)),
             (&self.max_total_tokens, tokens(kv_blocks)),
             (&self.kv_blocks, kv_blocks as i64),
             (&self.kv_blocks_available, load.blocks_available as i64),
         ] {
             gauge.set(value);
         }
+        // Before the model is loaded there are no blocks.
+        self.kv_usage.set(used as f64 / kv_blocks.max(1) as f64);
         for (counter, value) in [
             (&self.steps, totals.steps),
             (&self.rows, totals.rows),
