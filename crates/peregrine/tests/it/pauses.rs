@@ -1,4 +1,6 @@
 //! Processes that stand still for longer than any limit allows, and go on: a paused container, a migrated machine, ctrl-z.
+//!
+//! `PAUSE_SECONDS=70 cargo test --release -p peregrine --test it pauses -- --test-threads 1` has long ones.
 
 use crate::cuda;
 use crate::lifecycle::{begun, rest};
@@ -10,7 +12,7 @@ const PROMPT: &str = "Once upon a time";
 
 /// Limits of a step and of the ranks' waits, which a pause is longer than.
 const LIMITS: [&str; 4] = ["--step-timeout", "2", "--collective-timeout", "2"];
-const PAUSE: Duration = Duration::from_millis(3500);
+const PAUSE_SECONDS: f64 = 3.5;
 
 /// Longer than anybody asks who is stopped, so that the order matters in which processes go on.
 const BETWEEN: Duration = Duration::from_millis(300);
@@ -23,6 +25,11 @@ fn cases(world: usize) -> Vec<Vec<usize>> {
         cases.extend([vec![world], (1..=world).collect()]);
     }
     cases
+}
+
+fn pause() -> Duration {
+    let seconds = std::env::var("PAUSE_SECONDS").map(|text| text.parse().expect("PAUSE_SECONDS is a number"));
+    Duration::from_secs_f64(seconds.unwrap_or(PAUSE_SECONDS))
 }
 
 /// Streams end with the text of an undisturbed one, though in each some processes stand still.
@@ -42,7 +49,7 @@ async fn check_pauses(mut server: Server, world: usize, tokens: u32) {
                 text += &text_of(&message.tokens);
             }
         };
-        let ended = tokio::time::timeout(PAUSE, while_paused).await;
+        let ended = tokio::time::timeout(pause(), while_paused).await;
         assert!(ended.is_err(), "{stopped:?}: the stream was to be longer than the pause");
         for &process in &stopped {
             signal(process, Signal::CONT);
