@@ -115,7 +115,8 @@ pub async fn run(options: &OverheadOptions) -> Result<OverheadFigures, OverheadE
     }));
     let figures = measure(options, &addresses).await;
     drop(end);
-    serving.await.expect("the server does not panic");
+    let served = serving.await.expect("the server does not panic");
+    served.map_err(|error| failed(&error))?;
     coordinator.drain();
     coordinator.ended().await;
     figures

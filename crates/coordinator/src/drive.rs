@@ -161,6 +161,10 @@ impl Driver {
         recovery.failures += 1;
         recovery.read_bytes += read_in_vain;
         let (since, failures) = (*since, recovery.failures);
+        if !self.was_ready {
+            // What was read then may have been the fault.
+            self.checksums = Checksums::default();
+        }
         if !self.draining {
             self.status.send_replace(Status::Recovering { since, failures, reason: reason.clone() });
         }
@@ -227,6 +231,7 @@ impl Driver {
                 if self.requests.remove(seq) {
                     self.scheduler.abort(seq);
                     self.on_ended(seq);
+                    self.tell_activity_while_not_running();
                 }
             }
             Event::Drain => self.drain(),
@@ -302,9 +307,7 @@ impl Driver {
             // The caller may be gone.
             Err(error) => drop(caller.updates.send(Update::Failed { reason: error.to_string() })),
         }
-        if !self.epoch.is_running() {
-            self.tell_activity();
-        }
+        self.tell_activity_while_not_running();
     }
 
     fn drain(&mut self) {
@@ -319,6 +322,9 @@ impl Driver {
     /// Sends as many plans as there may be in flight; ends when there is nothing left to finish.
     fn pump(&mut self) {
         if !self.epoch.is_running() {
+            if self.draining && self.scheduler.is_idle() {
+                self.over(Status::Stopped, None);
+            }
             return;
         }
         let mut begun = Instant::now();
@@ -333,6 +339,13 @@ impl Driver {
         }
     }
 
+    /// While the ranks run, each step tells it.
+    fn tell_activity_while_not_running(&self) {
+        if !self.epoch.is_running() {
+            self.tell_activity();
+        }
+    }
+
     fn tell_activity(&self) {
         let activity = Activity { load: self.scheduler.load(), totals: self.scheduler.totals() };
         self.activity.send_if_modified(|last| std::mem::replace(last, activity) != activity);
@@ -340,6 +353,8 @@ impl Driver {
 
     /// Nothing waits, and nothing runs.
     fn on_idle(&mut self) {
+        // Who waited for a token may have gone.
+        self.resumed(false);
         if (self.config.check_invariants || cfg!(debug_assertions)) && !std::mem::replace(&mut self.checked, true) {
             self.scheduler.check();
             assert!(self.requests.is_empty(), "a caller waits for nothing");
@@ -387,7 +402,7 @@ impl Driver {
             }
         }
         self.policy.forgive(std::mem::take(&mut self.to_forgive));
-        if self.suspects.on_trial().is_some() && self.suspects.next_trial(|seq| self.scheduler.computed(seq)) {
+        if self.suspects.next_trial(|seq| self.scheduler.computed(seq)) {
             self.scheduler.admit_only(self.suspects.on_trial());
         }
         self.observer.step(&record, committed.elapsed());

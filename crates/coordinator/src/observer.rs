@@ -33,7 +33,7 @@ impl Observer for () {
 pub struct Recovery {
     /// How often the ranks failed until they served again.
     pub failures: u32,
-    /// From the first failure until the last workers that failed had ended.
+    /// Until the workers had ended, behind each of these failures.
     pub ending: Duration,
     /// How long nothing was done, so that failures do not follow each other too fast.
     pub waiting: Duration,

@@ -1,8 +1,8 @@
 //! Which request breaks the ranks, if one does. Pure.
 //!
 //! The first time that the ranks fail by themselves, all that ran is replayed. If they fail again while one of those requests runs,
-//! the requests that ran both times are replayed apart from all others: in halves, then alone. A group is cleared when its requests
-//! have come further than where the ranks failed. A request that fails alone twice is guilty.
+//! the requests that ran both times are replayed apart from all others: in halves, then alone. A request is cleared when it has come
+//! further than where the ranks failed; a group, when all of its requests have. One that fails alone twice is guilty.
 
 use scheduler::Lost;
 use std::collections::{HashMap, VecDeque};
@@ -100,9 +100,14 @@ impl Suspects {
         self.next_trial(|_| None)
     }
 
-    /// Asks how far those on trial are. Says whether others are on trial now, or none.
+    /// Asks how far requests are. Says whether others are on trial now, or none.
     pub(crate) fn next_trial(&mut self, computed: impl Fn(SeqId) -> Option<usize>) -> bool {
         let before = self.groups.len();
+        if before == 0 {
+            self.records.retain(|&seq, record| computed(seq).is_none_or(|computed| computed < record.reached));
+            self.counted *= usize::from(!self.records.is_empty());
+            return false;
+        }
         let (records, groups) = (&self.records, &mut self.groups);
         let is_cleared = |seq: &SeqId| computed(*seq).is_some_and(|computed| computed >= records[seq].reached);
         while groups.pop_front_if(|group| group.iter().all(is_cleared)).is_some() {}
@@ -236,6 +241,19 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(suspects.failed(&[]), Verdict { guilty: None, counts: true, forgiven: 0 });
             assert_eq!(suspects.on_trial(), None);
+        }
+    }
+
+    /// As a device does that is about to break.
+    #[test]
+    fn failures_here_and_there_are_no_requests_fault() {
+        for requests in [1, 3] {
+            let mut suspects = Suspects::default();
+            for reached in [100, 200, 300, 400] {
+                let lost: Vec<Lost> = (0..requests).map(|seq| Lost { seq: SeqId(seq), reached }).collect();
+                assert_eq!(suspects.failed(&lost), Verdict { guilty: None, counts: true, forgiven: 0 });
+                assert!(!suspects.next_trial(|_| Some(reached)), "nobody is on trial");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::client;
 use crate::output::print;
 use crate::stream::status_error;
 use crate::threads::start_runtime;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt::Write;
@@ -33,6 +33,9 @@ pub struct CtlArgs {
     json: bool,
 }
 
+/// How long an answer may take. A process that stands still never gives one.
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// What is asked of a server.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Action {
@@ -50,6 +53,12 @@ pub fn run(args: CtlArgs) -> Result<ExitCode> {
 }
 
 async fn ask(args: CtlArgs) -> Result<ExitCode> {
+    let server = args.server.clone();
+    let answered = tokio::time::timeout(LIMIT, answered(args)).await;
+    answered.with_context(|| format!("--server {server}: no answer within {} s", LIMIT.as_secs()))?
+}
+
+async fn answered(args: CtlArgs) -> Result<ExitCode> {
     let mut admin = AdminClient::new(client::channel(&args.server, args.ca.as_deref(), args.api_key_file).await?);
     let answer = match args.action {
         Action::Status => admin.status(pb::StatusRequest {}).await,

@@ -199,14 +199,23 @@ async fn serve(args: ServeArgs, handed: Handed) -> Result<ExitCode> {
     supervisor::tell(&service);
     let mut was_ready = false;
     let end = until_end(&args, &coordinator, service.clone(), &mut first, &mut was_ready);
-    tokio::select! {
-        () = server::serve(service, listeners, settings, end) => {}
+    let served = async {
+        server::serve(service, listeners, settings, end).await?;
+        Ok::<_, std::io::Error>(coordinator.ended().await)
+    };
+    let ended = tokio::select! {
+        ended = served => ended,
         () = second_of(&mut second) => {
             warn!("stopping at once");
             coordinator.stop();
+            Ok(coordinator.ended().await)
         }
+    };
+    if ended.is_err() {
+        coordinator.stop();
+        coordinator.ended().await;
     }
-    match coordinator.ended().await {
+    match ended? {
         Status::Failed { reason } if was_ready => {
             error!("the workers have failed too often (--restarts-max {}): {reason}", args.restarts_max);
             Ok(ExitCode::from(WORKERS_FAILED))

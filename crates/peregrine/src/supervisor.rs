@@ -78,16 +78,16 @@ pub fn tell(service: &Service) {
 }
 
 async fn tell_states(service: Service) {
-    let (mut states, mut was_ready, mut last) = (service.state_changes(), false, Vec::new());
+    let (mut states, mut was_ready, mut told) = (service.state_changes(), false, None);
     loop {
         let (state, ending) = (states.borrow_and_update().clone(), service.is_ending());
         was_ready |= state.name == StateName::Ready;
-        let message = message(&state, ending, was_ready);
         let waits = ending || !was_ready;
-        if waits || message != last {
+        let news = Some((state.name, state.reason.clone(), ending));
+        if waits || news != told {
             let extension = waits.then(|| format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
-            notify(message.iter().cloned().chain(extension).collect()).await;
-            last = message;
+            notify(message(&state, ending, was_ready).into_iter().chain(extension).collect()).await;
+            told = news;
         }
         let changed = states.wait_for(|now| now.name != state.name || service.is_ending() != ending);
         tokio::select! {

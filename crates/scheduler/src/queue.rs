@@ -54,15 +54,18 @@ impl Queue {
         if self.held.is_some() { &ALL[..1] } else { ALL }
     }
 
-    /// Puts a sequence that ran behind those that ran before it, and before all others.
+    /// Puts a sequence that ran before all that did not, and behind those that ran and came earlier.
     pub(crate) fn resume(&mut self, sequence: Sequence) {
-        self.classes[RESUMED].waiting.push_back(Box::new(sequence));
+        let waiting = &mut self.classes[RESUMED].waiting;
+        let place = waiting.partition_point(|other| other.seq < sequence.seq);
+        waiting.insert(place, Box::new(sequence));
     }
 
     /// From now on only `seqs` are admitted of those that wait; all again if that is `None`.
     pub(crate) fn admit_only(&mut self, seqs: Option<&[SeqId]>) {
         let mut resumed = self.held.take().unwrap_or_default();
         resumed.extend(self.classes[RESUMED].waiting.drain(..));
+        resumed.make_contiguous().sort_by_key(|sequence| sequence.seq);
         let (admitted, held) = match seqs {
             None => (resumed, None),
             Some(seqs) => {
@@ -113,7 +116,10 @@ impl Queue {
 
     /// The first of the classes that nobody may overtake any more; among several the one that came first.
     pub(crate) fn must_run_next(&self) -> Option<QueuePosition> {
-        let overdue = self.open_classes().iter().filter(|&&class| class != RESUMED).filter_map(|&class| {
+        if !self.classes[RESUMED].waiting.is_empty() {
+            return None;
+        }
+        let overdue = self.open_classes().iter().filter_map(|&class| {
             let Class { waiting, first_since } = &self.classes[class];
             let first = waiting.front().filter(|_| self.admitted - first_since >= OVERTAKEN_MAX)?;
             Some((first.seq, QueuePosition { class, index: 0 }))

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// How long accepting pauses where it failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -44,18 +44,28 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Serves until `closing` is true, or another process takes over; then takes no more connections, and waits until those that are
     /// open have got their answers.
-    pub(crate) async fn run(self, listener: Listener, closing: watch::Receiver<bool>) {
+    ///
+    /// # Errors
+    ///
+    /// The system's, if it does not let this process listen.
+    pub(crate) async fn run(self, listener: Listener, closing: watch::Receiver<bool>) -> Result<(), Error> {
         let permits = Arc::new(Semaphore::new(self.connections_max));
         tokio::select! {
             // The port is closed at its end.
-            () = self.accept_in_turn(listener, &permits, &closing) => {}
+            ended = self.accept_in_turn(listener, &permits, &closing) => ended?,
             () = is_true(closing.clone()) => {}
         }
         let _ = permits.acquire_many(u32::try_from(self.connections_max).unwrap_or(u32::MAX)).await;
+        Ok(())
     }
 
     /// Accepts for as long as it is this process's turn.
-    async fn accept_in_turn(&self, listener: Listener, permits: &Arc<Semaphore>, closing: &watch::Receiver<bool>) {
+    async fn accept_in_turn(
+        &self,
+        listener: Listener,
+        permits: &Arc<Semaphore>,
+        closing: &watch::Receiver<bool>,
+    ) -> Result<(), Error> {
         let (is_taken_over, has_own_queue) = (listener.is_taken_over(), listener.has_own_queue());
         // Who waits in a queue is on his way: the end waits for him.
         let _queue = is_taken_over.then(|| self.drain.connection());
@@ -63,13 +73,11 @@ impl Acceptor {
         if is_taken_over {
             tokio::select! {
                 () = is_ready(self.states.clone()) => {}
-                _ = turn.wait_for(|turn| turn.is_end()) => return,
+                _ = turn.wait_for(|turn| turn.is_end()) => return Ok(()),
             }
         }
-        let listener = match listener.listen() {
-            Ok(listener) => listener,
-            Err(error) => return error!("{}: cannot listen: {error}", self.name),
-        };
+        let listener = listener.listen();
+        let listener = listener.map_err(|e| Error::new(e.kind(), format!("{}: cannot listen: {e}", self.name)))?;
         tokio::select! {
             () = self.accept_all(&listener, is_taken_over, permits, closing) => {}
             _ = turn.wait_for(|turn| turn.is_end()), if is_taken_over => {}
@@ -80,6 +88,7 @@ impl Acceptor {
             }
             let _ = timeout(HANDSHAKES_LIMIT, self.accept_all(&listener, is_taken_over, permits, closing)).await;
         }
+        Ok(())
     }
 
     /// Accepts. `are_queued`: connections count as opened before the server's end.
@@ -183,5 +192,36 @@ impl Trouble {
         if std::mem::take(&mut self.lasts) {
             info!("{}: accepting connections again", self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::DEFAULT_STALL_LIMIT;
+    use std::net::SocketAddr;
+    use std::time::SystemTime;
+
+    #[tokio::test]
+    async fn a_port_that_another_has_taken_meanwhile_is_an_error() {
+        let ours = Listener::bind_shared(&[SocketAddr::from(([127, 0, 0, 1], 0))]).expect("a port");
+        // Ours is bound, but nobody listens there yet.
+        let theirs = Listener::bind(&[ours.local_addr().expect("an address")]).await.expect("nobody listens");
+        let (_states, states) =
+            watch::channel(State { name: StateName::Ready, since: SystemTime::now(), reason: None });
+        let (_closing, closing) = watch::channel(false);
+        let acceptor = Acceptor {
+            name: "HTTP",
+            routes: Router::new(),
+            tls: None,
+            http2_only: false,
+            connections_max: 1,
+            stall_limit: DEFAULT_STALL_LIMIT,
+            drain: Drain::default(),
+            states,
+        };
+        let error = acceptor.run(ours, closing).await.expect_err("another listens there");
+        assert!(error.to_string().starts_with("HTTP: cannot listen: "), "{error}");
+        drop(theirs);
     }
 }

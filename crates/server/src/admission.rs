@@ -1,9 +1,10 @@
 //! Admission: permits for the sequences that run or wait, and when the next permit will be free.
 
 use crate::Error;
+use crate::drain::Work;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// What is said where nothing has been measured, and the least and the most that is said.
@@ -20,8 +21,6 @@ pub(crate) struct Admission(Arc<Shared>);
 
 struct Shared {
     permits: Arc<Semaphore>,
-    /// How many are taken.
-    taken: watch::Sender<usize>,
     turnover: Mutex<Turnover>,
 }
 
@@ -38,12 +37,7 @@ struct Turnover {
 impl Admission {
     pub(crate) fn new(count: usize) -> Self {
         let permits = Arc::new(Semaphore::new(count));
-        Self(Arc::new(Shared { permits, taken: watch::Sender::default(), turnover: Mutex::default() }))
-    }
-
-    /// How many permits are taken, now and from now on.
-    pub(crate) fn taken(&self) -> watch::Receiver<usize> {
-        self.0.taken.subscribe()
+        Self(Arc::new(Shared { permits, turnover: Mutex::default() }))
     }
 
     /// Takes a permit, without waiting.
@@ -53,10 +47,7 @@ impl Admission {
     /// [`Error::Overloaded`] if all are taken.
     pub(crate) fn take(&self) -> Result<Permit, Error> {
         match self.0.permits.clone().try_acquire_owned() {
-            Ok(permit) => {
-                self.0.taken.send_modify(|taken| *taken += 1);
-                Ok(Permit { admission: self.clone(), permit: Some(permit) })
-            }
+            Ok(permit) => Ok(Permit { admission: self.clone(), permit: Some(permit), work: None }),
             Err(_) => Err(Error::Overloaded { retry_after: self.turnover().refuse() }),
         }
     }
@@ -93,6 +84,15 @@ impl Turnover {
 pub(crate) struct Permit {
     admission: Admission,
     permit: Option<OwnedSemaphorePermit>,
+    work: Option<Work>,
+}
+
+impl Permit {
+    /// With what else lasts as long.
+    pub(crate) fn with(mut self, work: Work) -> Self {
+        self.work = Some(work);
+        self
+    }
 }
 
 impl Drop for Permit {
@@ -100,7 +100,7 @@ impl Drop for Permit {
         let full = self.admission.0.permits.available_permits() == 0;
         self.admission.turnover().free(full, Instant::now());
         drop(self.permit.take());
-        self.admission.0.taken.send_modify(|taken| *taken -= 1);
+        drop(self.work.take());
     }
 }
 

@@ -23,6 +23,8 @@ struct Shared {
     turn: watch::Sender<Turn>,
     /// Connections that are open.
     open: watch::Sender<usize>,
+    /// What is under way that an end waits for.
+    work: watch::Sender<usize>,
 }
 
 /// Where a server is between drains.
@@ -118,18 +120,34 @@ impl Drain {
         Opened { drain: self.clone(), after }
     }
 
-    /// Waits until nothing is `under_way`, and nobody is left who might bring something: the connections are gone, or have brought
-    /// nothing for a while.
-    pub(crate) async fn quiet(&self, mut under_way: watch::Receiver<usize>) {
-        let (mut open, mut still) = (self.0.open.subscribe(), under_way.clone());
+    /// Something that an end waits for, until it is dropped.
+    pub(crate) fn work(&self) -> Work {
+        self.0.work.send_modify(|work| *work += 1);
+        Work(self.clone())
+    }
+
+    /// Waits until there is no work, and nobody is left who might bring some: the connections are gone, or have brought nothing for a
+    /// while.
+    pub(crate) async fn quiet(&self) {
+        let (mut open, mut work) = (self.0.open.subscribe(), self.0.work.subscribe());
+        let mut still = work.clone();
         let all_left = async {
             is_none(&mut open).await;
             is_none(&mut still).await;
         };
         tokio::select! {
-            () = stays_none(&mut under_way, DRAIN_LINGER) => {}
+            () = stays_none(&mut work, DRAIN_LINGER) => {}
             () = all_left => {}
         }
+    }
+}
+
+/// What an end waits for.
+pub(crate) struct Work(Drain);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.0.work.send_modify(|work| *work -= 1);
     }
 }
 
@@ -146,8 +164,10 @@ impl Opened {
         turn.is_on() && self.after < turn.begun
     }
 
-    /// Answers a call that comes over it.
+    /// Answers a call that comes over it. One that may begin a request is work before its body is there.
     pub(crate) async fn scope<T>(&self, call: impl Future<Output = T>) -> T {
+        let turn = self.drain.turn();
+        let _work = (!turn.is_on() || self.is_older_than(turn)).then(|| self.drain.work());
         OPENED_AFTER.scope(self.after, call).await
     }
 
@@ -210,28 +230,33 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_is_quiet_when_all_have_left_or_bring_nothing() {
         let drain = Drain::default();
-        let (under_way, running) = watch::channel(1);
+        let work = drain.work();
         let begin = Instant::now();
         let idle = drain.connection();
         drain.end();
         let quiet = tokio::spawn({
             let drain = drain.clone();
-            async move { drain.quiet(running).await }
+            async move { drain.quiet().await }
         });
         tokio::time::sleep(Duration::from_secs(100)).await;
-        under_way.send_replace(0);
+        drop(work);
         tokio::time::sleep(DRAIN_LINGER / 2).await;
-        // What was on its way.
-        under_way.send_replace(1);
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        assert!(!quiet.is_finished());
-        under_way.send_replace(0);
+        // What was on its way: its body takes long.
+        idle.scope(async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert!(!quiet.is_finished());
+        })
+        .await;
+        let newer = drain.connection();
+        // It may not bring anything.
+        tokio::spawn(async move { newer.scope(tokio::time::sleep(Duration::from_secs(100))).await });
         let last = Instant::now();
         quiet.await.expect("no panic");
         assert_eq!(last.elapsed().as_secs(), DRAIN_LINGER.as_secs(), "{:?}", begin.elapsed());
         drop(idle);
         let at = Instant::now();
-        drain.quiet(under_way.subscribe()).await;
+        drop(drain.connection());
+        Drain::default().quiet().await;
         assert_eq!(at.elapsed(), Duration::ZERO, "nobody is there");
     }
 }

@@ -12,6 +12,7 @@ use crate::limits::{
 };
 use crate::telemetry::observed;
 use crate::{GrpcApi, Listener, Service, StateName, Tls};
+use std::io;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
@@ -103,18 +104,28 @@ impl GrpcApi {
 
 /// Serves until `end` resolves, and then as long as open calls take, within a limit. A client that reads nothing of an answer for
 /// the limit of `settings` loses it.
-pub async fn serve(service: Service, listeners: Listeners, settings: Settings, end: impl Future<Output = ()>) {
+///
+/// # Errors
+///
+/// The system's, if a port cannot be listened on when it is this process's turn.
+pub async fn serve(
+    service: Service,
+    listeners: Listeners,
+    settings: Settings,
+    end: impl Future<Output = ()>,
+) -> io::Result<()> {
     let (closing, closed) = watch::channel(false);
     let mut health = HealthReporter::new();
     let telemetry = service.telemetry().clone();
     let Acceptors { grpc, http, metrics } = acceptors(service, listeners, settings, &health);
     let run = |(acceptor, listener): (Acceptor, Listener)| acceptor.run(listener, closed.clone());
     let metrics = async {
-        if let Some(metrics) = metrics {
-            run(metrics).await;
+        match metrics {
+            Some(metrics) => run(metrics).await,
+            None => Ok(()),
         }
     };
-    let all = async { tokio::join!(run(grpc), run(http), metrics) };
+    let all = async { tokio::try_join!(run(grpc), run(http), metrics).map(|_| ()) };
     let limit = async {
         end.await;
         // Otherwise whoever watches would hold the connection open.
@@ -124,12 +135,13 @@ pub async fn serve(service: Service, listeners: Listeners, settings: Settings, e
         closing.send_replace(true);
         tokio::time::sleep(CLOSE_LIMIT).await;
     };
-    tokio::select! {
-        _ = all => {}
-        () = limit => {}
-    }
+    let ended = tokio::select! {
+        ended = all => ended,
+        () = limit => Ok(()),
+    };
     // The exporter has a thread of its own, and waiting for it would hold up this one.
     let _ = tokio::task::spawn_blocking(move || telemetry.flush()).await;
+    ended
 }
 
 /// What is served on each listener.

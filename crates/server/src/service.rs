@@ -1,6 +1,6 @@
 //! What every API calls.
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Permit};
 use crate::chat::{Chat, unix_seconds};
 use crate::dialects::tgi;
 use crate::drain::Drain;
@@ -136,7 +136,7 @@ impl Service {
         self.0.drain.end();
         let Self(shared) = self.clone();
         tokio::spawn(async move {
-            shared.drain.quiet(shared.admission.taken()).await;
+            shared.drain.quiet().await;
             shared.coordinator.drain();
         });
     }
@@ -299,14 +299,14 @@ impl Service {
     /// Validates requests and queues their sequences, which run side by side. Those of one prompt share its prefill. Says when they
     /// were queued, too. Their callers hear of the first `steps`.
     async fn submit(&self, requests: Vec<Request>, steps: usize) -> Result<(Vec<Submitted>, Instant), Error> {
-        let Shared { info, admission, drain, .. } = &*self.0;
+        let Shared { info, drain, .. } = &*self.0;
         if !drain.takes() {
             return Err(SubmitError::Draining.into());
         }
         let (mut permits, mut valid) = (Vec::new(), Vec::new());
         for request in requests {
             // Before the work of tokenizing, which is what a request beyond the limit must not cost.
-            permits.push(admission.take().map_err(|error| self.while_recovering(error))?);
+            permits.push(self.permit_to_generate()?);
             let request = api::check(request, &info.limits, fastrand::u64(..))?;
             valid.push(Arc::new(self.encode(request).await?));
         }
@@ -314,8 +314,7 @@ impl Service {
         for request in valid {
             let stops = StopMatcher::new(&request.stop);
             for choice in 0..request.best_of {
-                let permit = permits.pop().map_or_else(|| admission.take(), Ok);
-                let permit = permit.map_err(|error| self.while_recovering(error))?;
+                let permit = permits.pop().map_or_else(|| self.permit_to_generate(), Ok)?;
                 let generation = self.0.coordinator.submit_traced(self.submission(&request, choice), steps)?;
                 let (request, stops) = (request.clone(), stops.clone());
                 submitted.push(Submitted { generation, permit, request, choice, stops });
@@ -324,14 +323,15 @@ impl Service {
         Ok((submitted, queued))
     }
 
-    /// What is said where there is no room: a model that recovers is not overloaded.
-    fn while_recovering(&self, error: Error) -> Error {
-        match error {
+    /// One sequence's right to run or wait, which an end waits for. Where there is none, a model that recovers is not overloaded.
+    fn permit_to_generate(&self) -> Result<Permit, Error> {
+        let permit = self.0.admission.take().map(|permit| permit.with(self.0.drain.work()));
+        permit.map_err(|error| match error {
             Error::Overloaded { retry_after } if self.state().name == StateName::Recovering => {
                 Error::Recovering { retry_after }
             }
             error => error,
-        }
+        })
     }
 
     /// Continuation `choice` of a request.

@@ -140,8 +140,8 @@ impl TokenStream {
     ///
     /// # Errors
     ///
-    /// [`Error::Generation`] if the model fails at it, [`Error::Lost`] if it fails for good, [`Error::Incomplete`] if the server ends, [`Error::Stalled`] if the reader had
-    /// stood still. All continuations have ended then.
+    /// [`Error::Generation`] if the model fails at it, [`Error::Lost`] if it fails for good, [`Error::Incomplete`] if the server ends,
+    /// [`Error::Stalled`] if the reader had stood still. All continuations have ended then.
     pub async fn next(&mut self) -> Result<Option<TokenEvent>, Error> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -14,7 +14,7 @@ pub struct Lost {
 
 impl Scheduler {
     /// Begins anew with ranks that know nothing: what was in flight is lost, no block is used or known, and steps are counted from 0.
-    /// The sequences that ran wait before all others, in their order, with the tokens that they have; what their callers have
+    /// The sequences that ran wait before all others, in the order in which they came, with the tokens that they have; what their callers have
     /// heard, they do not hear again. Returns those that a step in flight named, oldest first.
     pub fn restart(&mut self) -> Vec<Lost> {
         let named: Vec<SeqId> = self.in_flight.drain(..).flat_map(|step| step.runs).map(|run| run.seq).collect();

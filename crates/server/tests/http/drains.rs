@@ -11,6 +11,7 @@ use serde_json::json;
 use server::StateName;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -299,4 +300,47 @@ async fn what_waits_in_the_queue_of_a_port_is_answered_before_the_port_is_closed
         within(server.ended).await.expect("no panic");
         assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
     }
+}
+
+/// Who counts tokens does not hold up the end, as he begins nothing.
+#[tokio::test]
+async fn tokenizing_does_not_hold_up_the_end() {
+    let server = slow().await;
+    let (address, _idle) = (server.address, http1(server.address).await);
+    server.service.end();
+    let counting = tokio::spawn(async move {
+        let body = r#"{"inputs":"one two"}"#;
+        let head = format!("content-type: application/json\r\ncontent-length: {}\r\nconnection: close", body.len());
+        // The port is closed in the end.
+        while let Ok(mut stream) = TcpStream::connect(address).await {
+            let request = format!("POST /tokenize HTTP/1.1\r\nhost: server\r\n{head}\r\n\r\n{body}");
+            let _ = stream.write_all(request.as_bytes()).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+    within(server.ended).await.expect("no panic");
+    within(counting).await.expect("no panic");
+}
+
+/// It came over a connection of before, and has begun before.
+#[tokio::test]
+async fn a_request_whose_body_takes_long_is_taken() {
+    let server = slow().await;
+    let body = json!({ "inputs": "Once", "parameters": { "max_new_tokens": 20 } }).to_string();
+    let mut stream = TcpStream::connect(server.address).await.expect("it listens");
+    let head = format!("content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue", body.len());
+    let head = format!("POST /generate HTTP/1.1\r\nhost: server\r\n{head}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("the server reads");
+    let mut said = [0; 12];
+    within(stream.read_exact(&mut said)).await.expect("the server waits for the body");
+    assert_eq!(&said, b"HTTP/1.1 100");
+    server.service.end();
+    // Longer than an end waits for what is on its way.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    stream.write_all(body.as_bytes()).await.expect("the server reads");
+    let mut answer = String::new();
+    within(stream.read_to_string(&mut answer)).await.expect("an answer");
+    assert!(answer.contains("HTTP/1.1 200"), "{answer}");
+    within(server.ended).await.expect("no panic");
 }

@@ -197,7 +197,8 @@ impl Server {
                 std::future::pending::<()>().await;
             }
         };
-        let ended = tokio::spawn(server::serve(service.clone(), listeners, settings, end));
+        let serving = server::serve(service.clone(), listeners, settings, end);
+        let ended = tokio::spawn(async { serving.await.expect("its ports are free") });
         Self { address, grpc, metrics, service, ended, asked }
     }
 

@@ -102,3 +102,23 @@ fn only_some_are_admitted_while_that_is_asked_for() {
          nothing to plan",
     );
 }
+
+/// One that has been overtaken for long enough still waits for those that ran.
+#[test]
+fn what_ran_goes_on_before_what_is_overdue() {
+    let mut trace = Trace::new(SchedulerConfig { sequences_max: 1, steps_in_flight_max: 1, ..ROOMY });
+    let low = SeqId(1000);
+    trace.submit(low, Submission { priority: Priority::Low, ..submission(1, 1) });
+    let high = |id| (SeqId(id), Submission { priority: Priority::High, ..submission(1, 1) });
+    for id in 0..64 {
+        let (seq, submission) = high(id);
+        trace.submit(seq, submission);
+        trace.plan();
+        if id < 63 {
+            trace.commit();
+        }
+    }
+    trace.restart();
+    let plan = trace.scheduler.plan().expect("something waits");
+    assert_eq!(plan.runs.iter().map(|run| run.seq).collect::<Vec<_>>(), [SeqId(63)]);
+}
