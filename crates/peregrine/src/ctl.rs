@@ -11,6 +11,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use wire::generation as pb;
 use wire::generation::admin_client::AdminClient;
 
@@ -45,6 +49,8 @@ enum Action {
     Drain,
     /// Let it take requests again.
     Undrain,
+    /// Tell whether it serves, by the exit code, too: 0 if it does, 1 if not. Needs no key.
+    Health,
 }
 
 /// Asks a server, and prints what it does then.
@@ -59,16 +65,26 @@ async fn ask(args: CtlArgs) -> Result<ExitCode> {
 }
 
 async fn answered(args: CtlArgs) -> Result<ExitCode> {
-    let mut admin = AdminClient::new(client::channel(&args.server, args.ca.as_deref(), args.api_key_file).await?);
+    let channel = client::channel(&args.server, args.ca.as_deref(), args.api_key_file).await?;
+    let mut admin = AdminClient::new(channel.clone());
     let answer = match args.action {
         Action::Status => admin.status(pb::StatusRequest {}).await,
         Action::Drain => admin.drain(pb::DrainRequest {}).await,
         Action::Undrain => admin.undrain(pb::UndrainRequest {}).await,
+        Action::Health => return health(channel, args.json).await,
     };
     let status = Status::from(answer.map_err(|status| status_error(&status))?.into_inner());
     ensure!(!status.state.name.is_empty(), "--server {}: it does not say what it does", args.server);
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { status.text(SystemTime::now()) })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks as a probe does, by `grpc.health.v1`, and prints the answer in its words.
+async fn health(channel: InterceptedService<Channel, client::ShowKey>, json: bool) -> Result<ExitCode> {
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    let status = answer.map_err(|status| status_error(&status))?.into_inner().status().as_str_name();
+    print(&if json { format!("{{\"status\":\"{status}\"}}\n") } else { format!("{status}\n") })?;
+    Ok(if status == "SERVING" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What a server does.

@@ -43,6 +43,8 @@ async fn a_server_is_drained_and_taken_back_and_stays_up() {
     assert_eq!((state(&drained), &drained["state"]["reason"]), ("draining", &"drained by its operator".into()));
     server.says("drained by its operator: no new requests are taken").await;
     assert_eq!(server.get("/readyz").await.status, 503);
+    let health = ctl("health", server.grpc, &[]).await;
+    assert_eq!((health.status.code(), &*health.stdout), (Some(1), "NOT_SERVING\n"));
     let refused = server.client().await.try_generate(greedy("Once", 1)).await.expect_err("it takes no more");
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     let (text, end) = rest(stream).await;
@@ -54,6 +56,7 @@ async fn a_server_is_drained_and_taken_back_and_stays_up() {
     let ready = ctl("undrain", server.grpc, &[]).await.success();
     assert!(ready.starts_with("ready for "), "{ready}");
     assert_eq!(server.get("/readyz").await.status, 200);
+    assert_eq!(json("health", server.grpc).await, serde_json::json!({"status": "SERVING"}));
     server.client().await.generate(greedy("Once", 1)).await;
     // Another process takes the place of one that dies.
     workers[1].signal(Signal::KILL);
@@ -93,6 +96,7 @@ async fn a_server_with_keys_is_drained_with_one() {
         ctl(action, server.grpc, &["--api-key-file", path]).await.success();
     }
     assert_eq!(server.get("/readyz").await.status, 200);
+    assert_eq!(ctl("health", server.grpc, &[]).await.success(), "SERVING\n", "it needs no key");
     let nobody = ctl("status", SocketAddr::from(([127, 0, 0, 1], 1)), &[]).await.failure();
     assert!(nobody.contains("--server 127.0.0.1:1: cannot connect"), "{nobody}");
     server.stop().await;

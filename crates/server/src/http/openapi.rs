@@ -12,6 +12,8 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use flate2::read::GzDecoder;
+use std::io::Read;
 use std::sync::{Arc, LazyLock};
 use utoipa_swagger_ui::Config;
 
@@ -39,11 +41,17 @@ async fn document() -> Response {
     ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response()
 }
 
-/// A file of the page. All of it is in this program.
+/// A file of the page. All of it is in this program, compressed.
 fn page(file: &str) -> Response {
     static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from(PLACES[0])));
-    match utoipa_swagger_ui::serve(file, CONFIG.clone()) {
-        Ok(Some(found)) => ([(CONTENT_TYPE, found.content_type)], found.bytes.into_owned()).into_response(),
-        _ => StatusCode::NOT_FOUND.into_response(),
+    let Ok(Some(found)) = utoipa_swagger_ui::serve(file, CONFIG.clone()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let mut bytes = Vec::new();
+    if found.gzpipped {
+        GzDecoder::new(&*found.bytes).read_to_end(&mut bytes).expect("it was compressed when the program was built");
+    } else {
+        bytes = found.bytes.into_owned();
     }
+    ([(CONTENT_TYPE, found.content_type)], bytes).into_response()
 }
