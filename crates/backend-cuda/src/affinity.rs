@@ -26,7 +26,7 @@ impl GpuLocality {
     pub fn of(gpu: &GpuInfo, sysfs: &Path) -> Option<Self> {
         let device = sysfs.join("bus/pci/devices").join(gpu.pci_bus_id.to_lowercase());
         let read = |file: &str| std::fs::read_to_string(device.join(file)).ok();
-        let cpus = parse_list(read("local_cpulist")?.trim())?;
+        let cpus = parse_cpu_list(read("local_cpulist")?.trim())?;
         // -1: the firmware does not say.
         let numa_node = read("numa_node").and_then(|node| node.trim().parse().ok());
         Some(Self { numa_node, cpus }).filter(|locality| !locality.cpus.is_empty())
@@ -57,8 +57,9 @@ impl GpuLocality {
     }
 }
 
-/// A list as Linux writes it: `0-23,48-71`.
-fn parse_list(text: &str) -> Option<Vec<usize>> {
+/// A list as Linux writes it: `0-23,48-71`. `None` where it is none.
+#[must_use]
+pub fn parse_cpu_list(text: &str) -> Option<Vec<usize>> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?)
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn lists_are_written_as_they_are_read() {
         for list in ["0-23,48-71", "3", "", "1,3,5-6"] {
-            assert_eq!(cpu_list(&parse_list(list).unwrap()), list);
+            assert_eq!(cpu_list(&parse_cpu_list(list).unwrap()), list);
         }
     }
 

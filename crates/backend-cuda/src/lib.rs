@@ -47,7 +47,7 @@ mod tensor;
 mod token_buffer;
 mod weights;
 
-pub use affinity::{GpuLocality, SYSFS, cpu_list};
+pub use affinity::{GpuLocality, SYSFS, cpu_list, parse_cpu_list};
 pub use cache::CudaKvCache;
 pub use cuda::{AllReduceChoice, Cuda, CudaOptions, CudaPending};
 pub use device::SharedMemory;

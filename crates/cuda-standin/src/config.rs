@@ -3,6 +3,7 @@
 //! [`SWITCHES`] is the table of all of them; every one is read once, when it is first asked for.
 
 use crate::exec::launch::CopyMode;
+use crate::nvml::facts::Facts;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,6 +41,11 @@ pub const SWITCHES: &[Switch] = &[
     ),
     switch("CUDA_STANDIN_ECC", "", "DEVICE:N, the N-th kernel launch on the device is an uncorrectable ECC error"),
     switch("CUDA_STANDIN_HANG", "", "RANK:N, the rank never comes to the N-th collective of its communicator, from 1"),
+    switch(
+        "CUDA_STANDIN_NVML",
+        "",
+        "what NVML tells that is not as on a healthy node, as in 3.ecc_uncorrected=2,5.link_down=4; see `nvml::facts`",
+    ),
     switch("CUDA_STANDIN_ONCE", "", "a file that must not exist: with it, of all processes one fault happens, once"),
     switch("CUDA_STANDIN_NCCL_TIMEOUT_MS", "600000", "how long a collective or a communicator's set-up waits"),
     switch("CUDA_STANDIN_PTX", "", "a file with PTX that runs in place of each module that has the same kernels"),
@@ -170,6 +176,8 @@ pub struct Config {
     pub die: Option<Nth>,
     pub die_capture: Option<Nth>,
     pub ecc: Option<Nth>,
+    /// Facts of devices that NVML tells, in place of a healthy one's.
+    pub nvml: Facts,
     pub hang: Option<Nth>,
     once: Option<String>,
     pub nccl_timeout: Duration,
@@ -235,6 +243,7 @@ impl Config {
             die: nth("CUDA_STANDIN_DIE")?,
             die_capture: nth("CUDA_STANDIN_DIE_CAPTURE")?,
             ecc: nth("CUDA_STANDIN_ECC")?,
+            nvml: Facts::parse(&text("CUDA_STANDIN_NVML"))?,
             hang: nth("CUDA_STANDIN_HANG")?,
             once: path("CUDA_STANDIN_ONCE"),
             nccl_timeout: Duration::from_millis(number("CUDA_STANDIN_NCCL_TIMEOUT_MS")?),
@@ -329,6 +338,8 @@ mod tests {
             ("CUDA_STANDIN_COPIES", "never"),
             ("CUDA_STANDIN_NO_PEER", "0,1"),
             ("CUDA_STANDIN_HANG", "3"),
+            ("CUDA_STANDIN_NVML", "3.beauty=1"),
+            ("CUDA_STANDIN_NVML", "mig=1"),
         ] {
             assert!(read(&[(name, value)]).unwrap_err().starts_with(name));
         }

@@ -1,23 +1,30 @@
 //! `peregrine doctor`: what a machine is, and whether it can run a model. Nothing is loaded.
 
+mod check;
+mod container;
+mod disk;
 mod gpus;
 mod host;
+mod measure;
 mod model;
+mod nvml;
 
 use crate::engine_args::SizeArgs;
 use crate::output::print;
 use crate::units::gb;
 use anyhow::Result;
 use backend_cuda::SYSFS;
+use check::{Check, Verdict};
 use clap::{Args, ValueEnum, value_parser};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Every problem is reported, with what would fix it; the exit code is 1 if there is one. What only makes the model slower is a \
-warning. Without --strict, missing peer access between GPUs, and a missing cuBLASLt or NCCL, are warnings: another all-reduce is \
-used then. Nothing is started, and no weight is read, but those of an output projection that is tied to the embedding table and \
+warning. Sums over the ranks are measured by ranks of their own, which are started for it and take some seconds, memory and disk by \
+reading; --no-measure leaves that out, as beside a server that runs. Without --strict, missing peer access between GPUs, and a missing cuBLASLt or NCCL, are warnings: another all-reduce is \
+used then. No model is loaded, and no weight is looked at, but those of an output projection that is tied to the embedding table and \
 stored beside it.";
 
 /// What to check.
@@ -38,9 +45,15 @@ pub struct DoctorArgs {
     /// Require peer access between the GPUs, cuBLASLt and NCCL.
     #[arg(long)]
     strict: bool,
+    /// Only look: do not measure all-reduce, memory and disk.
+    #[arg(long)]
+    no_measure: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Where the files of limits are: /proc and /sys.
+    #[arg(long, hide = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
     /// Where Linux describes the machine.
     #[arg(long, hide = true, value_name = "DIR", default_value = SYSFS)]
     sysfs: PathBuf,
@@ -77,6 +90,8 @@ struct Report {
     huge_pages: host::HugePages,
     limits: host::Limits,
     model: Option<model::Model>,
+    /// What passes, warns or fails, each with its remedy. Those that fail are among the problems, too, and those that warn among the warnings.
+    checks: Vec<Check>,
     /// What stands in the way.
     problems: Vec<String>,
     /// What makes it slower.
@@ -96,6 +111,12 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         crate::log::say(&format!("error: {problem}"));
     }
     Ok(code)
+}
+
+/// What is to be known of how the system reads ahead on the disk of a model's folder; nothing if all is well.
+pub fn read_ahead(dir: &Path) -> Option<String> {
+    let checks = disk::look(dir, Path::new(SYSFS), false);
+    checks.iter().find(|check| check.verdict != Verdict::Pass).map(Check::to_string)
 }
 
 fn examine(args: &DoctorArgs) -> Report {
@@ -129,6 +150,15 @@ fn examine(args: &DoctorArgs) -> Report {
         warnings.extend(looked.warnings);
         looked.model
     });
+    let gpu = found.gpus.first().filter(|_| uses_gpus && found.usable).map(|gpu| gpu.name.as_str());
+    let checks = checks(args, uses_gpus, gpu, tensor_parallel);
+    for check in &checks {
+        match check.verdict {
+            Verdict::Pass => {}
+            Verdict::Warn => warnings.push(check.to_string()),
+            Verdict::Fail => problems.push(check.to_string()),
+        }
+    }
     Report {
         ready: problems.is_empty(),
         backend,
@@ -142,9 +172,32 @@ fn examine(args: &DoctorArgs) -> Report {
         huge_pages: host.huge_pages,
         limits: host.limits,
         model,
+        checks,
         problems,
         warnings,
     }
+}
+
+/// All lines with a verdict. `gpu`: what the first is called, if ranks can use them.
+fn checks(args: &DoctorArgs, uses_gpus: bool, gpu: Option<&str>, ranks: usize) -> Vec<Check> {
+    let measures = !args.no_measure;
+    // Where they cannot be used, NVML may know why.
+    let has_gpus = uses_gpus || (args.backend == Backend::Auto && runtime::gpu_traces().is_some());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if uses_gpus { 1 } else { (cores / ranks).max(1) };
+    let mut checks = if has_gpus { nvml::look() } else { Vec::new() };
+    checks.extend(container::look(&args.root, &container::Needs { ranks, on_gpus: uses_gpus, threads }));
+    if let Some(dir) = &args.model {
+        checks.extend(disk::look(dir, &args.sysfs, measures));
+    }
+    if measures {
+        checks.push(measure::memory_read());
+        // Ranks that cannot be would only say so once more.
+        if ranks > 1 && (gpu.is_some() || !uses_gpus) {
+            checks.push(measure::all_reduce(gpu, ranks));
+        }
+    }
+    checks
 }
 
 fn text(report: &Report) -> String {
@@ -170,7 +223,16 @@ fn text(report: &Report) -> String {
         say("model", model.to_string());
     }
     say("ranks", format!("{} on {}", report.tensor_parallel, if report.backend == "cuda" { "GPUs" } else { "CPUs" }));
-    for warning in &report.warnings {
+    for check in &report.checks {
+        let verdict = match check.verdict {
+            Verdict::Pass => "ok",
+            Verdict::Warn => "warning",
+            Verdict::Fail => "FAILS",
+        };
+        say(verdict, check.to_string());
+    }
+    let is_told = |warning: &&String| report.checks.iter().any(|check| check.to_string() == **warning);
+    for warning in report.warnings.iter().filter(|warning| !is_told(warning)) {
         say("warning", warning.clone());
     }
     let lines: String = lines.iter().map(|(label, text)| format!("{label:<12}{text}\n")).collect();

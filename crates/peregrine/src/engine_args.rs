@@ -183,6 +183,11 @@ impl EngineArgs {
         self.model.is_some()
     }
 
+    /// The folder of the model, if one is named.
+    pub fn model_dir(&self) -> Option<&Path> {
+        self.model.as_deref()
+    }
+
     /// As the engine takes them; its workers are this program.
     pub fn options(&self) -> Result<EngineOptions> {
         let is_gpu = matches!(self.backend, Backend::Auto | Backend::Cuda);
@@ -223,7 +228,7 @@ pub fn worker_command(cuda: &CudaArgs) -> Result<WorkerCommand> {
     let mut arguments = vec![OsString::from("worker")];
     arguments.extend(cuda.arguments());
     let name = std::env::args_os().next().unwrap_or_else(|| "peregrine".into());
-    Ok(WorkerCommand { program: program()?, name, arguments })
+    Ok(WorkerCommand { program: program()?, name, arguments, variables: Vec::new() })
 }
 
 /// Leads to the program that runs, even when its file has been replaced by another version: workers that are started again later must be of
@@ -231,7 +236,7 @@ pub fn worker_command(cuda: &CudaArgs) -> Result<WorkerCommand> {
 const ITSELF: &str = "/proc/self/exe";
 
 /// This program. Where there is no /proc to tell it, as it was called.
-fn program() -> Result<PathBuf> {
+pub fn program() -> Result<PathBuf> {
     if Path::new(ITSELF).exists() {
         return Ok(ITSELF.into());
     }

@@ -20,9 +20,11 @@ mod log;
 mod output;
 mod parameters;
 mod plan;
+mod probe;
+mod profiles;
 mod progress;
-mod sagemaker;
 mod serve;
+mod settings;
 mod signals;
 mod stream;
 mod supervisor;
@@ -33,7 +35,8 @@ mod worker;
 
 use anyhow::{Context, Result, ensure};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use settings::{ConfigArgs, Settings, show};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -45,6 +48,9 @@ use tracing_subscriber::filter::LevelFilter;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// File with values of flags, in TOML. Variables PEREGRINE_FLAG go before it, and the command line before both.
+    #[arg(id = settings::CONFIG, long = settings::CONFIG, global = true, value_name = "FILE")]
+    _config: Option<std::path::PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -63,11 +69,16 @@ enum Command {
     Bench(benchmarks::BenchArgs),
     /// Check whether this machine can run a model, and report every problem.
     Doctor(doctor::DoctorArgs),
+    /// Show what holds for each flag of `serve`, and from where: command line, variable, file or default.
+    Config(ConfigArgs),
     /// Detect the watermark in a text.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve`, `generate` and `chat`, which speak to it over its standard input.
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
+    /// Measure all-reduces; started by `doctor`.
+    #[command(hide = true)]
+    Probe(probe::ProbeArgs),
 }
 
 /// What PEREGRINE_LOG asks for, or else `level`.
@@ -102,27 +113,27 @@ fn start_log(command: &Command) -> Result<()> {
     Ok(())
 }
 
-/// The command line, with what SageMaker's variables add to it.
-fn parse() -> Cli {
-    let given = sagemaker::arguments(std::env::args_os().collect(), |name| std::env::var_os(name));
-    let (arguments, environment) =
-        given.unwrap_or_else(|error| Cli::command().error(ErrorKind::InvalidValue, error).exit());
-    let mut cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| {
+/// The command line, with what variables and a file add to it.
+fn parse() -> (Cli, Settings, ArgMatches) {
+    let mut program = Cli::command();
+    let resolved = settings::resolve(&program, std::env::args_os().collect(), std::env::vars_os().collect());
+    let (arguments, settings) =
+        resolved.unwrap_or_else(|error| program.error(ErrorKind::InvalidValue, format!("{error:#}")).exit());
+    let parsed = program.try_get_matches_from(arguments);
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = parsed.unwrap_or_else(|error| {
         if error.use_stderr() {
-            environment.origins().for_each(|origin| log::say(&origin));
+            settings.behind(&error).iter().for_each(|origin| log::say(origin));
             log::flush();
         }
         error.exit()
     });
-    if let Command::Serve(args) = &mut cli.command {
-        args.environment = environment;
-    }
-    cli
+    (cli, settings, matches)
 }
 
 fn main() -> ExitCode {
-    let cli = parse();
-    let code = start_log(&cli.command).and_then(|()| run(cli.command)).unwrap_or_else(|error| {
+    let (cli, settings, matches) = parse();
+    let code = start_log(&cli.command).and_then(|()| run(cli.command, &settings, &matches)).unwrap_or_else(|error| {
         log::say(&format!("error: {error:#}"));
         ExitCode::FAILURE
     });
@@ -130,7 +141,8 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(command: Command) -> Result<ExitCode> {
+fn run(command: Command, settings: &Settings, matches: &ArgMatches) -> Result<ExitCode> {
+    settings.log();
     weights::report_faults(wire::FILE_FAULT_EXIT_CODE).context("a handler for SIGBUS")?;
     match command {
         Command::Serve(args) => serve::run(args),
@@ -140,8 +152,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => benchmarks::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Config(args) => show(&args, settings, matches).map(|()| ExitCode::SUCCESS),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Probe(args) => probe::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 

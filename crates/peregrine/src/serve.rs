@@ -1,10 +1,11 @@
 //! `peregrine serve`.
 
 use crate::access::AccessArgs;
+use crate::doctor;
 use crate::engine_args::{EngineArgs, ranks, seconds};
 use crate::heap;
+use crate::profiles;
 use crate::progress;
-use crate::sagemaker::Environment;
 use crate::signals::Signals;
 use crate::supervisor::{self, Handed};
 use crate::threads::start_runtime;
@@ -29,6 +30,10 @@ pub struct ServeArgs {
     /// Workers over which the model is sharded.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = ranks())]
     tensor_parallel: u32,
+    /// The machine, which sets how many workers there are and their sizes, where nothing else is said: an instance type, or local. A machine
+    /// that is another one is refused.
+    #[arg(long, value_name = "NAME", value_parser = profiles::names())]
+    profile: Option<String>,
     #[command(flatten)]
     access: AccessArgs,
     /// File of a chat template, in place of the model's own. If not given: that of the model's folder, or Falcon's format.
@@ -56,8 +61,7 @@ pub struct ServeArgs {
     /// What is done when the workers fail more often, or cannot be started at all.
     #[arg(long, value_enum, default_value_t = OnFailure::Exit)]
     on_failure: OnFailure,
-    /// Serve as SageMaker asks of a container: HTTP on 0.0.0.0:8080, the model of /opt/ml/model, and limits
-    /// from the variables that Text Generation Inference's container knows. Flags that are given win.
+    /// Serve as SageMaker asks of a container: HTTP on 0.0.0.0:8080, and the model of /opt/ml/model, where nothing else is said.
     #[arg(long)]
     sagemaker: bool,
     /// What a line of the log is.
@@ -78,9 +82,6 @@ pub struct ServeArgs {
     /// The most traces a second of requests whose callers do not say.
     #[arg(long, value_name = "N", default_value_t = 50, requires = "otlp_endpoint")]
     traces_per_second: u32,
-    /// What was made of those variables.
-    #[arg(skip)]
-    pub environment: Environment,
     /// Check flags, addresses, model and memory as for a start, and end: nothing is started, and no weight is read.
     #[arg(long)]
     check: bool,
@@ -151,7 +152,9 @@ impl ServeArgs {
             failures_max: (self.on_failure == OnFailure::Exit).then_some(self.restarts_max),
             window: Duration::from_secs(self.restart_window.into()),
         };
-        Ok(EngineOptions { chat_template, chat_overflow, telemetry, restarts, ..self.engine.options()? })
+        let mut options = self.engine.options()?;
+        options.worker.variables = self.profile.as_deref().map(profiles::variables).unwrap_or_default();
+        Ok(EngineOptions { chat_template, chat_overflow, telemetry, restarts, ..options })
     }
 }
 
@@ -167,7 +170,10 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs, handed: Handed) -> Result<ExitCode> {
-    args.environment.log();
+    if let Some(profile) = &args.profile {
+        let slower = profiles::check(profile)?.into_iter().chain(args.engine.model_dir().and_then(doctor::read_ahead));
+        slower.for_each(|text| warn!("{text}"));
+    }
     let settings = Settings {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
         payload_limit: args.payload_limit as usize,

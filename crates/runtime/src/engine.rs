@@ -217,7 +217,7 @@ impl Prepared {
             tgi: options.tgi_limits(max_concurrent_requests),
             max_concurrent_requests: max_concurrent_requests as usize,
         };
-        let launch = Launch::new(backend, world, &options.cuda)?;
+        let launch = Launch::new(backend, world, &options.cuda, &options.worker.variables)?;
         let processes = ProcessConfig {
             program: options.worker.program.clone(),
             name: options.worker.name.clone(),

@@ -20,6 +20,8 @@ pub struct WorkerCommand {
     pub name: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Variables that are set for it, unless the user has set them.
+    pub variables: Vec<(&'static str, &'static str)>,
 }
 
 /// What the workers find when they start, beside their command.
@@ -59,9 +61,27 @@ fn rendezvous(made: &OnceLock<OwnedFd>, world: usize) -> io::Result<OwnedFd> {
     memory.try_clone()
 }
 
+/// What a process that has ranks on GPUs itself must find when it starts, as workers do: variables, and what must live as long as it does.
+///
+/// # Errors
+///
+/// [`EngineError`]: NVIDIA's libraries cannot be looked for, or NCCL is asked for and missing.
+pub fn cuda_environment(
+    world: usize,
+    cuda: &CudaSettings,
+) -> Result<(Vec<(OsString, OsString)>, Box<dyn Any + Send + Sync>), EngineError> {
+    let Launch { environment, keep, .. } = Launch::new("cuda", world, cuda, &[])?;
+    Ok((environment, keep))
+}
+
 impl Launch {
     /// For `world` ranks on this machine.
-    pub(crate) fn new(backend: &str, world: usize, cuda: &CudaSettings) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        backend: &str,
+        world: usize,
+        cuda: &CudaSettings,
+        variables: &[(&str, &str)],
+    ) -> Result<Self, EngineError> {
         let mut environment: Vec<(OsString, OsString)> = Vec::new();
         let mut set_default = |name: &str, value: &str| {
             if std::env::var_os(name).is_none() {
@@ -73,7 +93,7 @@ impl Launch {
             set_default("PEREGRINE_LOG", "info");
         }
         if backend == "cuda" {
-            CUDA_ENVIRONMENT.iter().for_each(|(name, value)| set_default(name, value));
+            CUDA_ENVIRONMENT.iter().chain(variables).for_each(|(name, value)| set_default(name, value));
         }
         let mut keep: Box<dyn Any + Send + Sync> = Box::new(());
         let made = OnceLock::new();

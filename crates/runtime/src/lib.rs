@@ -3,6 +3,7 @@
 //! * [`Engine::start`]: from [`EngineOptions`] to a coordinator with its workers, and the service over it.
 //! * [`open_rank`]: what a worker runs: the backend that its coordinator chose, with its shard loaded.
 //! * [`Machine`]: how large KV cache and steps are here, before anything is read.
+//! * [`cuda_environment`]: what a process with ranks on GPUs needs, where it is no worker.
 //! * [`demo`]: the model that comes with the program.
 //! * [`timed`]: tokens that say when they were sampled, for the benchmark of all but the model.
 //!
@@ -28,6 +29,6 @@ pub use capacity::{BackendFootprints, Host, Machine};
 pub use engine::{Engine, EngineOptions};
 pub use error::{CapacityError, EngineError};
 pub use instant::ORDINARY_TOKENS;
-pub use launch::WorkerCommand;
+pub use launch::{WorkerCommand, cuda_environment};
 pub use memory::available_bytes;
 pub use traces::gpu_traces;

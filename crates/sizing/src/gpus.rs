@@ -33,6 +33,18 @@ pub struct Gpu {
     pub link: Link,
 }
 
+impl Gpu {
+    /// Whether a driver means this kind by `name`, as in `NVIDIA A100-SXM4-80GB`. Cards for PCI Express lack NVLink's switches.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        let words: Vec<&str> = name.split([' ', '-']).collect();
+        let (family, size) = self.name.split_once('-').expect("a kind has a size");
+        let is_size = words.iter().filter(|word| word.ends_with("GB")).all(|word| *word == size);
+        let is_card = words.iter().any(|word| word.eq_ignore_ascii_case("PCIe"));
+        words.contains(&family) && is_size && !(is_card && matches!(self.link, Link::NvLink { .. }))
+    }
+}
+
 /// How the GPUs of a node reach each other's memory.
 pub enum Link {
     /// Over NVLink and switches.
@@ -231,6 +243,23 @@ mod tests {
         assert!((7.1..8.45).contains(&us(48 << 10)));
         assert!((us(512 << 20) - 2.0 * 2168.0).abs() < 1e-6);
         assert_eq!(A100_80.link.all_reduce_seconds(1, 1 << 20), 0.0);
+    }
+
+    #[test]
+    fn drivers_names_are_known() {
+        for (name, gpu) in [
+            ("NVIDIA A100-SXM4-80GB", &A100_80),
+            ("NVIDIA A100-SXM4-40GB", &A100_40),
+            ("NVIDIA A10G", &A10G),
+            ("NVIDIA L40S", &L40S),
+            ("NVIDIA H100 80GB HBM3", &H100),
+            ("NVIDIA H200", &H200),
+        ] {
+            for other in [&A10G, &A100_40, &L40S, &A100_80, &H100, &H200] {
+                assert_eq!(other.is_called(name), std::ptr::eq(other, gpu), "{name} and {}", other.name);
+            }
+        }
+        assert!(!A100_80.is_called("NVIDIA A100 80GB PCIe") && !H100.is_called("NVIDIA H100 PCIe"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) struct Found {
 #[derive(Debug, Serialize)]
 pub(super) struct Gpu {
     pub(super) ordinal: usize,
-    name: String,
+    pub(super) name: String,
     compute_capability: String,
     memory_bytes: u64,
     pci_bus_id: String,

@@ -9,18 +9,25 @@ use std::process::{Child, Command, Stdio};
 
 const LAUNCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/launch-p4de");
 
+/// As much memory of each GPU as a p4de.24xlarge has.
+const MEMORY: (&str, &str) = ("CUDA_STANDIN_MEMORY_MB", "0");
+
 #[test]
 fn a_dry_run_says_what_would_be_started() {
     let addresses = ["--grpc-addr=127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
-    let dry = |options: &[&str]| finish(with_gpus(LAUNCH).args(["--dry-run", MODEL]).args(options).args(addresses));
+    let dry = |options: &[&str]| {
+        let mut command = with_gpus(LAUNCH);
+        finish(command.args(["--dry-run", MODEL]).args(options).args(addresses).env(MEMORY.0, MEMORY.1))
+    };
     let (text, succeeded) = dry(&["--kv-tokens", "4096", "--max-batch-tokens=512"]);
     assert!(succeeded, "{text}");
-    // The caller's options take the place of the script's.
+    // The caller's options take the place of the profile's.
     let command = text.lines().find(|line| line.starts_with(PEREGRINE)).expect("the command is a line");
-    let expected = format!("{PEREGRINE} serve --backend cuda --tensor-parallel 8 --model {MODEL} --kv-tokens 4096 ");
+    let expected = format!("{PEREGRINE} serve --profile p4de.24xlarge --model {MODEL} --kv-tokens 4096 ");
     assert!(command.starts_with(&expected) && command.matches("--max-batch-tokens").count() == 1, "{text}");
     // It can be pasted: a shell takes it as it stands, and it would start.
-    let (checked, succeeded) = finish(with_gpus("bash").args(["-c", &format!("{command} --check")]));
+    let (checked, succeeded) =
+        finish(with_gpus("bash").args(["-c", &format!("{command} --check")]).env(MEMORY.0, MEMORY.1));
     assert!(succeeded && checked.contains("ready to start"), "{checked}");
     // What the server refuses is refused here, too.
     for (options, expected) in [
@@ -60,12 +67,41 @@ fn a_dry_run_fails_where_the_launch_would() {
     for (variable, value, expected) in [
         ("CUDA_STANDIN_DEVICES", "4", "--tensor-parallel 8 needs 8 GPUs, and the driver finds 4"),
         ("CUDA_STANDIN_NO_PEER", "all", "GPU 0 cannot access the memory of GPU 1"),
+        ("CUDA_STANDIN_NVML", "7.mig=1", "MIG: GPU 7 is partitioned"),
     ] {
         let (text, succeeded) = finish(with_gpus(LAUNCH).args(["--dry-run", MODEL]).env(variable, value));
         assert!(!succeeded && text.contains(expected) && text.contains("this machine cannot serve"), "{text}");
     }
     let (text, succeeded) = finish(with_gpus(LAUNCH).args(["--dry-run", "/nowhere"]));
     assert!(!succeeded && text.contains("/nowhere/config.json: there is no such file"), "{text}");
+}
+
+#[test]
+fn a_profile_is_held_to_the_machine_and_sets_what_nobody_has_set() {
+    let serve = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = with_gpus(PEREGRINE);
+        command.args(arguments).args(["--model", MODEL, "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        finish(command.envs(variables.iter().copied()))
+    };
+    let check = ["serve", "--check", "--profile", "p4de.24xlarge"];
+    let (text, succeeded) = serve(&check, &[MEMORY]);
+    assert!(succeeded && text.contains("over 8 workers, backend cuda: ready to start"), "{text}");
+    for origin in ["profile p4de.24xlarge: --tensor-parallel 8", "profile p4de.24xlarge: --max-batch-tokens 2048"] {
+        assert!(text.contains(origin), "{text}");
+    }
+    for (variables, expected) in [
+        (&[MEMORY, ("CUDA_STANDIN_DEVICES", "4")][..], "expected 8 GPUs (A100-80GB), and the driver finds 4"),
+        (&[MEMORY, ("CUDA_STANDIN_MODEL", "H100")], "expected GPUs A100-80GB, and GPU 0 is Stand-in H100-SXM5-80GB"),
+        (&[], "expected GPUs A100-80GB, and GPU 0 is Stand-in A100-SXM4-80GB with 4.29 GB"),
+    ] {
+        let (text, succeeded) = serve(&check, variables);
+        assert!(!succeeded && text.contains("--profile p4de.24xlarge: ") && text.contains(expected), "{text}");
+    }
+    let (text, succeeded) =
+        serve(&["config", "--profile", "local"], &[("CUDA_STANDIN_DEVICES", "3"), ("NUM_SHARD", "2")]);
+    let of = |flag: &str| text.lines().find(|line| line.split(' ').next() == Some(flag)).unwrap_or_default();
+    assert!(succeeded && of("--backend").ends_with("profile local") && of("--backend").contains(" cuda "), "{text}");
+    assert!(of("--tensor-parallel").ends_with("variable NUM_SHARD"), "{text}");
 }
 
 /// Ends what it started, whatever becomes of the test.
@@ -99,6 +135,7 @@ fn a_launch_waits_for_health_and_ends_with_a_signal() {
         .args([MODEL, "--kv-tokens", "256", "--max-total-tokens", "64", "--max-batch-tokens", "16"])
         .args(["--http-addr", &http, "--grpc-addr", &grpc])
         .env("LOAD_LIMIT_S", "120")
+        .env(MEMORY.0, MEMORY.1)
         .process_group(0)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -21,7 +21,7 @@ fn each_lack_has_a_message_of_its_own() {
     // No stand-in: these machines have no driver, or a real one.
     let no_driver = "no NVIDIA driver: libcuda.so cannot be opened";
     for line in [
-        "doctor --backend cuda --tensor-parallel 8",
+        "doctor --no-measure --backend cuda --tensor-parallel 8",
         "serve --backend cuda --tensor-parallel 8 --grpc-addr 127.0.0.1:0",
     ] {
         let mut bare = Command::new(PEREGRINE);
@@ -41,7 +41,10 @@ fn each_lack_has_a_message_of_its_own() {
 fn peers_are_asked_for_where_they_must_be_there() {
     let doctor = |strict: &[&str]| {
         let mut command = with_gpus(PEREGRINE);
-        command.args(["doctor", "--tensor-parallel", "3"]).args(strict).env("CUDA_STANDIN_NO_PEER", "0-1");
+        command
+            .args(["doctor", "--no-measure", "--tensor-parallel", "3"])
+            .args(strict)
+            .env("CUDA_STANDIN_NO_PEER", "0-1");
         finish(&mut command)
     };
     let expected = "GPU 0 cannot access the memory of GPU 1";
@@ -61,7 +64,7 @@ fn cores_next_to_gpus_are_shown() {
         std::fs::write(device.join("numa_node"), format!("{node}\n")).expect("a file");
     }
     let mut command = with_gpus(PEREGRINE);
-    command.args(["doctor", "--tensor-parallel", "2", "--sysfs"]).arg(sysfs.path());
+    command.args(["doctor", "--no-measure", "--tensor-parallel", "2", "--sysfs"]).arg(sysfs.path());
     let (text, succeeded) = finish(command.env("CUDA_STANDIN_DEVICES", "3"));
     assert!(succeeded, "{text}");
     for expected in ["next to it: 0-23,48-71 (node 0)", "next to it: 24-47,72-95 (node 1)", "next to it: unknown"] {

@@ -29,7 +29,7 @@ async fn a_cache_that_cannot_fit_is_refused_by_all_alike() {
     let on_cpus = ["--model", &model, "--backend", "cpu", "--tensor-parallel", "2"];
     let serve = ["serve", "--check", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
     let refused = Program::new(serve.iter().chain(&on_cpus).chain(&TOO_MANY)).run().await.failure();
-    let doctor = problems(["doctor"].iter().chain(&on_cpus).chain(&TOO_MANY)).await;
+    let doctor = problems(["doctor", "--no-measure"].iter().chain(&on_cpus).chain(&TOO_MANY)).await;
     let plan = Program::new(["plan", "--node", "local"].iter().chain(&on_cpus).chain(&TOO_MANY)).run().await.success();
     for said in [&refused, &doctor, &plan] {
         assert!(said.contains("a rank has ") && advised(said) > 1 << 14, "{said}");
@@ -76,7 +76,8 @@ async fn only_http_is_spoken_to_a_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn doctor_tells_all_problems_of_a_host_at_once() {
     let model = model();
-    let said = Program::new(["doctor", "--backend", "cpu", "--model", &model, "--json"]).run().await.success();
+    let said =
+        Program::new(["doctor", "--no-measure", "--backend", "cpu", "--model", &model, "--json"]).run().await.success();
     let report: Value = serde_json::from_str(&said).expect("JSON");
     let keys: Vec<&String> = report.as_object().expect("an object").keys().collect();
     let expected = [
@@ -110,7 +111,7 @@ async fn doctor_tells_all_problems_of_a_host_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::copy(model_dir("tiny-falcon-40b").join("config.json"), folder.path().join("config.json")).expect("a copy");
     let folder = folder.path().to_str().expect("UTF-8");
-    let bad = ["doctor", "--backend", "cpu", "--model", folder];
+    let bad = ["doctor", "--no-measure", "--backend", "cpu", "--model", folder];
     let said = problems(bad.iter().chain(&TOO_MANY)).await;
     assert!(said.matches("error: ").count() == 2 && said.contains("--kv-tokens up to "), "{said}");
 }

@@ -21,6 +21,7 @@
 //! * [`pauses`]: processes that stand still, and go on.
 //! * [`logs`]: a log that cannot be written.
 //! * [`reflection`]: what gRPC tells of its services.
+//! * [`settings`]: variables and a file that set flags.
 //! * [`surroundings`]: variables, paths and what else a program finds where it is started.
 //! * [`memory`]: what the workers hold.
 //! * [`model_files`]: weights files that change while they are served.
@@ -60,6 +61,7 @@ mod openapi;
 mod pauses;
 mod recovery;
 mod reflection;
+mod settings;
 #[path = "../support/standin.rs"]
 mod standin;
 mod supervisor;

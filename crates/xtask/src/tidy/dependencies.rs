@@ -11,6 +11,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("amx-standin", &[]),
     ("cuda-standin", &[]),
     ("cudarc", &["backend-cuda"]),
+    ("nvml-wrapper", &["peregrine"]),
     ("prost", &["wire"]),
     ("tonic-prost", &["wire"]),
     ("tonic-prost-build", &["wire"]),
