@@ -185,7 +185,7 @@ fn checks(args: &DoctorArgs, uses_gpus: bool, gpu: Option<&str>, ranks: usize) -
     let has_gpus = uses_gpus || (args.backend == Backend::Auto && runtime::gpu_traces().is_some());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if uses_gpus { 1 } else { (cores / ranks).max(1) };
-    let mut checks = if has_gpus { nvml::look() } else { Vec::new() };
+    let mut checks = if has_gpus { nvml::look(args.strict) } else { Vec::new() };
     checks.extend(container::look(&args.root, &container::Needs { ranks, on_gpus: uses_gpus, threads }));
     if let Some(dir) = &args.model {
         checks.extend(disk::look(dir, &args.sysfs, measures));

@@ -52,7 +52,7 @@ const ROUNDS: usize = 9;
 /// Small sums of a round, behind each other, as layers follow each other.
 const SMALL_LAUNCHES: usize = 64;
 /// Where a small sum takes longer, a large one is not waited for.
-const HOPELESS: Duration = Duration::from_millis(2);
+const HOPELESS: Duration = Duration::from_millis(5);
 
 /// Measures, and prints JSON.
 pub fn run(args: &ProbeArgs) -> Result<()> {
@@ -122,7 +122,7 @@ fn measure<B: Backend>(
         times.sort_unstable();
         Ok::<_, BackendError>(times[times.len() / 2])
     };
-    let once = sums(backend, SMALL_BYTES, 1, 1)?;
+    let once = sums(backend, SMALL_BYTES, 3, 1)?;
     // What all ranks take together: each of them then decides alike.
     let mut shared = backend.tensor(1, COLUMNS)?;
     backend.write(&mut shared, &vec![once.as_secs_f32(); COLUMNS])?;

@@ -42,10 +42,10 @@ type BrokenPair = (u32, u32, P2pStatus);
 
 const REPLACE: &str = "stop and start the instance, so that it comes up on another host, or have the GPU replaced";
 
-/// Looks at all GPUs.
-pub(super) fn look() -> Vec<Check> {
+/// Looks at all GPUs. `strict`: pairs that do not reach each other fail; they only make sums slower.
+pub(super) fn look(strict: bool) -> Vec<Check> {
     match Nvml::init() {
-        Ok(nvml) => look_by(&nvml),
+        Ok(nvml) => look_by(&nvml, strict),
         Err(error) => {
             let remedy =
                 "install the driver's libnvidia-ml.so.1; in a container, NVIDIA_DRIVER_CAPABILITIES=compute,utility";
@@ -54,7 +54,7 @@ pub(super) fn look() -> Vec<Check> {
     }
 }
 
-fn look_by(nvml: &Nvml) -> Vec<Check> {
+fn look_by(nvml: &Nvml, strict: bool) -> Vec<Check> {
     let (mut checks, mut all, mut devices) = (Vec::new(), Vec::new(), Vec::new());
     for ordinal in 0..nvml.device_count().unwrap_or(0) {
         match nvml.device_by_index(ordinal) {
@@ -70,7 +70,7 @@ fn look_by(nvml: &Nvml) -> Vec<Check> {
     }
     checks.extend(judge(&all));
     if all.iter().any(|gpu| !gpu.links.is_empty()) && devices.len() > 1 {
-        checks.push(judge_pairs(devices.len(), &broken_pairs(&devices)));
+        checks.push(judge_pairs(devices.len(), &broken_pairs(&devices), strict));
     }
     checks
 }
@@ -120,14 +120,15 @@ fn broken_pairs(devices: &[(u32, Device<'_>)]) -> Vec<BrokenPair> {
     asked.filter(|(.., status)| *status != P2pStatus::Ok).collect()
 }
 
-fn judge_pairs(gpus: usize, broken: &[BrokenPair]) -> Check {
+fn judge_pairs(gpus: usize, broken: &[BrokenPair], strict: bool) -> Check {
     const NAME: &str = "NVLink pairs";
     if broken.is_empty() {
         return Check::pass(NAME, format!("all {} pairs reach each other over NVLink", gpus * (gpus - 1) / 2));
     }
     let told = broken.iter().map(|(a, b, status)| format!("{a}-{b} ({status:?})")).collect::<Vec<_>>().join(", ");
     let remedy = "systemctl restart nvidia-fabricmanager, whose version must be the driver's; nvidia-smi topo -p2p n";
-    Check::fail(NAME, format!("GPUs do not reach each other over NVLink: {told}"), remedy)
+    let verdict = if strict { Check::fail } else { Check::warn };
+    verdict(NAME, format!("GPUs do not reach each other over NVLink: {told}"), remedy)
 }
 
 /// What one aspect of a GPU comes to; nothing where all is well or unknown.

@@ -1,7 +1,8 @@
 //! Commands over the stand-in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 /// The repository's root.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -13,8 +14,20 @@ pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../runtime/falcon-
 /// A command of the repository that sees the stand-in's GPUs.
 pub fn with_gpus(program: &str) -> Command {
     let mut command = Command::new(Path::new(ROOT).join("scripts/with-standin"));
-    command.arg(program).current_dir(ROOT).env("PEREGRINE", PEREGRINE);
+    command.arg(program).current_dir(ROOT).env("PEREGRINE", PEREGRINE).env("CUDA_STANDIN_LIBRARY", library());
     command
+}
+
+/// The stand-in, built once.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standin-of-gpu");
+        let script = Path::new(ROOT).join("scripts/with-standin");
+        let (said, succeeded) = finish(Command::new(script).arg("--folder").arg(&folder));
+        assert!(succeeded, "{said}");
+        folder.join("libcuda.so").canonicalize().expect("it was filled")
+    })
 }
 
 /// What a command wrote to both outputs, and whether it succeeded.
