@@ -206,6 +206,23 @@ mod tests {
         assert!(flags("a.small").is_empty() && variables(LOCAL).is_empty());
     }
 
+    /// docs/operations.md has a row of each kind of node, with all that it sets.
+    #[test]
+    fn every_profile_is_documented() {
+        let text = include_str!("../../../docs/operations.md");
+        let row = |name: &str| text.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+        for node in &NODES {
+            let row = row(node.name).unwrap_or_else(|| panic!("{} has no row", node.name));
+            for (flag, value) in fabric(node).flags {
+                assert!(row.contains(&format!("`--{flag} {value}`")), "--{flag} {value}: {row}");
+            }
+            for (name, value) in fabric(node).variables {
+                assert!(row.contains(&format!("`{name}={value}`")), "{name}={value}: {row}");
+            }
+        }
+        assert!(row(LOCAL).is_some());
+    }
+
     #[test]
     fn nodes_of_memory_are_counted_where_this_process_may_run() {
         // Every test may run on the first core, and none needs to on a second socket.

@@ -58,6 +58,16 @@ fn every_flag_of_every_command_has_a_variable_and_a_key() {
     assert!(seen > 150, "{seen}");
 }
 
+/// Beside a service that is called peregrine, Kubernetes sets PEREGRINE_PORT, PEREGRINE_PORT_… and PEREGRINE_SERVICE_… in every pod.
+#[test]
+fn no_flag_has_a_variable_that_kubernetes_sets() {
+    let program = crate::Cli::command();
+    for flag in flags::common_flags(&program) {
+        let clashes = flag == "port" || flag.starts_with("port-") || flag.starts_with("service-");
+        assert!(!clashes, "--{flag}");
+    }
+}
+
 #[test]
 fn sources_have_an_order() {
     let text = "tensor-parallel = 3\nkv-tokens = 3\n[serve]\nkv-tokens = 4\nmax-best-of = 4\nmax-batch-size = 4\n";
