@@ -11,8 +11,11 @@ pub const PCIE_WIDTH: u64 = 16;
 /// No link is down.
 const NONE: u64 = 99;
 
-/// The keys, each with what a healthy device tells.
-const HEALTHY: [(&str, fn(&Model) -> u64); 16] = [
+/// A key, and what a healthy device tells.
+type Fact = (&'static str, fn(&Model) -> u64);
+
+/// All keys.
+const HEALTHY: [Fact; 16] = [
     // 1: the device does not answer.
     ("lost", |_| 0),
     ("ecc", |_| 1),

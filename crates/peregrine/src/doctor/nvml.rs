@@ -134,8 +134,10 @@ fn judge_pairs(gpus: usize, broken: &[BrokenPair], strict: bool) -> Check {
 /// What one aspect of a GPU comes to; nothing where all is well or unknown.
 type Judge = fn(&Health) -> Option<Check>;
 
-/// Each aspect: its name, what is said where all is well, whether a GPU tells of it, and what is wrong with one.
-const ASPECTS: [(&str, &str, fn(&Health) -> bool, Judge); 9] = [
+/// Its name, what is said where all is well, whether a GPU tells of it, and what is wrong with one.
+type Aspect = (&'static str, &'static str, fn(&Health) -> bool, Judge);
+
+const ASPECTS: [Aspect; 9] = [
     ("ECC", "no uncorrected errors", |gpu| gpu.ecc.is_some(), ecc),
     ("memory repair", "none waits or has failed", |gpu| gpu.pending.is_some(), repair),
     ("clocks", "set to the most", |gpu| gpu.clocks[0].is_some(), clocks),
