@@ -61,15 +61,15 @@ fn rendezvous(made: &OnceLock<OwnedFd>, world: usize) -> io::Result<OwnedFd> {
     memory.try_clone()
 }
 
-/// What a process that has ranks on GPUs itself must find when it starts, as workers do: variables, and what must live as long as it does.
+/// Variables, and what must live as long as the process that has them.
+pub type RankEnvironment = (Vec<(OsString, OsString)>, Box<dyn Any + Send + Sync>);
+
+/// What a process that has ranks on GPUs itself must find when it starts, as workers do.
 ///
 /// # Errors
 ///
 /// [`EngineError`]: NVIDIA's libraries cannot be looked for, or NCCL is asked for and missing.
-pub fn cuda_environment(
-    world: usize,
-    cuda: &CudaSettings,
-) -> Result<(Vec<(OsString, OsString)>, Box<dyn Any + Send + Sync>), EngineError> {
+pub fn cuda_environment(world: usize, cuda: &CudaSettings) -> Result<RankEnvironment, EngineError> {
     let Launch { environment, keep, .. } = Launch::new("cuda", world, cuda, &[])?;
     Ok((environment, keep))
 }

@@ -29,6 +29,6 @@ pub use capacity::{BackendFootprints, Host, Machine};
 pub use engine::{Engine, EngineOptions};
 pub use error::{CapacityError, EngineError};
 pub use instant::ORDINARY_TOKENS;
-pub use launch::{WorkerCommand, cuda_environment};
+pub use launch::{RankEnvironment, WorkerCommand, cuda_environment};
 pub use memory::available_bytes;
 pub use traces::gpu_traces;
