@@ -5,18 +5,27 @@ use super::flags::{flag, is_switch, shown, source_is_command_line};
 use crate::output::print;
 use crate::serve::ServeArgs;
 use anyhow::Result;
-use clap::{Arg, ArgMatches, Args, Command};
+use clap::{Arg, ArgMatches, Args, Command, ValueEnum};
 use serde::Serialize;
 use std::ffi::OsStr;
 
 /// Arguments of `peregrine config`.
 #[derive(Args, Debug)]
 pub struct ConfigArgs {
+    /// The command whose flags are shown.
+    #[arg(value_enum, default_value_t = Of::Serve, hide_possible_values = true)]
+    _of: Of,
     /// Print JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     _serve: ServeArgs,
+}
+
+/// A command whose flags can be shown.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Of {
+    Serve,
 }
 
 /// A flag, what holds for it, and from where. The keys of its JSON stay.

@@ -34,7 +34,8 @@ async fn what_holds_is_shown_and_nothing_is_started() {
     let file = file(folder.path());
     let variables = [("PEREGRINE_INSECURE", "true"), ("SM_NUM_GPUS", "8"), ("MAX_TOTAL_TOKENS", "100")];
     let config = |flags: &[&str]| {
-        let words = ["config", "--config", &file, "--max-best-of=3"].iter().chain(flags).copied().collect::<Vec<_>>();
+        let words =
+            ["config", "serve", "--config", &file, "--max-best-of=3"].iter().chain(flags).copied().collect::<Vec<_>>();
         Program::new(words).envs(variables).run()
     };
     let said = config(&[]).await.success();
