@@ -40,7 +40,7 @@ pub(super) fn look(root: &Path, needs: &Needs) -> Vec<Check> {
 fn shm(root: &Path, ranks: usize) -> Option<Check> {
     let mounts = std::fs::read_to_string(root.join("proc/self/mounts")).ok()?;
     // The last one is seen. Without a size it is half of the memory.
-    let mount = mounts.lines().filter(|line| line.split(' ').nth(1) == Some("/dev/shm")).next_back();
+    let mount = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some("/dev/shm"));
     let Some(mount) = mount else {
         let remedy = "mount a tmpfs at /dev/shm";
         return Some(Check::warn("/dev/shm", "there is none, and NCCL's ranks meet there", remedy));

@@ -78,7 +78,7 @@ fn look_by(nvml: &Nvml, strict: bool) -> Vec<Check> {
 fn health(ordinal: u32, device: &Device<'_>) -> Health {
     let clock = |clock: Clock| {
         // Where nobody has set one, it is the default, which is below the most.
-        let target = device.clock(clock.clone(), ClockId::TargetAppClock).ok()?;
+        let target = device.clock(clock, ClockId::TargetAppClock).ok()?;
         Some((target, device.max_clock_info(clock).ok()?))
     };
     let uncorrected = |counter| device.total_ecc_errors(MemoryError::Uncorrected, counter).ok();
