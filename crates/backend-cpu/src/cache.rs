@@ -1,13 +1,14 @@
-//! The KV cache: blocks of keys and values of all layers, and how a batch is cut for attention.
+//! The KV cache: blocks of keys and values of all layers, and attention over them.
 
+use crate::cpu_step::CpuStep;
 use crate::executor::Executor;
-use crate::kernels::attention::{AttentionTile, HeadTile, PositionTable, QUERIES, RowTile, block_len, store};
+use crate::kernels::attention::{AttentionTile, HeadTile, PositionTable, QUERIES, block_len, store};
 use crate::kernels::memory::Buffer;
 use crate::kernels::pool::Pool;
 use crate::kernels::simd::dispatch;
 use crate::kernels::tiles::Cuts;
 use crate::memory::{CpuTensor, buffer};
-use backend::{AttentionShape, BackendError, Batch, Positions, Tensor, positions};
+use backend::{AttentionShape, BackendError, Positions, Tensor, positions};
 use step::BLOCK_TOKENS;
 
 /// Keys and values in f32, of shape (layers, KV heads, blocks, block); see [`block_len`].
@@ -19,9 +20,6 @@ pub struct CpuKvCache {
     head_tiles: Vec<HeadTile>,
     /// Where the head tiles begin and end in a row of results.
     head_cuts: Vec<usize>,
-    /// Of the batch at hand.
-    row_tiles: Vec<RowTile>,
-    row_cuts: Vec<usize>,
 }
 
 impl CpuKvCache {
@@ -37,8 +35,6 @@ impl CpuKvCache {
             blocks,
             values: buffer("the KV cache", len)?,
             positions: position_table(shape),
-            row_tiles: Vec::new(),
-            row_cuts: Vec::new(),
         })
     }
 
@@ -62,25 +58,26 @@ impl CpuKvCache {
         &mut self,
         executor: &mut Executor,
         qkv: &CpuTensor,
-        batch: &Batch,
+        step: &CpuStep<'_>,
         layer: usize,
         y: &mut CpuTensor,
     ) {
+        let batch = step.input.batch;
         assert_eq!(qkv.columns(), self.shape.qkv_columns(), "columns of queries, keys and values");
         assert_eq!(y.columns(), self.shape.attended_columns(), "columns of attention's result");
         assert!(qkv.rows() == batch.rows() && y.rows() == batch.rows(), "rows of attention");
         if y.used().is_empty() {
             return;
         }
-        self.cut_rows(batch);
-        self.store(&mut executor.pool, qkv, batch, layer);
+        assert!(step.positions <= self.shape.max_positions, "{} positions", step.positions);
+        self.store(&mut executor.pool, qkv, step, layer);
         let heads_len = self.blocks * block_len(self.shape.head_dim);
         let layer = &self.values[layer * self.shape.groups.len() * heads_len..][..self.shape.groups.len() * heads_len];
         let this = &*self;
-        let (rows, heads) = (Cuts::At(&this.row_cuts), Cuts::At(&this.head_cuts));
+        let (rows, heads) = (Cuts::At(&step.row_cuts), Cuts::At(&this.head_cuts));
         let (isa, columns) = (executor.isa, y.columns());
         executor.pool.for_each_tile(y.used_mut(), columns, rows, heads, &mut executor.scratch, |scratch, tile| {
-            let row_tile = &this.row_tiles[tile.row_part];
+            let row_tile = &step.row_tiles[tile.row_part];
             let heads = &this.head_tiles[tile.column_part];
             let attention = AttentionTile {
                 cache: &layer[heads.group * heads_len..][..heads_len],
@@ -98,38 +95,19 @@ impl CpuKvCache {
         });
     }
 
-    /// Cuts each sequence's rows where their positions enter a new block.
-    fn cut_rows(&mut self, batch: &Batch) {
-        self.row_tiles.clear();
-        self.row_cuts.clear();
-        self.row_cuts.push(0);
-        for seq in &batch.seqs {
-            assert!(seq.start + seq.rows.len() <= self.shape.max_positions, "positions of {seq:?}");
-            let mut rows = seq.rows.clone();
-            let mut position = seq.start;
-            while !rows.is_empty() {
-                let end = rows.end.min(rows.start + BLOCK_TOKENS - position % BLOCK_TOKENS);
-                self.row_tiles.push(RowTile { rows: rows.start..end, position, table: seq.table.clone() });
-                self.row_cuts.push(end);
-                position += end - rows.start;
-                rows.start = end;
-            }
-        }
-    }
-
     /// Rotates the batch's keys and stores them with their values.
-    fn store(&mut self, pool: &mut Pool, qkv: &CpuTensor, batch: &Batch, layer: usize) {
+    fn store(&mut self, pool: &mut Pool, qkv: &CpuTensor, step: &CpuStep<'_>, layer: usize) {
         let (head_dim, groups) = (self.shape.head_dim, self.shape.groups.len());
         let block_len = block_len(head_dim);
         let head_len = self.blocks * block_len;
         let layer = &mut self.values[layer * groups * head_len..][..groups * head_len];
-        let (shape, positions, row_tiles) = (&self.shape, &self.positions, &self.row_tiles);
+        let (shape, positions, batch) = (&self.shape, &self.positions, step.input.batch);
         pool.for_each_plain_tile(layer, head_len, Cuts::Every(1), Cuts::Every(head_len), |mut tile| {
             let group = tile.row_part;
             let before: usize = shape.groups[..group].iter().map(|group| group.queries + 2).sum();
             let column = (before + shape.groups[group].queries) * head_dim;
             let head = tile.row(group);
-            for row_tile in row_tiles {
+            for row_tile in &step.row_tiles {
                 let block = batch.blocks[row_tile.table.clone()][row_tile.position / BLOCK_TOKENS] as usize;
                 let block = &mut head[block * block_len..][..block_len];
                 for (row, position) in row_tile.rows.clone().zip(row_tile.position..) {

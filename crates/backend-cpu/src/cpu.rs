@@ -1,5 +1,6 @@
 //! The backend.
 
+use crate::cpu_step::CpuStep;
 use crate::executor::{Executor, INPUTS, TASK_ELEMENTS};
 use crate::footprint::{CpuFootprint, whole_rows_len};
 use crate::kernels::amx::Input;
@@ -13,10 +14,11 @@ use crate::products::{Factor, Source, Sum};
 use crate::sync::SPINS;
 use crate::{CpuKvCache, CpuMatrix, CpuTensor, Isa};
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, Linear, MappedWeight, Norm, NormLinear,
-    ReadWeights, SampleOutput, SampleRequest, StepLimits, Tensor, sample_or_score_row,
+    AttentionShape, Backend, BackendError, Collective, Footprint, Linear, MappedWeight, Norm, NormLinear, ReadWeights,
+    SampleOutput, StepInput, StepLimits, Tensor, sample_or_score_row,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::ops::Range;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -79,6 +81,7 @@ impl<C: Collective> Backend for Cpu<C> {
     type Matrix = CpuMatrix;
     type Vector = Vec<f32>;
     type KvCache = CpuKvCache;
+    type Step<'a> = CpuStep<'a>;
     type Pending = Vec<SampleOutput>;
 
     fn footprint(&self) -> &dyn Footprint {
@@ -120,6 +123,14 @@ impl<C: Collective> Backend for Cpu<C> {
         Ok(())
     }
 
+    fn prepare<'a>(&mut self, input: StepInput<'a>) -> Result<CpuStep<'a>, BackendError> {
+        Ok(CpuStep::new(input))
+    }
+
+    fn set_rows(&self, step: &CpuStep<'_>, x: &mut CpuTensor) {
+        x.set_rows(step.input.batch.rows());
+    }
+
     fn write(&mut self, x: &mut CpuTensor, values: &[f32]) -> Result<(), BackendError> {
         x.set_rows(values.len().checked_div(x.columns()).unwrap_or(0));
         x.used_mut().copy_from_slice(values);
@@ -130,8 +141,14 @@ impl<C: Collective> Backend for Cpu<C> {
         Ok(x.to_vec())
     }
 
-    fn embed(&mut self, table: &CpuMatrix, first: usize, batch: &Batch, y: &mut CpuTensor) -> Result<(), BackendError> {
-        for (row, &token) in batch.tokens.iter().enumerate() {
+    fn embed(
+        &mut self,
+        table: &CpuMatrix,
+        first: usize,
+        step: &CpuStep<'_>,
+        y: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        for (row, &token) in step.input.batch.tokens.iter().enumerate() {
             match (token as usize).checked_sub(first).filter(|&entry| entry < table.rows) {
                 Some(entry) => table.read_row(entry, y.row_mut(row)),
                 None => y.row_mut(row).fill(0.0),
@@ -218,12 +235,12 @@ impl<C: Collective> Backend for Cpu<C> {
     fn attend(
         &mut self,
         qkv: &CpuTensor,
-        batch: &Batch,
+        step: &CpuStep<'_>,
         layer: usize,
         cache: &mut CpuKvCache,
         y: &mut CpuTensor,
     ) -> Result<(), BackendError> {
-        cache.attend(&mut self.executor, qkv, batch, layer, y);
+        cache.attend(&mut self.executor, qkv, step, layer, y);
         Ok(())
     }
 
@@ -233,6 +250,17 @@ impl<C: Collective> Backend for Cpu<C> {
             y.row_mut(i).copy_from_slice(x.row(row));
         }
         Ok(())
+    }
+
+    fn select_norm_linear(
+        &mut self,
+        x: &CpuTensor,
+        step: &CpuStep<'_>,
+        wanted: Range<usize>,
+        product: NormLinear<'_, Self>,
+        scratch: [&mut CpuTensor; 2],
+    ) -> Result<(), BackendError> {
+        backend::select_then_norm_linear(self, x, &step.input.rows[wanted], product, scratch)
     }
 
     fn all_reduce(&mut self, x: &mut CpuTensor) -> Result<(), BackendError> {
@@ -264,8 +292,10 @@ impl<C: Collective> Backend for Cpu<C> {
         &mut self,
         logits: &CpuTensor,
         vocab: &[usize],
-        requests: &[SampleRequest<'_>],
+        step: &CpuStep<'_>,
+        wanted: Range<usize>,
     ) -> Result<Vec<SampleOutput>, BackendError> {
+        let requests = &step.input.requests[wanted];
         assert_eq!(logits.rows(), requests.len(), "one request for each row of logits");
         let columns: usize = vocab.iter().sum();
         let at_once = self.executor.pool.threads();

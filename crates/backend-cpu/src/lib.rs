@@ -14,6 +14,7 @@
 
 mod cache;
 mod cpu;
+mod cpu_step;
 mod executor;
 mod footprint;
 mod isa;
@@ -31,6 +32,7 @@ mod sync;
 
 pub use cache::CpuKvCache;
 pub use cpu::{Cpu, CpuOptions, own_cores};
+pub use cpu_step::CpuStep;
 pub use footprint::CpuFootprint;
 pub use isa::{Isa, UnknownIsa};
 pub use kernels::amx::assume_tiles;

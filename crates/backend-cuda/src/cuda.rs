@@ -3,10 +3,11 @@
 use crate::cache::{self, CudaKvCache};
 use crate::collective::AllReducePath;
 use crate::cublaslt::{self, CublasLt};
+use crate::cuda_step::CudaStep;
 use crate::device::Device;
 use crate::discover::discover;
 use crate::footprint::CudaFootprint;
-use crate::graphs::{self, Capture, CapturedStep};
+use crate::graphs::{self, Graphs};
 use crate::in_flight::{IN_FLIGHT_MAX, InFlightSteps, State};
 use crate::kernels::Kernels;
 use crate::kernels::attention::{self, Attention};
@@ -18,15 +19,16 @@ use crate::memory::{Arena, Buffer, Scratch, Staging, View};
 use crate::peers::buffer_bytes;
 use crate::sample_rows::EXTRAS_BYTES_MAX;
 use crate::sampling::{PendingSamples, SampleCapacity, Sampling};
-use crate::step_inputs::{Step, StepAt};
-use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD};
+use crate::step_inputs::{StepAt, StepMemory};
+use crate::tensor::{CudaMatrix, CudaTensor, CudaVector, Form, PAD, exactly};
 use crate::token_buffer::TokenBuffer;
 use crate::weights::WeightUpload;
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Collective, EagerStep, Footprint, Leaver, Linear, Norm, NormLinear,
-    ReadWeights, SampleOutput, SampleRequest, StepInput, StepLimits, Tensor,
+    AttentionShape, Backend, BackendError, Collective, Footprint, Leaver, Linear, Norm, NormLinear, ReadWeights,
+    SampleOutput, StepInput, StepLimits, Tensor,
 };
 use half::bf16;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 use timeouts::{Backoff, StepTimeLimits};
@@ -95,13 +97,10 @@ pub struct Cuda {
     pub(crate) options: CudaOptions,
     footprint: CudaFootprint,
     /// Before what they use.
-    pub(crate) captured: Vec<CapturedStep>,
-    pub(crate) capture: Option<Capture>,
+    pub(crate) graphs: Graphs,
     /// Of steps, once the rank is ready.
     pub(crate) limits: Option<StepLimits>,
-    in_flight: InFlightSteps,
-    /// The step that is being begun.
-    pub(crate) begun: Option<u64>,
+    pub(crate) in_flight: InFlightSteps,
     pub(crate) device: Rc<Device>,
     pub(crate) arena: Arena,
     pub(crate) kernels: Kernels,
@@ -112,7 +111,7 @@ pub struct Cuda {
     weights: Option<WeightUpload>,
     pub(crate) staging: Staging,
     pub(crate) token_buffer: TokenBuffer,
-    pub(crate) step: Step,
+    pub(crate) step_memory: StepMemory,
     pub(crate) sampling: Sampling,
     /// The numbers 0, 1, 2 …: how many rows are in use, for kernels that read it from the device.
     counts: Buffer,
@@ -123,8 +122,6 @@ pub struct Cuda {
     attention_tickets: Scratch,
     /// One product, where a plain operation adds it to another.
     term: Scratch,
-    /// The rows whose logits are used, of a step that is not captured.
-    gather: Scratch,
     /// Whole rows of logits.
     pub(crate) whole_rows: Scratch,
     tiles_max: usize,
@@ -192,11 +189,9 @@ impl Cuda {
         Ok(Self {
             options: options.clone(),
             footprint,
-            captured: Vec::new(),
-            capture: None,
+            graphs: Graphs::default(),
             limits: None,
             in_flight: InFlightSteps::new(&device, StepTimeLimits::of_rank(options.step_limit, options.wait_limit))?,
-            begun: None,
             kernels: Kernels::load(&device)?,
             all_reduce_path,
             host,
@@ -204,7 +199,7 @@ impl Cuda {
             weights: Some(weights),
             staging: Staging::new(&device, STAGING_BYTES)?,
             token_buffer: TokenBuffer::new(),
-            step: Step::new(options.deterministic),
+            step_memory: StepMemory::new(options.deterministic),
             sampling: Sampling::new(&device),
             counts: counts_at,
             identity: Identity { ones: None, zeros: None },
@@ -213,7 +208,6 @@ impl Cuda {
             attention_partials: Scratch::new("partial results of attention"),
             attention_tickets: Scratch::zeros("tickets of attention"),
             term: Scratch::new("a term of a sum"),
-            gather: Scratch::new("rows to select"),
             whole_rows: Scratch::new("rows of logits"),
             tiles_max: 0,
             attention: None,
@@ -226,25 +220,14 @@ impl Cuda {
         self.weights.as_mut().expect("weights are loaded before the rank is ready")
     }
 
-    /// `rows` rows are in use, of those of the step during a capture.
-    pub(crate) fn count(&self, rows: usize) -> RowCount {
-        match &self.capture {
-            Some(capture) => {
-                assert_eq!(rows, capture.at.rows, "rows of a capture");
-                capture.at.row_count()
-            }
-            None => self.exactly(rows),
-        }
+    /// The numbers of rows that there can be, on the device.
+    pub(crate) fn counts(&self) -> RowCount {
+        RowCount { at: self.counts.at(), most: STEP_ROWS_MAX }
     }
 
-    /// `rows` rows of logits are in use.
-    pub(crate) fn count_logits(&self, rows: usize) -> RowCount {
-        self.capture.as_ref().map_or_else(|| self.exactly(rows), |capture| capture.samples(rows))
-    }
-
-    fn exactly(&self, rows: usize) -> RowCount {
-        assert!(rows <= STEP_ROWS_MAX, "{rows} rows, at most {STEP_ROWS_MAX} are possible");
-        RowCount { at: self.counts.at() + (rows * size_of::<u32>()) as u64, most: rows }
+    /// `rows` rows are in use.
+    pub(crate) fn exactly(&self, rows: usize) -> RowCount {
+        exactly(self.counts(), rows)
     }
 
     /// One product or two, or one sum over the inputs of both. Of more rows than scratch is made for, some after the others.
@@ -303,7 +286,7 @@ impl Cuda {
         // With moments of 0 and 1 for eps, the variance is 1.
         let moments = Moments { at: zeros.at, stride: 0 };
         let to = [(ones, zeros, x.bf16())];
-        self.kernels.norm.launch(&self.device, (&whole, moments, 0), &to, 1.0, self.count(x.rows()))?;
+        self.kernels.norm.launch(&self.device, (&whole, moments, 0), &to, 1.0, x.count())?;
         x.rounded().set(true);
         Ok(x.bf16())
     }
@@ -336,13 +319,13 @@ impl Cuda {
 
     /// `to = x·Wᵀ + b`, where there is something to multiply.
     fn linear_to(&mut self, x: &CudaTensor, linear: &Linear<Self>, to: View<f32>) -> Result<(), BackendError> {
-        let (rows, weight) = (x.rows(), linear.weight.view());
+        let (rows, weight) = (x.count(), linear.weight.view());
         let x = self.rounded(x)?;
-        if let Some(library) = self.many_rows(rows, linear.bias.is_some()) {
-            return library.product(&x, &weight, &to, rows, false);
+        if let Some(library) = self.many_rows(rows.most, linear.bias.is_some()) {
+            return library.product(&x, &weight, &to, rows.most, false);
         }
         let part = (linear.weight.weight(linear.bias.as_ref()), x, Output::F32(to));
-        self.product(&[part], false, self.count(rows))
+        self.product(&[part], false, rows)
     }
 
     /// Products over up to 16 rows, normalized on their way in.
@@ -432,14 +415,6 @@ impl Cuda {
         Ok(())
     }
 
-    /// The inputs of the step on the device.
-    fn step_at(&mut self, batch: &Batch) -> Result<StepAt, BackendError> {
-        match &self.capture {
-            Some(capture) => Ok(capture.at),
-            None => self.step.set(&self.arena, &mut self.staging, &self.token_buffer, batch),
-        }
-    }
-
     /// Attention of a step over the layer's cache.
     fn attend_step(
         &mut self,
@@ -488,9 +463,8 @@ impl Cuda {
         self.token_buffer.reserve(&self.arena, limits.sequences, limits.positions + 1, launch)?;
         // What one step sends fits into one buffer, while another step's is on its way from the other.
         let masks_and_extras = capacity.rows * (vocab.div_ceil(32) * size_of::<u32>() + EXTRAS_BYTES_MAX);
-        let step_bytes = self.step.reserve(&self.arena, limits.rows, limits.positions)?;
+        let step_bytes = self.step_memory.reserve(&self.arena, limits.rows, limits.positions)?;
         self.staging.reserve(step_bytes + masks_and_extras + limits.positions * size_of::<u32>())?;
-        self.gather.at_least(&self.arena, launch * size_of::<u32>())?;
         self.whole_rows.at_least(&self.arena, launch * vocab * size_of::<f32>())?;
         let (partials, tickets) = product_scratch(limits, self.tiles_max, product::blocks_max(&self.device));
         self.partials.at_least(&self.arena, partials)?;
@@ -559,7 +533,7 @@ fn normed_part(product: &mut NormLinear<'_, Cuda>) -> NormedPart {
 impl Drop for Cuda {
     fn drop(&mut self) {
         // A communicator's end waits for the graphs that use it.
-        self.captured.clear();
+        self.graphs.clear();
         if let AllReducePath::Peers(peers) = &mut self.all_reduce_path {
             // Where another rank is gone, memory that it may still read goes with this process.
             let _ = peers.close(&mut *self.host);
@@ -572,6 +546,7 @@ impl Backend for Cuda {
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
     type KvCache = CudaKvCache;
+    type Step<'a> = CudaStep<'a>;
     type Pending = CudaPending;
 
     /// Each time, the output projection is read.
@@ -601,7 +576,7 @@ impl Backend for Cuda {
     }
 
     fn tensor(&mut self, rows_max: usize, columns: usize) -> Result<CudaTensor, BackendError> {
-        let tensor = CudaTensor::new(&self.arena, rows_max, columns)?;
+        let tensor = CudaTensor::new(&self.arena, rows_max, columns, self.counts())?;
         let stride = tensor.stride();
         if self.identity.ones.as_ref().is_none_or(|ones| ones.len < stride) {
             self.identity.ones = Some(self.vector(&vec![1.0; stride])?);
@@ -633,8 +608,16 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    fn capture(&mut self, eager: &mut EagerStep<'_, Self>) -> Result<(), BackendError> {
-        self.capture_steps(eager)
+    fn buckets(&self) -> Vec<usize> {
+        self.buckets_to_capture()
+    }
+
+    fn begin_capture<'a>(&mut self, input: StepInput<'a>) -> Result<CudaStep<'a>, BackendError> {
+        self.begin_step_capture(input)
+    }
+
+    fn end_capture(&mut self, step: CudaStep<'_>) -> Result<(), BackendError> {
+        self.end_step_capture(&step)
     }
 
     fn leaver(&self) -> Option<Leaver> {
@@ -643,11 +626,10 @@ impl Backend for Cuda {
 
     fn leave(&mut self) -> Result<(), BackendError> {
         // A communicator's end waits for the graphs that use it; one that is on its way is freed when it has ended.
-        self.captured.clear();
+        self.graphs.clear();
         self.all_reduce_path.leave()?;
         self.device.rest("leaving the other ranks")?;
         self.in_flight.forget();
-        (self.begun, self.capture) = (None, None);
         Ok(())
     }
 
@@ -671,22 +653,23 @@ impl Backend for Cuda {
         self.token_buffer.set(&mut self.staging, slot, start, tokens)
     }
 
-    fn step(
-        &mut self,
-        step: &StepInput<'_>,
-        eager: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<CudaPending>, BackendError>,
-    ) -> Result<Vec<CudaPending>, BackendError> {
-        let number = self.in_flight.begin(step.batch.rows());
-        self.begun = Some(number);
-        let mut outputs = match self.replay(step, number)? {
-            Some(outputs) => vec![outputs],
-            None => eager(self, step)?,
-        };
-        self.begun = None;
+    fn prepare<'a>(&mut self, input: StepInput<'a>) -> Result<CudaStep<'a>, BackendError> {
+        self.prepare_step(input)
+    }
+
+    fn set_rows(&self, step: &CudaStep<'_>, x: &mut CudaTensor) {
+        x.set_count(self.step_rows(step));
+    }
+
+    fn replay(&mut self, step: &mut CudaStep<'_>) -> Result<Option<CudaPending>, BackendError> {
+        self.replay_step(step)
+    }
+
+    fn end(&mut self, step: CudaStep<'_>) -> Result<Option<CudaPending>, BackendError> {
+        let number = step.number.expect("the step has begun");
         self.in_flight.submitted(number)?;
         // The step has ended when its last outputs are there.
-        outputs.push(CudaPending(Outputs::End(number)));
-        Ok(outputs)
+        Ok(Some(CudaPending(Outputs::End(number))))
     }
 
     fn poll(&mut self, pending: &CudaPending) -> Result<bool, BackendError> {
@@ -770,16 +753,16 @@ impl Backend for Cuda {
         &mut self,
         table: &CudaMatrix,
         first: usize,
-        batch: &Batch,
+        step: &CudaStep<'_>,
         y: &mut CudaTensor,
     ) -> Result<(), BackendError> {
         y.becomes(Form::F32);
-        assert_eq!(y.rows(), batch.rows(), "rows of the embedding");
-        if batch.rows() == 0 {
+        let step = self.step_at(step);
+        assert_eq!(y.rows(), step.rows, "rows of the embedding");
+        if step.rows == 0 {
             return Ok(());
         }
-        let step = self.step_at(batch)?;
-        self.kernels.embed.launch(&self.device, &step, &table.view(), first, table.rows, &y.f32())
+        self.kernels.embed.launch(&self.device, step, &table.view(), first, table.rows, &y.f32())
     }
 
     fn layer_norm(&mut self, x: &CudaTensor, norm: &Norm<Self>, y: &mut CudaTensor) -> Result<(), BackendError> {
@@ -787,7 +770,7 @@ impl Backend for Cuda {
         let moments = self.moments(x)?;
         y.becomes(Form::Bf16);
         let (view, to) = (x.f32(), [(norm.scale.view(), norm.bias.view(), y.bf16())]);
-        self.kernels.norm.launch(&self.device, (&view, moments, 0), &to, norm.eps, self.count(x.rows()))
+        self.kernels.norm.launch(&self.device, (&view, moments, 0), &to, norm.eps, x.count())
     }
 
     fn linear(&mut self, x: &CudaTensor, linear: &Linear<Self>, y: &mut CudaTensor) -> Result<(), BackendError> {
@@ -826,34 +809,34 @@ impl Backend for Cuda {
 
     fn gelu(&mut self, x: &mut CudaTensor) -> Result<(), BackendError> {
         assert_eq!(x.form(), Form::F32, "what gelu is applied to is f32");
-        let (from, to, rows) = (x.f32(), x.bf16(), x.rows());
+        let (from, to, rows) = (x.f32(), x.bf16(), x.count());
         x.becomes(Form::Bf16);
-        if rows == 0 || from.stride == 0 {
+        if rows.most == 0 || from.stride == 0 {
             return Ok(());
         }
-        self.kernels.gelu.launch(&self.device, &from, &to, self.count(rows))
+        self.kernels.gelu.launch(&self.device, &from, &to, rows)
     }
 
     fn attend(
         &mut self,
         qkv: &CudaTensor,
-        batch: &Batch,
+        step: &CudaStep<'_>,
         layer: usize,
         cache: &mut CudaKvCache,
         y: &mut CudaTensor,
     ) -> Result<(), BackendError> {
+        let step = self.step_at(step);
         assert_eq!(qkv.columns(), cache.shape.qkv_columns(), "columns of queries, keys and values");
         assert_eq!(y.columns(), cache.shape.attended_columns(), "columns of attention's result");
-        assert!(qkv.rows() == batch.rows() && y.rows() == batch.rows(), "rows of attention");
+        assert!(qkv.rows() == step.rows && y.rows() == step.rows, "rows of attention");
         assert_eq!(qkv.form(), Form::F32, "queries, keys and values are f32");
-        if batch.rows() == 0 || cache.tile_count == 0 {
+        if step.rows == 0 || cache.tile_count == 0 {
             y.becomes(Form::Bf16);
             return Ok(());
         }
-        let step = self.step_at(batch)?;
         assert!(step.positions <= cache.shape.max_positions, "{} positions", step.positions);
         assert!((step.block_max as usize) < cache.blocks, "block {} of {}", step.block_max, cache.blocks);
-        self.attend_step(&step, qkv, layer, cache, y)
+        self.attend_step(step, qkv, layer, cache, y)
     }
 
     fn select(&mut self, x: &CudaTensor, rows: &[usize], y: &mut CudaTensor) -> Result<(), BackendError> {
@@ -880,9 +863,10 @@ impl Backend for Cuda {
         &mut self,
         logits: &CudaTensor,
         vocab: &[usize],
-        requests: &[SampleRequest<'_>],
+        step: &CudaStep<'_>,
+        wanted: Range<usize>,
     ) -> Result<CudaPending, BackendError> {
-        self.sample_rows(logits, vocab, requests)
+        self.sample_rows(logits, vocab, step, wanted)
     }
 
     fn norm_linear(
@@ -909,37 +893,25 @@ impl Backend for Cuda {
         if x.rows() == 0 {
             return Ok(());
         }
-        self.under_norms(x, 0, &mut live, normed, self.count(x.rows()))
+        self.under_norms(x, 0, &mut live, normed, x.count())
     }
 
     fn select_norm_linear(
         &mut self,
         x: &CudaTensor,
-        rows: &[usize],
+        step: &CudaStep<'_>,
+        wanted: Range<usize>,
         product: NormLinear<'_, Self>,
-        _selected: &mut CudaTensor,
-        normed: &mut CudaTensor,
+        [_, normed]: [&mut CudaTensor; 2],
     ) -> Result<(), BackendError> {
-        normed.set_rows(rows.len());
-        product.y.set_rows(rows.len());
-        if rows.is_empty() || product.linear.weight.rows == 0 {
+        let (gather, count) = self.wanted_rows(step, &wanted);
+        normed.set_count(count);
+        product.y.set_count(count);
+        if count.most == 0 || product.linear.weight.rows == 0 {
             product.y.becomes(Form::F32);
             return Ok(());
         }
-        let row = |&row: &usize| {
-            assert!(row < x.rows(), "row {row} of {}", x.rows());
-            row as u32
-        };
-        if let Some(capture) = &self.capture {
-            let (gather, count) = capture.selected(rows.len());
-            return self.under_norms(x, gather, &mut [product], normed, count);
-        }
-        let indices: Vec<u32> = rows.iter().map(row).collect();
-        let bytes: &[u8] = bytemuck::cast_slice(&indices);
-        let gather = self.gather.at_least(&self.arena, bytes.len())?.at();
-        // SAFETY: there is room for them, as long as the backend lives.
-        unsafe { self.staging.send(gather, bytes.len(), |to| to.copy_from_slice(bytes)) }?;
-        self.under_norms(x, gather, &mut [product], normed, self.exactly(rows.len()))
+        self.under_norms(x, gather, &mut [product], normed, count)
     }
 
     fn dense_and_down(
@@ -954,8 +926,8 @@ impl Backend for Cuda {
         check_product(up, &down.weight, y);
         assert!(down.bias.is_none(), "the bias of a sum of products is that of the first");
         self.alias_to_peers(y);
-        let (rows, to) = (y.rows(), y.f32());
-        if rows == 0 {
+        let (rows, to) = (y.count(), y.f32());
+        if rows.most == 0 {
             return Ok(());
         }
         let mut inputs = Vec::with_capacity(2);
@@ -967,16 +939,16 @@ impl Backend for Cuda {
         if inputs.is_empty() {
             return self.fill(dense.bias.as_ref(), y);
         }
-        if let Some(library) = self.many_rows(rows, dense.bias.is_some()) {
+        if let Some(library) = self.many_rows(rows.most, dense.bias.is_some()) {
             for (index, (x, weight)) in inputs.iter().enumerate() {
-                library.product(x, weight, &to, rows, index > 0)?;
+                library.product(x, weight, &to, rows.most, index > 0)?;
             }
             return Ok(());
         }
         let bias = dense.bias.as_ref().map(CudaVector::view);
         let part = |(x, weight)| (Weight { weight, bias }, x, Output::F32(to));
         let parts: Vec<_> = inputs.into_iter().map(part).collect();
-        self.product(&parts, parts.len() == 2, self.count(rows))
+        self.product(&parts, parts.len() == 2, rows)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernels::product::{blocks_of, tiles};
 use crate::limits::STEP_ROWS_MAX;
 use crate::packing::{Packing, Place};
 use crate::peers::{buffer_bytes, region_bytes};
-use crate::step_inputs::Step;
+use crate::step_inputs::StepMemory;
 use crate::tensor::PAD;
 use crate::token_buffer::TokenBuffer;
 use crate::{Cuda, CudaMatrix, CudaTensor, CudaVector, cache};
@@ -135,7 +135,7 @@ impl CudaFootprint {
         let mut all = sample_capacity(limits).bytes().to_vec();
         all.extend([
             TokenBuffer::bytes(limits.sequences + limits.logits_rows, limits.positions + 1),
-            Step::bytes(limits.rows, limits.positions),
+            StepMemory::bytes(limits.rows, limits.positions),
             limits.logits_rows * size_of::<u32>(),
             limits.logits_rows * vocab * size_of::<f32>(),
             partials,

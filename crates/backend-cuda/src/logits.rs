@@ -2,11 +2,13 @@
 
 use crate::collective::AllReducePath;
 use crate::cuda::{Cuda, CudaPending};
+use crate::cuda_step::{CudaStep, Inputs};
 use crate::memory::View;
 use crate::sampling::Tools;
 use crate::tensor::{CudaTensor, Form};
 use ::sampling::Sampler;
 use backend::{Backend, BackendError, SampleOutput, SampleRequest, Tensor};
+use std::ops::Range;
 
 impl Cuda {
     /// [`backend::Backend::sample_or_score`].
@@ -14,8 +16,10 @@ impl Cuda {
         &mut self,
         logits: &CudaTensor,
         vocab: &[usize],
-        requests: &[SampleRequest<'_>],
+        step: &CudaStep<'_>,
+        wanted: Range<usize>,
     ) -> Result<CudaPending, BackendError> {
+        let requests = &step.input.requests[wanted.clone()];
         assert_eq!(logits.rows(), requests.len(), "one request for each row of logits");
         assert_eq!(logits.form(), Form::F32, "logits are f32");
         assert_eq!(logits.columns(), vocab[self.host.rank()], "columns of logits");
@@ -26,12 +30,12 @@ impl Cuda {
             return self.sample_rows_on_host(logits, vocab, requests);
         }
         let whole = self.whole_rows(logits, vocab)?;
-        if self.capture.is_some() {
-            return self.capture_sampling(&whole, requests.len());
+        if let Inputs::Bucket { .. } = step.inputs {
+            return self.capture_sampling(&whole, step, wanted);
         }
         let (arena, staging, token_buffer) = (&self.arena, &mut self.staging, &mut self.token_buffer);
         let mut tools = Tools { arena, staging, token_buffer, kernels: &self.kernels };
-        Ok(CudaPending::pending(self.sampling.run(&mut tools, &whole, requests, self.begun)?))
+        Ok(CudaPending::pending(self.sampling.run(&mut tools, &whole, requests, step.number)?))
     }
 
     fn sample_rows_on_host(
@@ -92,8 +96,7 @@ impl Cuda {
         peers.reserve(&mut *self.host, 0, logits.rows_max() * widest * size_of::<f32>())?;
         let (parts, flags, blocks) = (peers.logits(ranks), peers.flags(rank, ranks), peers.blocks());
         self.copy_rows(logits, parts[rank])?;
-        let count = self.count_logits(logits.rows());
-        self.kernels.gather.launch(&self.device, (&parts, flags, vocab), whole, count, blocks)
+        self.kernels.gather.launch(&self.device, (&parts, flags, vocab), whole, logits.count(), blocks)
     }
 
     fn gather_by_nccl(&self, logits: &CudaTensor, vocab: &[usize], whole: &View<f32>) -> Result<(), BackendError> {

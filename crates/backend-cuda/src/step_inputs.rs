@@ -5,7 +5,7 @@ use crate::kernels::product::RowCount;
 use crate::kernels::sample::SampleRow;
 use crate::memory::{Arena, Scratch, Staging};
 use crate::token_buffer::TokenBuffer;
-use backend::{BackendError, Batch, BatchSeq};
+use backend::{BackendError, Batch, BatchSeq, StepInput};
 use bytemuck::{Pod, Zeroable};
 use step::BLOCK_TOKENS;
 
@@ -66,6 +66,8 @@ struct Capacity {
     tokens: usize,
     items: usize,
     /// Rows whose logits are used.
+    gather: usize,
+    /// Those of them that are sampled from or scored by the inputs' own.
     samples: usize,
     /// They are sampled or scored so many at a time.
     chunks: usize,
@@ -85,7 +87,7 @@ impl Capacity {
             self.items * size_of::<PrefillItem>(),
             self.tokens * size_of::<StepRow>(),
             self.tokens * size_of::<u32>(),
-            self.samples * size_of::<u32>(),
+            self.gather * size_of::<u32>(),
             self.samples * size_of::<SampleRow>(),
             self.sequences * self.table_stride * size_of::<u32>(),
         ])
@@ -144,13 +146,13 @@ pub(crate) fn sample_count(step: u64, most: usize) -> RowCount {
     RowCount { at: step + std::mem::offset_of!(StepInputs, samples) as u64, most }
 }
 
-/// The step at hand.
-pub(crate) struct Step {
-    batch: Batch,
-    at: Option<StepAt>,
+/// Where the inputs of the step at hand lie.
+pub(crate) struct StepMemory {
     memory: Scratch,
     /// One kernel attends for all rows, so that chunks of a prompt change no bit.
     deterministic: bool,
+    /// Steps whose inputs have been sent.
+    sent: u64,
 }
 
 /// The place of a step in which each sequence has one row. Its layout depends on the capacity alone.
@@ -158,12 +160,17 @@ pub(crate) struct Bucket {
     pub(crate) at: StepAt,
     capacity: Capacity,
     /// Of the chunks of rows whose logits are used.
-    chunk_rows: usize,
+    pub(crate) chunk_rows: usize,
 }
 
-impl Step {
+impl StepMemory {
     pub(crate) fn new(deterministic: bool) -> Self {
-        Self { batch: Batch::default(), at: None, memory: Scratch::new("a step's inputs"), deterministic }
+        Self { memory: Scratch::new("a step's inputs"), deterministic, sent: 0 }
+    }
+
+    /// The number of the step whose inputs are here.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Makes room for any step of `rows` rows of sequences of up to `positions` positions, and gives its bytes.
@@ -176,8 +183,8 @@ impl Step {
     /// Bytes of the inputs of any step of `rows` rows of sequences of up to `positions` positions.
     pub(crate) fn bytes(rows: usize, positions: usize) -> usize {
         let table_stride = positions.div_ceil(BLOCK_TOKENS);
-        let (sequences, tokens, items, samples, chunks) = (rows, rows, rows, rows, rows);
-        Capacity { rows, sequences, tokens, items, samples, chunks, table_stride }.offsets().1
+        let (sequences, tokens, items, gather, samples, chunks) = (rows, rows, rows, rows, rows, rows);
+        Capacity { rows, sequences, tokens, items, gather, samples, chunks, table_stride }.offsets().1
     }
 
     /// Where a step's inputs lie that has room for `rows` rows, each of a sequence of up to `positions` positions, and whose
@@ -190,8 +197,8 @@ impl Step {
         token_buffer: &TokenBuffer,
     ) -> Bucket {
         let table_stride = positions.div_ceil(BLOCK_TOKENS);
-        let (sequences, samples, chunks) = (rows, rows, rows.div_ceil(chunk_rows));
-        let capacity = Capacity { rows, sequences, samples, chunks, table_stride, ..Capacity::default() };
+        let (sequences, gather, samples, chunks) = (rows, rows, rows, rows.div_ceil(chunk_rows));
+        let capacity = Capacity { rows, sequences, gather, samples, chunks, table_stride, ..Capacity::default() };
         let at = StepAt {
             rows,
             positions,
@@ -228,34 +235,17 @@ impl Step {
         }
     }
 
-    /// The inputs of `batch` on the device; they are sent if they are not those that are there.
-    pub(crate) fn set(
-        &mut self,
-        arena: &Arena,
-        staging: &mut Staging,
-        token_buffer: &TokenBuffer,
-        batch: &Batch,
-    ) -> Result<StepAt, BackendError> {
-        if let Some(at) = self.at.as_ref().filter(|_| self.batch == *batch) {
-            return Ok(*at);
-        }
-        self.at = None;
-        let at = self.send(arena, staging, token_buffer, batch)?;
-        self.batch.clone_from(batch);
-        self.at = Some(at);
-        Ok(at)
-    }
-
     fn prefills(&self, rows: usize) -> bool {
         !self.deterministic && rows >= PREFILL_ROWS_MIN
     }
 
-    fn send(
+    /// Sends the inputs of a step: its batch, and the rows whose logits are used.
+    pub(crate) fn send(
         &mut self,
         arena: &Arena,
         staging: &mut Staging,
         token_buffer: &TokenBuffer,
-        batch: &Batch,
+        &StepInput { batch, rows: wanted, .. }: &StepInput<'_>,
     ) -> Result<StepAt, BackendError> {
         let rows = batch.rows();
         let slots = !batch.seqs.is_empty() && batch.seqs.iter().all(|seq| seq.slot.is_some());
@@ -265,6 +255,7 @@ impl Step {
             sequences: batch.seqs.len(),
             tokens: if slots { 0 } else { rows },
             items: items.len(),
+            gather: wanted.len(),
             table_stride: batch.seqs.iter().map(|seq| seq.table.len()).max().unwrap_or(0).max(1),
             ..Capacity::default()
         };
@@ -284,9 +275,10 @@ impl Step {
             items: &items,
             token_rows: &token_rows,
             tokens: &batch.tokens[..capacity.tokens],
-            gather: &[],
+            gather: &gathered(batch, wanted),
             samples: &[],
         };
+        self.sent += 1;
         self.memory.at_least(arena, capacity.offsets().1)?;
         parts.send(&capacity, staging, self.memory.at())?;
         Ok(StepAt {
@@ -306,10 +298,10 @@ impl Step {
         bucket: &Bucket,
         staging: &mut Staging,
         batch: &Batch,
-        gather: &[usize],
+        wanted: &[usize],
         samples: &[SampleRow],
     ) -> Result<(), BackendError> {
-        self.at = None;
+        self.sent += 1;
         assert!(
             batch.rows() <= bucket.capacity.rows && samples.len() <= bucket.capacity.samples,
             "a step beyond its bucket"
@@ -319,7 +311,6 @@ impl Step {
         for (inputs, chunk) in inputs[1..].iter_mut().zip(samples.chunks(bucket.chunk_rows)) {
             inputs.samples = chunk.len() as u32;
         }
-        let gather: Vec<u32> = gather.iter().map(|&row| row as u32).collect();
         let parts = Parts {
             inputs: &inputs,
             step_rows: &self.rows(batch),
@@ -327,7 +318,7 @@ impl Step {
             items: &[],
             token_rows: &[],
             tokens: &[],
-            gather: &gather,
+            gather: &gathered(batch, wanted),
             samples,
         };
         parts.send(&bucket.capacity, staging, self.memory.at())
@@ -351,6 +342,15 @@ impl Step {
         });
         items.collect()
     }
+}
+
+/// The rows whose logits are used.
+fn gathered(batch: &Batch, wanted: &[usize]) -> Vec<u32> {
+    let row = |&row: &usize| {
+        assert!(row < batch.rows(), "row {row} of {}", batch.rows());
+        row as u32
+    };
+    wanted.iter().map(row).collect()
 }
 
 fn decode_rows(rows: &[StepRow]) -> [usize; 2] {

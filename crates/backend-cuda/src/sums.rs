@@ -27,7 +27,7 @@ impl Cuda {
             // All that can run at once: no rank waits for a block of another.
             blocks_max: RESIDUAL_BLOCKS * self.device.multiprocessors,
         };
-        self.kernels.all_reduce.launch(&self.device, Add::Residual, &sum, self.count(x.rows()))?;
+        self.kernels.all_reduce.launch(&self.device, Add::Residual, &sum, x.count())?;
         x.has_moments().set(true);
         Ok(())
     }
@@ -105,8 +105,7 @@ impl Cuda {
             blocks_max: peers.blocks(),
         };
         let add = peers.shots(ranks, rows * row_bytes);
-        let count = self.count(rows);
-        self.kernels.all_reduce.launch(&self.device, add, &sum, count)?;
+        self.kernels.all_reduce.launch(&self.device, add, &sum, x.count())?;
         x.rounded().set(false);
         x.has_moments().set(true);
         Ok(())

@@ -1,7 +1,7 @@
 //! Activations, weights and vectors on the device.
 
 use crate::kernels::norm::{MOMENT_COLUMNS, Moments};
-use crate::kernels::product::Weight;
+use crate::kernels::product::{RowCount, Weight};
 use crate::memory::{Arena, Buffer, View};
 use backend::{BackendError, Tensor};
 use half::bf16;
@@ -18,7 +18,10 @@ pub struct CudaTensor {
     memory: Buffer,
     /// Where the f32 are, if not in `memory`: in a buffer that the peers read.
     alias: Option<u64>,
-    rows: usize,
+    /// How many rows are in use, for kernels.
+    count: RowCount,
+    /// The numbers 0, 1, 2 … on the device.
+    counts: RowCount,
     rows_max: usize,
     columns: usize,
     stride: usize,
@@ -37,12 +40,14 @@ pub(crate) enum Form {
 }
 
 impl CudaTensor {
-    pub(crate) fn new(arena: &Arena, rows_max: usize, columns: usize) -> Result<Self, BackendError> {
+    /// `counts` are the numbers of rows on the device, see [`exactly`].
+    pub(crate) fn new(arena: &Arena, rows_max: usize, columns: usize, counts: RowCount) -> Result<Self, BackendError> {
         let stride = columns.next_multiple_of(PAD);
         Ok(Self {
             memory: arena.buffer("activations", Self::bytes(rows_max, columns))?,
             alias: None,
-            rows: 0,
+            count: exactly(counts, 0),
+            counts,
             rows_max,
             columns,
             stride,
@@ -62,6 +67,21 @@ impl CudaTensor {
     /// The most rows that it can hold.
     pub(crate) fn rows_max(&self) -> usize {
         self.rows_max
+    }
+
+    /// How many rows are in use.
+    pub(crate) fn count(&self) -> RowCount {
+        self.count
+    }
+
+    /// Sets how many rows are in use.
+    pub(crate) fn set_count(&mut self, count: RowCount) {
+        assert!(count.most <= self.rows_max, "{} rows in a tensor of {}", count.most, self.rows_max);
+        if count.most > self.count.most {
+            self.rounded.set(false);
+            self.has_moments.set(false);
+        }
+        self.count = count;
     }
 
     pub(crate) fn stride(&self) -> usize {
@@ -128,7 +148,7 @@ fn moment_stride(stride: usize) -> usize {
 
 impl Tensor for CudaTensor {
     fn rows(&self) -> usize {
-        self.rows
+        self.count.most
     }
 
     fn columns(&self) -> usize {
@@ -136,13 +156,14 @@ impl Tensor for CudaTensor {
     }
 
     fn set_rows(&mut self, rows: usize) {
-        assert!(rows <= self.rows_max, "{rows} rows in a tensor of {}", self.rows_max);
-        if rows > self.rows {
-            self.rounded.set(false);
-            self.has_moments.set(false);
-        }
-        self.rows = rows;
+        self.set_count(exactly(self.counts, rows));
     }
+}
+
+/// `rows` rows are in use, of the numbers at `counts`.
+pub(crate) fn exactly(counts: RowCount, rows: usize) -> RowCount {
+    assert!(rows <= counts.most, "{rows} rows, at most {} are possible", counts.most);
+    RowCount { at: counts.at + (rows * size_of::<u32>()) as u64, most: rows }
 }
 
 /// A weight: bf16, row-major, rows and columns padded with zeros to multiples of 8.

@@ -28,6 +28,13 @@ pub struct BatchSeq {
 }
 
 impl Batch {
+    /// A batch of sequences of one row, all at position 0: for what counts rows alone.
+    #[must_use]
+    pub fn of_single_rows(rows: usize) -> Self {
+        let seq = |row| BatchSeq { rows: row..row + 1, start: 0, slot: Some(0), table: 0..1 };
+        Self { tokens: vec![0; rows], seqs: (0..rows).map(seq).collect(), blocks: vec![0] }
+    }
+
     /// How many rows the batch has.
     #[must_use]
     pub fn rows(&self) -> usize {

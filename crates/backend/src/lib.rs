@@ -35,6 +35,6 @@ pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
 pub use sampling::SampleRow;
 pub use threads::Threads;
 pub use traits::{
-    AttentionShape, Backend, BackendError, EagerStep, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights,
-    StepInput, StepLimits, Tensor, dense_then_down, norm_then_linear,
+    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepInput,
+    StepLimits, Tensor, dense_then_down, norm_then_linear, select_then_norm_linear,
 };

@@ -1,12 +1,14 @@
 //! Every operation as its formula says it: the measure for the other backends.
 
 use crate::{
-    AttentionShape, Backend, BackendError, Batch, Collective, Footprint, KvGroup, Linear, Norm, Positions, ReadWeights,
-    ReferenceFootprint, SampleOutput, SampleRequest, Tensor, positions, sample_or_score,
+    AttentionShape, Backend, BackendError, Collective, Footprint, KvGroup, Linear, Norm, NormLinear, Positions,
+    ReadWeights, ReferenceFootprint, SampleOutput, StepInput, Tensor, positions, sample_or_score,
+    select_then_norm_linear,
 };
 use half::bf16;
 use sampling::Sampler;
 use std::f32::consts::FRAC_1_SQRT_2;
+use std::ops::Range;
 use step::BLOCK_TOKENS;
 
 /// The plain backend. It computes in f32 but for sums of norms, in a fixed order, on the calling thread.
@@ -135,6 +137,7 @@ impl<C: Collective> Backend for Reference<C> {
     type Matrix = HostMatrix;
     type Vector = Vec<f32>;
     type KvCache = HostKvCache;
+    type Step<'a> = StepInput<'a>;
     type Pending = Vec<SampleOutput>;
 
     fn footprint(&self) -> &dyn Footprint {
@@ -161,6 +164,14 @@ impl<C: Collective> Backend for Reference<C> {
         Ok(HostKvCache { shape: shape.clone(), blocks, keys: vec![0.0; len], values: vec![0.0; len] })
     }
 
+    fn prepare<'a>(&mut self, input: StepInput<'a>) -> Result<StepInput<'a>, BackendError> {
+        Ok(input)
+    }
+
+    fn set_rows(&self, step: &StepInput<'_>, x: &mut HostTensor) {
+        x.set_rows(step.batch.rows());
+    }
+
     fn write(&mut self, x: &mut HostTensor, values: &[f32]) -> Result<(), BackendError> {
         x.set_rows(values.len().checked_div(x.columns).unwrap_or(0));
         x.values[..values.len()].copy_from_slice(values);
@@ -175,10 +186,10 @@ impl<C: Collective> Backend for Reference<C> {
         &mut self,
         table: &HostMatrix,
         first: usize,
-        batch: &Batch,
+        step: &StepInput<'_>,
         y: &mut HostTensor,
     ) -> Result<(), BackendError> {
-        for (row, &token) in batch.tokens.iter().enumerate() {
+        for (row, &token) in step.batch.tokens.iter().enumerate() {
             match (token as usize).checked_sub(first).filter(|&entry| entry < table.rows) {
                 Some(entry) => y.row_mut(row).iter_mut().zip(table.row(entry)).for_each(|(y, w)| *y = widen(*w)),
                 None => y.row_mut(row).fill(0.0),
@@ -232,7 +243,7 @@ impl<C: Collective> Backend for Reference<C> {
     fn attend(
         &mut self,
         qkv: &HostTensor,
-        batch: &Batch,
+        &StepInput { batch, .. }: &StepInput<'_>,
         layer: usize,
         cache: &mut HostKvCache,
         y: &mut HostTensor,
@@ -270,6 +281,17 @@ impl<C: Collective> Backend for Reference<C> {
         Ok(())
     }
 
+    fn select_norm_linear(
+        &mut self,
+        x: &HostTensor,
+        step: &StepInput<'_>,
+        wanted: Range<usize>,
+        product: NormLinear<'_, Self>,
+        scratch: [&mut HostTensor; 2],
+    ) -> Result<(), BackendError> {
+        select_then_norm_linear(self, x, &step.rows[wanted], product, scratch)
+    }
+
     fn all_reduce(&mut self, x: &mut HostTensor) -> Result<(), BackendError> {
         let len = x.rows * x.columns;
         Ok(self.collective.all_reduce(&mut x.values[..len])?)
@@ -291,8 +313,10 @@ impl<C: Collective> Backend for Reference<C> {
         &mut self,
         logits: &HostTensor,
         vocab: &[usize],
-        requests: &[SampleRequest<'_>],
+        step: &StepInput<'_>,
+        wanted: Range<usize>,
     ) -> Result<Vec<SampleOutput>, BackendError> {
+        let requests = &step.requests[wanted];
         let mine = &logits.values[..logits.rows * logits.columns];
         Ok(sample_or_score(&mut self.collective, mine, vocab, requests, &mut self.whole_row, &mut self.sampler)?)
     }

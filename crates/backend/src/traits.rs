@@ -140,9 +140,13 @@ pub struct StepInput<'a> {
     pub requests: &'a [SampleRequest<'a>],
 }
 
-/// Issues the operations of a step one by one, and returns what [`Backend::sample_or_score`] returned.
-pub type EagerStep<'a, B> =
-    dyn FnMut(&mut B, &StepInput<'_>) -> Result<Vec<<B as Backend>::Pending>, BackendError> + 'a;
+impl<'a> StepInput<'a> {
+    /// A step of which no logits are used.
+    #[must_use]
+    pub fn without_logits(batch: &'a Batch) -> Self {
+        Self { batch, rows: &[], requests: &[] }
+    }
+}
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +196,8 @@ pub trait Backend: Sized {
     type Vector;
     /// Keys and values of all layers, in blocks of [`step::BLOCK_TOKENS`] tokens.
     type KvCache;
+    /// A step whose inputs are where operations read them. It holds until the next one is prepared.
+    type Step<'a>;
     /// Outputs of [`Backend::sample_or_score`], which the device may not have made yet.
     type Pending;
 
@@ -244,11 +250,30 @@ pub trait Backend: Sized {
         Ok(())
     }
 
-    /// Calls `eager`, after [`Backend::seal`], for some steps in which every sequence has one row, to capture their operations
-    /// instead of running them, as a CUDA graph does. All ranks call it, or none.
-    fn capture(&mut self, eager: &mut EagerStep<'_, Self>) -> Result<(), BackendError> {
-        let _ = eager;
-        Ok(())
+    /// For how many rows steps are to be captured, after [`Backend::seal`], in which every sequence has one row: between
+    /// [`Backend::begin_capture`] and [`Backend::end_capture`], their operations are recorded instead of run, as a CUDA graph does it.
+    fn buckets(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Begins to record a step: any of as many rows as `input`, which nobody reads but to count. All ranks do it, or none.
+    ///
+    /// # Panics
+    ///
+    /// Where there are no [`Backend::buckets`].
+    fn begin_capture<'a>(&mut self, input: StepInput<'a>) -> Result<Self::Step<'a>, BackendError> {
+        let _ = input;
+        unreachable!("this backend captures nothing")
+    }
+
+    /// Ends it, also behind an operation that has failed.
+    ///
+    /// # Panics
+    ///
+    /// As [`Backend::begin_capture`].
+    fn end_capture(&mut self, step: Self::Step<'_>) -> Result<(), BackendError> {
+        let _ = step;
+        unreachable!("this backend captures nothing")
     }
 
     // When other ranks are gone.
@@ -269,7 +294,7 @@ pub trait Backend: Sized {
         unreachable!("this backend cannot leave the other ranks")
     }
 
-    /// Meets the ranks of another life, as when it was opened and sealed; [`Backend::capture`] comes next. All ranks that have left call
+    /// Meets the ranks of another life, as when it was opened and sealed; capturing comes next. All ranks that have left call
     /// it, while the others load.
     ///
     /// # Panics
@@ -281,7 +306,7 @@ pub trait Backend: Sized {
 
     // Steps.
 
-    /// How many steps may be on their way at once; more than 1 only where [`Backend::step`] does not wait for the device.
+    /// How many steps may be on their way at once; more than 1 only where nothing but [`Backend::wait`] waits for the device.
     fn steps_in_flight_max(&self) -> usize {
         1
     }
@@ -292,14 +317,23 @@ pub trait Backend: Sized {
         Ok(())
     }
 
-    /// Begins a step: replays it where the same operations have been captured, else calls `eager`. Returns what
-    /// [`Backend::sample_or_score`] returned.
-    fn step(
-        &mut self,
-        step: &StepInput<'_>,
-        eager: impl FnOnce(&mut Self, &StepInput<'_>) -> Result<Vec<Self::Pending>, BackendError>,
-    ) -> Result<Vec<Self::Pending>, BackendError> {
-        eager(self, step)
+    /// Prepares a step: what its operations share is worked out, or sent to the device, once.
+    fn prepare<'a>(&mut self, input: StepInput<'a>) -> Result<Self::Step<'a>, BackendError>;
+
+    /// Sets the rows in use of a tensor that has one for each row of the step.
+    fn set_rows(&self, step: &Self::Step<'_>, x: &mut Self::Tensor);
+
+    /// Begins a prepared step. Where its operations have been captured, all of them run, and this gives their outputs; else they are
+    /// to be called.
+    fn replay(&mut self, step: &mut Self::Step<'_>) -> Result<Option<Self::Pending>, BackendError> {
+        let _ = step;
+        Ok(None)
+    }
+
+    /// Ends what [`Backend::replay`] has begun, when all of the step has been submitted. What it gives is waited for behind the outputs.
+    fn end(&mut self, step: Self::Step<'_>) -> Result<Option<Self::Pending>, BackendError> {
+        let _ = step;
+        Ok(None)
     }
 
     /// Whether the outputs are there, so that [`Backend::wait`] returns at once. An error, if they never will be: the device
@@ -326,7 +360,7 @@ pub trait Backend: Sized {
         &mut self,
         table: &Self::Matrix,
         first: usize,
-        batch: &Batch,
+        step: &Self::Step<'_>,
         y: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
@@ -343,13 +377,13 @@ pub trait Backend: Sized {
     /// `x = x/2 · (1 + erf(x / √2))`, exact to f32.
     fn gelu(&mut self, x: &mut Self::Tensor) -> Result<(), BackendError>;
 
-    /// Rotates queries and keys, stores keys and values of the batch in the cache, and attends: for the row at position
+    /// Rotates queries and keys, stores keys and values of the step's batch in the cache, and attends: for the row at position
     /// `p` and each query head, `y = Σ softmax(q·kⱼ / √head_dim + bias(j)) · vⱼ` over the positions `j ≤ p` of its sequence.
     /// `qkv` has [`AttentionShape::qkv_columns`] columns, `y` has [`AttentionShape::attended_columns`].
     fn attend(
         &mut self,
         qkv: &Self::Tensor,
-        batch: &Batch,
+        step: &Self::Step<'_>,
         layer: usize,
         cache: &mut Self::KvCache,
         y: &mut Self::Tensor,
@@ -369,13 +403,14 @@ pub trait Backend: Sized {
         None
     }
 
-    /// Samples from, or scores, each row of the vocabulary-parallel `logits`, as `requests` says for each. The whole row is the
-    /// ranks' parts one behind the other; `vocab[r]` columns are rank `r`'s. Every rank makes the same choice.
+    /// Samples from, or scores, each row of the vocabulary-parallel `logits`, as the step's requests of number `wanted` say. The whole row
+    /// is the ranks' parts one behind the other; `vocab[r]` columns are rank `r`'s. Every rank makes the same choice.
     fn sample_or_score(
         &mut self,
         logits: &Self::Tensor,
         vocab: &[usize],
-        requests: &[SampleRequest<'_>],
+        step: &Self::Step<'_>,
+        wanted: Range<usize>,
     ) -> Result<Self::Pending, BackendError>;
 
     // Fused operations: launches ① and ③ of a layer at decode (② is `attend`, ④ is `all_reduce_add`).
@@ -391,21 +426,16 @@ pub trait Backend: Sized {
         norm_then_linear(self, x, products, normed)
     }
 
-    /// `y = norm(x[rows[i]])·Wᵀ + b` for each `i`: the logits of some rows. The rows in use of `y` become `rows.len()`;
-    /// `selected` and `normed` are scratch with as many rows as `y` and the columns of `x`.
+    /// `y = norm(x[rows[i]])·Wᵀ + b` for each `i` of `wanted`, where `rows` are those of the step whose logits are used: some of these
+    /// logits. The rows in use of `y` become as many; `scratch` has as many rows as `y` and the columns of `x`.
     fn select_norm_linear(
         &mut self,
         x: &Self::Tensor,
-        rows: &[usize],
+        step: &Self::Step<'_>,
+        wanted: Range<usize>,
         product: NormLinear<'_, Self>,
-        selected: &mut Self::Tensor,
-        normed: &mut Self::Tensor,
-    ) -> Result<(), BackendError> {
-        self.select(x, rows, selected)?;
-        normed.set_rows(rows.len());
-        product.y.set_rows(rows.len());
-        self.norm_linear(selected, &mut [product], normed)
-    }
+        scratch: [&mut Self::Tensor; 2],
+    ) -> Result<(), BackendError>;
 
     /// `y = attention·Wdᵀ + bd + up·W2ᵀ`: one product over the concatenated inputs. `up` has its activation already; a bias
     /// of `down` has been added to that of `dense`.
@@ -444,6 +474,24 @@ pub fn norm_then_linear<B: Backend>(
         }
     }
     Ok(())
+}
+
+/// [`Backend::select_norm_linear`] of these rows in plain operations.
+///
+/// # Errors
+///
+/// The operations'.
+pub fn select_then_norm_linear<B: Backend>(
+    backend: &mut B,
+    x: &B::Tensor,
+    rows: &[usize],
+    product: NormLinear<'_, B>,
+    [selected, normed]: [&mut B::Tensor; 2],
+) -> Result<(), BackendError> {
+    backend.select(x, rows, selected)?;
+    normed.set_rows(rows.len());
+    product.y.set_rows(rows.len());
+    backend.norm_linear(selected, &mut [product], normed)
 }
 
 /// [`Backend::dense_and_down`] in plain operations.

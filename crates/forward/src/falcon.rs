@@ -1,7 +1,7 @@
 //! The model on one rank.
 
 use crate::shapes::Capacity;
-use backend::{Backend, BackendError, Batch, Linear, Norm, NormLinear, SampleOutput, StepInput, Tensor};
+use backend::{Backend, BackendError, Batch, Linear, Norm, NormLinear, SampleOutput, SampleRequest, StepInput};
 use std::time::Duration;
 
 /// Falcon on one rank: weights, KV cache, and room for the activations of one step.
@@ -63,23 +63,32 @@ pub(crate) struct Workspace<B: Backend> {
 }
 
 impl<B: Backend> Workspace<B> {
-    fn set_rows(&mut self, rows: usize) {
+    fn set_rows(&mut self, backend: &B, step: &B::Step<'_>) {
         let Self { x, normed, partial, qkv, attended, up, .. } = self;
         for tensor in [x, normed, partial, qkv, attended, up] {
-            tensor.set_rows(rows);
+            backend.set_rows(step, tensor);
         }
     }
 }
 
 impl<B: Backend> Falcon<B> {
-    /// Lets the backend capture the steps that it wants to.
+    /// Captures the steps that the backend wants captured.
     ///
     /// # Errors
     ///
     /// [`BackendError`].
     pub(crate) fn capture(&mut self) -> Result<(), BackendError> {
         let Self { backend, body } = self;
-        backend.capture(&mut |backend, step| body.run(backend, step))
+        for rows in backend.buckets() {
+            let (batch, wanted) = (Batch::of_single_rows(rows), (0..rows).collect::<Vec<_>>());
+            let requests = vec![SampleRequest::Score { token: 0 }; rows];
+            let step = backend.begin_capture(StepInput { batch: &batch, rows: &wanted, requests: &requests })?;
+            let ran = body.run(backend, &step, rows);
+            let ended = backend.end_capture(step);
+            ran?;
+            ended?;
+        }
+        Ok(())
     }
 
     /// [`Backend::leave`].
@@ -108,9 +117,15 @@ impl<B: Backend> Falcon<B> {
     /// # Errors
     ///
     /// [`BackendError`]; the KV blocks of the batch are undefined then.
-    pub fn begin(&mut self, step: &StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
+    pub fn begin(&mut self, input: StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
         let Self { backend, body } = self;
-        backend.step(step, |backend, step| body.run(backend, step))
+        let mut step = backend.prepare(input)?;
+        let mut pending = match backend.replay(&mut step)? {
+            Some(outputs) => vec![outputs],
+            None => body.run(backend, &step, input.rows.len())?,
+        };
+        pending.extend(backend.end(step)?);
+        Ok(pending)
     }
 
     /// Whether the outputs of a step are there.
@@ -160,7 +175,8 @@ impl<B: Backend> Falcon<B> {
     ///
     /// [`BackendError`], and what `observe` returns.
     pub fn run_observed(&mut self, batch: &Batch, observe: &mut Observe<'_, B>) -> Result<(), BackendError> {
-        self.body.run_layers(&mut self.backend, batch, observe)
+        let step = self.backend.prepare(StepInput::without_logits(batch))?;
+        self.body.run_layers(&mut self.backend, &step, observe)
     }
 
     /// What the rank makes room for.
@@ -177,37 +193,49 @@ impl<B: Backend> Falcon<B> {
 }
 
 impl<B: Backend> Body<B> {
-    fn run(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
-        self.run_layers(backend, step.batch, &mut |_, _, _| Ok(()))?;
-        self.sample_or_score(backend, step)
+    /// All operations of a step, of which `wanted` rows of logits are used.
+    fn run(&mut self, backend: &mut B, step: &B::Step<'_>, wanted: usize) -> Result<Vec<B::Pending>, BackendError> {
+        self.run_layers(backend, step, &mut |_, _, _| Ok(()))?;
+        self.sample_or_score(backend, step, wanted)
     }
 
-    fn run_layers(&mut self, backend: &mut B, batch: &Batch, observe: &mut Observe<'_, B>) -> Result<(), BackendError> {
+    fn run_layers(
+        &mut self,
+        backend: &mut B,
+        step: &B::Step<'_>,
+        observe: &mut Observe<'_, B>,
+    ) -> Result<(), BackendError> {
         let Self { workspace, kv_cache, .. } = self;
-        workspace.set_rows(batch.rows());
-        backend.embed(&self.embeddings.weight, self.first_token, batch, &mut workspace.x)?;
+        workspace.set_rows(backend, step);
+        backend.embed(&self.embeddings.weight, self.first_token, step, &mut workspace.x)?;
         backend.all_reduce(&mut workspace.x)?;
         observe(backend, 0, &workspace.x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if self.sequential {
-                layer.run_sequential(backend, batch, index, kv_cache, workspace)?;
+                layer.run_sequential(backend, step, index, kv_cache, workspace)?;
             } else {
-                layer.run_parallel(backend, batch, index, kv_cache, workspace)?;
+                layer.run_parallel(backend, step, index, kv_cache, workspace)?;
             }
             observe(backend, index + 1, &workspace.x)?;
         }
         Ok(())
     }
 
-    fn sample_or_score(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<Vec<B::Pending>, BackendError> {
+    fn sample_or_score(
+        &mut self,
+        backend: &mut B,
+        step: &B::Step<'_>,
+        wanted: usize,
+    ) -> Result<Vec<B::Pending>, BackendError> {
         let head = self.lm_head.as_ref().unwrap_or(&self.embeddings);
         let few = self.capacity.logits_rows_max;
-        let mut outputs = Vec::with_capacity(step.rows.len().div_ceil(few));
-        for (rows, requests) in step.rows.chunks(few).zip(step.requests.chunks(few)) {
+        let mut outputs = Vec::with_capacity(wanted.div_ceil(few));
+        for first in (0..wanted).step_by(few) {
+            let rows = first..wanted.min(first + few);
             let Workspace { x, last, last_normed, logits, .. } = &mut self.workspace;
             let product = NormLinear { norm: &self.final_norm, linear: head, gelu: false, y: &mut *logits };
-            backend.select_norm_linear(x, rows, product, last, last_normed)?;
-            outputs.push(backend.sample_or_score(logits, &self.vocab, requests)?);
+            backend.select_norm_linear(x, step, rows.clone(), product, [last, last_normed])?;
+            outputs.push(backend.sample_or_score(logits, &self.vocab, step, rows)?);
         }
         Ok(outputs)
     }
@@ -218,7 +246,7 @@ impl<B: Backend> Layer<B> {
     fn run_parallel(
         &self,
         backend: &mut B,
-        batch: &Batch,
+        step: &B::Step<'_>,
         index: usize,
         kv_cache: &mut B::KvCache,
         workspace: &mut Workspace<B>,
@@ -230,7 +258,7 @@ impl<B: Backend> Layer<B> {
             NormLinear { norm: mlp_norm, linear: &self.up, gelu: true, y: up },
         ];
         backend.norm_linear(x, &mut products, normed)?;
-        backend.attend(qkv, batch, index, kv_cache, attended)?;
+        backend.attend(qkv, step, index, kv_cache, attended)?;
         backend.dense_and_down(attended, &self.dense, up, &self.down, partial)?;
         backend.all_reduce_add(partial, x)
     }
@@ -239,7 +267,7 @@ impl<B: Backend> Layer<B> {
     fn run_sequential(
         &self,
         backend: &mut B,
-        batch: &Batch,
+        step: &B::Step<'_>,
         index: usize,
         kv_cache: &mut B::KvCache,
         workspace: &mut Workspace<B>,
@@ -248,7 +276,7 @@ impl<B: Backend> Layer<B> {
         let mlp_norm = self.mlp_norm.as_ref().unwrap_or(&self.attention_norm);
         let attention = NormLinear { norm: &self.attention_norm, linear: &self.qkv, gelu: false, y: qkv };
         backend.norm_linear(x, &mut [attention], normed)?;
-        backend.attend(qkv, batch, index, kv_cache, attended)?;
+        backend.attend(qkv, step, index, kv_cache, attended)?;
         backend.linear(attended, &self.dense, partial)?;
         backend.all_reduce_add(partial, x)?;
 

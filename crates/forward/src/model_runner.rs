@@ -142,7 +142,7 @@ impl<B: Backend> ModelRunner<B> {
         let masks = self.masks(&runs, step, masks);
         let (rows, requests) = requests(&self.sequences, &runs, &masks);
         let input = StepInput { batch: &self.batch, rows: &rows, requests: &requests };
-        let pending = self.falcon.begin(&input).map_err(device_error)?;
+        let pending = self.falcon.begin(input).map_err(device_error)?;
         for RunRows { run, samples, .. } in &runs {
             let sequence = self.sequences.get_mut(&run.seq).expect("laid out above");
             sequence.in_flight += 1;

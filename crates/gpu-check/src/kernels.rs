@@ -4,7 +4,8 @@ use crate::parts::Found;
 use crate::shapes::Shape;
 use anyhow::{Result, ensure};
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, SingleRank, Tensor,
+    AttentionShape, Backend, BackendError, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, SingleRank, StepInput,
+    Tensor,
 };
 use backend_cuda::{Cuda, CudaKvCache, CudaOptions, CudaTensor, PlainRead};
 use model::{FalconConfig, Partition};
@@ -226,6 +227,8 @@ impl<'a> Bench<'a> {
         let times = self.shape.launches.max(self.layers.len());
         let (layers, cache_layers, batch) = (self.layers, self.cache_layers, &self.batch);
         let at = &mut self.at;
+        let wanted: Vec<usize> = (0..(self.work.samples as usize).min(Cuda::LOGITS_ROWS_MAX)).collect();
+        let step = cuda.prepare(StepInput { batch, rows: &wanted, requests: &[] })?;
         let two_norms = self.shape.config.norms != model::LayerNorms::ParallelOne;
         let first = median(cuda, times, |cuda, index| {
             let layer = &layers[index % layers.len()];
@@ -237,7 +240,7 @@ impl<'a> Bench<'a> {
         })?;
         let cache = &mut self.cache;
         let attention = median(cuda, times.max(cache_layers.min(256)), |cuda, index| {
-            cuda.attend(&at.qkv, batch, index % cache_layers, cache, &mut at.attended)
+            cuda.attend(&at.qkv, &step, index % cache_layers, cache, &mut at.attended)
         })?;
         let second = median(cuda, times, |cuda, index| {
             let layer = &layers[index % layers.len()];
@@ -246,11 +249,10 @@ impl<'a> Bench<'a> {
         let sum = median(cuda, times, |cuda, _| cuda.all_reduce_add(&mut at.partial, &mut at.x))?;
         let mut rows = vec![("①", first), ("②", attention), ("③", second), ("④", sum)];
         if self.work.samples == self.work.rows {
-            let wanted: Vec<usize> = (0..(self.work.samples as usize).min(Cuda::LOGITS_ROWS_MAX)).collect();
             let head = self.head;
             let logits = median(cuda, self.shape.launches, |cuda, _| {
                 let product = NormLinear { norm: &layers[0].norms[0], linear: head, gelu: false, y: &mut at.logits };
-                cuda.select_norm_linear(&at.x, &wanted, product, &mut at.last, &mut at.last_normed)
+                cuda.select_norm_linear(&at.x, &step, 0..wanted.len(), product, [&mut at.last, &mut at.last_normed])
             })?;
             rows.push(("logits", logits));
         }
@@ -310,7 +312,8 @@ fn fill_cache(
         let blocks = batch.table(seq).to_vec();
         let prompt = BatchSeq { rows: 0..rows, start: 0, slot: None, table: 0..blocks.len() };
         let prompt = Batch { tokens: vec![0; rows], seqs: vec![prompt], blocks };
-        (0..layers).try_for_each(|layer| cuda.attend(&qkv, &prompt, layer, cache, &mut attended))?;
+        let step = cuda.prepare(StepInput::without_logits(&prompt))?;
+        (0..layers).try_for_each(|layer| cuda.attend(&qkv, &step, layer, cache, &mut attended))?;
     }
     cuda.synchronize()
 }

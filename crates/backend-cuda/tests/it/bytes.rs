@@ -2,7 +2,8 @@
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
 use backend::{
-    AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Positions, SingleRank, Tensor,
+    AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Norm, NormLinear, Positions, SingleRank, StepInput,
+    Tensor,
 };
 use backend_cuda::{Cuda, CudaOptions};
 use half::bf16;
@@ -79,7 +80,8 @@ fn one_layer() {
     b.norm_linear(&x, products, &mut normed).expect("norm_linear");
     let seq = BatchSeq { rows: 0..1, start: POSITIONS - 1, slot: None, table: 0..blocks };
     let batch = Batch { tokens: vec![1], seqs: vec![seq], blocks: (0..blocks as u32).collect() };
-    b.attend(&qkv_out, &batch, 0, &mut cache, &mut attended).expect("attend");
+    let step = b.prepare(StepInput::without_logits(&batch)).expect("prepare");
+    b.attend(&qkv_out, &step, 0, &mut cache, &mut attended).expect("attend");
     b.dense_and_down(&attended, &dense, &up_out, &down, &mut sum).expect("dense_and_down");
     b.all_reduce_add(&mut sum, &mut x).expect("all_reduce_add");
     b.read(&x).expect("read");

@@ -1,7 +1,7 @@
 //! What is said when the machine is not as it should be. These are faults of the stand-in: real GPUs have none to order.
 
 use crate::standin::{finish, in_a_process, install, is_child, on_device};
-use backend::{Backend, Batch, Linear, SingleRank, Tensor, Threads};
+use backend::{Backend, Batch, Linear, SingleRank, StepInput, Tensor, Threads};
 use backend_cuda::{Cuda, CudaOptions, discover};
 use std::time::Duration;
 use testkit::on_threads;
@@ -56,9 +56,10 @@ fn a_few_launches() {
     let table = backend.matrix(4, 8, &|_, _| {}).expect("room");
     let mut x = backend.tensor(1, 8).expect("room");
     x.set_rows(1);
-    let batch = |token| Batch { tokens: vec![token], ..Batch::default() };
     for token in 0..4 {
-        let ran = backend.embed(&table, 0, &batch(token), &mut x).and_then(|()| backend.read(&x).map(|_| ()));
+        let batch = Batch { tokens: vec![token], ..Batch::default() };
+        let step = backend.prepare(StepInput::without_logits(&batch)).expect("prepare");
+        let ran = backend.embed(&table, 0, &step, &mut x).and_then(|()| backend.read(&x).map(|_| ()));
         println!("launch {token}: {}", ran.map_or_else(|error| error.to_string(), |()| "fine".to_owned()));
     }
 }
@@ -86,7 +87,9 @@ fn products_behind_a_failure() {
     let (mut x, mut y) = (backend.tensor(ROWS, 8).expect("room"), backend.tensor(ROWS, 8).expect("room"));
     x.set_rows(ROWS);
     y.set_rows(ROWS);
-    backend.embed(&table, 0, &Batch { tokens: vec![0; ROWS], ..Batch::default() }, &mut x).expect("it can be launched");
+    let batch = Batch { tokens: vec![0; ROWS], ..Batch::default() };
+    let step = backend.prepare(StepInput::without_logits(&batch)).expect("prepare");
+    backend.embed(&table, 0, &step, &mut x).expect("it can be launched");
     let error = (0..100_000).find_map(|_| backend.linear(&x, &linear, &mut y).err());
     println!("{}", error.expect("the device has failed"));
 }

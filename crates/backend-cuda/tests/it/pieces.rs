@@ -1,7 +1,7 @@
 //! Steps of more rows than a launch has scratch for.
 
 use crate::standin::install;
-use backend::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Positions, SingleRank, Tensor};
+use backend::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Linear, Positions, SingleRank, StepInput, Tensor};
 use backend_cuda::{Cuda, CudaKvCache, CudaOptions};
 use half::bf16;
 use std::ops::Range;
@@ -72,7 +72,8 @@ fn check_attention(batch: impl Fn(Range<usize>) -> Batch) {
     let attend = |cuda: &mut Cuda, cache: &mut CudaKvCache, rows: Range<usize>| {
         let batch = batch(rows.clone());
         run(cuda, (&x[rows.start * columns..rows.end * columns], columns), 2 * HEAD_DIM, |cuda, qkv, y| {
-            cuda.attend(qkv, &batch, 0, cache, y).expect("attention");
+            let step = cuda.prepare(StepInput::without_logits(&batch)).expect("prepare");
+            cuda.attend(qkv, &step, 0, cache, y).expect("attention");
         })
     };
     let mut cache = cuda.kv_cache(&shape, 1, blocks).expect("room");

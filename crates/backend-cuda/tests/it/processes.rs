@@ -1,7 +1,7 @@
 //! Ranks in processes of their own, which map each other's memory.
 
 use crate::standin::{finish, install, is_child, tests_in_a_process};
-use backend::{Backend, SampleOutput, SampleRequest, SampleRow};
+use backend::{Backend, Batch, SampleOutput, SampleRequest, SampleRow, StepInput};
 use backend_cpu::SharedMemory;
 use backend_cuda::{AllReduceChoice, Cuda, CudaOptions};
 use std::time::Duration;
@@ -48,7 +48,9 @@ fn one_rank() {
     let row =
         SampleRow { params: &SamplingParams::GREEDY, position: 1, prompt_len: 0, tokens: &[0], mask: None, top_n: 0 };
     let requests = [SampleRequest::Sample { row, slot: None, return_logits: false }];
-    let chosen = backend.sample_or_score(&logits, &[5, 6, 7], &requests).expect("sample_or_score");
+    let batch = Batch { tokens: vec![0], ..Batch::default() };
+    let step = backend.prepare(StepInput { batch: &batch, rows: &[0], requests: &requests }).expect("prepare");
+    let chosen = backend.sample_or_score(&logits, &[5, 6, 7], &step, 0..1).expect("sample_or_score");
     let chosen = backend.wait(chosen).expect("outputs");
     let SampleOutput::Sample(sample) = &chosen[0] else { panic!("{chosen:?}") };
     assert_eq!(sample.token.id, 17, "the last of 18 is the largest");

@@ -2,7 +2,7 @@
 
 use super::random::{Random, empty, tensor};
 use super::{Subject, assert_close, reference};
-use backend::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Positions};
+use backend::{AttentionShape, Backend, Batch, BatchSeq, KvGroup, Positions, StepInput};
 use step::BLOCK_TOKENS;
 
 /// [`Backend::attend`], relative to the largest value times the largest magnitude of a score's terms.
@@ -96,7 +96,8 @@ fn run<B: Backend>(
     for (batch, input) in steps.iter().zip(inputs) {
         let qkv = tensor(backend, batch.rows(), input);
         let mut y = empty(backend, batch.rows(), shape.attended_columns());
-        backend.attend(&qkv, batch, 1, &mut cache, &mut y).expect("attend");
+        let step = backend.prepare(StepInput::without_logits(batch)).expect("prepare");
+        backend.attend(&qkv, &step, 1, &mut cache, &mut y).expect("attend");
         results.push(backend.read(&y).expect("read"));
     }
     results

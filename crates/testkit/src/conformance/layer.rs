@@ -3,7 +3,7 @@
 use super::attention::push;
 use super::random::{Random, empty};
 use super::{Subject, assert_bits};
-use backend::{AttentionShape, Backend, Batch, KvGroup, Linear, Norm, NormLinear, Positions, Tensor};
+use backend::{AttentionShape, Backend, Batch, KvGroup, Linear, Norm, NormLinear, Positions, StepInput, Tensor};
 use step::BLOCK_TOKENS;
 
 const VOCABULARY: usize = 50;
@@ -113,13 +113,14 @@ impl<B: Backend> Layer<B> {
         let qkv_columns = heads + 2 * QUERIES.len() * B::head_width(HEAD_DIM);
         let [mut x, mut normed, mut sum] = [(); 3].map(|()| empty(b, rows, HIDDEN));
         let [mut qkv, mut attention, mut up] = [qkv_columns, heads, UP].map(|columns| empty(b, rows, columns));
-        b.embed(&self.embedding.weight, 0, batch, &mut x).expect("embed");
+        let step = b.prepare(StepInput::without_logits(batch)).expect("prepare");
+        b.embed(&self.embedding.weight, 0, &step, &mut x).expect("embed");
         let products = &mut [
             NormLinear { norm: &self.norms[0], linear: &self.qkv, gelu: false, y: &mut qkv },
             NormLinear { norm: &self.norms[1], linear: &self.up, gelu: true, y: &mut up },
         ];
         b.norm_linear(&x, products, &mut normed).expect("norm_linear");
-        b.attend(&qkv, batch, 0, &mut self.cache, &mut attention).expect("attend");
+        b.attend(&qkv, &step, 0, &mut self.cache, &mut attention).expect("attend");
         b.dense_and_down(&attention, &self.dense, &up, &self.down, &mut sum).expect("dense_and_down");
         b.all_reduce_add(&mut sum, &mut x).expect("all_reduce_add");
         assert_eq!((x.rows(), x.columns()), (rows, HIDDEN));

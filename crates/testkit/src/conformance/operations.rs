@@ -2,7 +2,7 @@
 
 use super::random::{HostLinear, HostNorm, Random, empty, magnitudes, tensor};
 use super::{Subject, assert_bits, assert_close, reference};
-use backend::{Backend, Batch, NormLinear};
+use backend::{Backend, Batch, NormLinear, StepInput};
 
 /// Rows, outputs and inputs of products: none, one, more than fit any tile, odd ones, and so many that pipelines run long.
 const PRODUCTS: [(usize, usize, usize); 16] = [
@@ -30,7 +30,8 @@ pub fn embed<B: Backend>(subject: &Subject<B>) {
         let mut y = empty(backend, tokens.len(), table.inputs);
         let table = table.on(backend);
         let batch = Batch { tokens: tokens.to_vec(), ..Batch::default() };
-        backend.embed(&table.weight, first, &batch, &mut y).expect("embed");
+        let step = backend.prepare(StepInput::without_logits(&batch)).expect("prepare");
+        backend.embed(&table.weight, first, &step, &mut y).expect("embed");
         backend.read(&y).expect("read")
     }
     let (mut random, mut backend) = (Random::new(), subject.alone());
@@ -136,10 +137,13 @@ pub fn select_norm_linear<B: Backend>(subject: &Subject<B>) {
     let x = tensor(b, 40, &random.values(40 * hidden, 1.0));
     let [mut selected, mut normed] = [(); 2].map(|()| empty(b, 33, hidden));
     let [mut y, mut expected] = [(); 2].map(|()| empty(b, 33, outputs));
+    let batch = Batch { tokens: vec![0; 40], ..Batch::default() };
     let many: Vec<usize> = (0..33).map(|i| (i * 7) % 40).collect();
     for rows in [&[39][..], &[3, 0, 0, 17], &many] {
         let product = NormLinear { norm: &norm, linear: &linear, gelu: false, y: &mut y };
-        b.select_norm_linear(&x, rows, product, &mut selected, &mut normed).expect("select_norm_linear");
+        let step = b.prepare(StepInput { batch: &batch, rows, requests: &[] }).expect("prepare");
+        let scratch = [&mut selected, &mut normed];
+        b.select_norm_linear(&x, &step, 0..rows.len(), product, scratch).expect("select_norm_linear");
         b.select(&x, rows, &mut selected).expect("select");
         backend::Tensor::set_rows(&mut normed, rows.len());
         backend::Tensor::set_rows(&mut expected, rows.len());

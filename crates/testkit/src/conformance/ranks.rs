@@ -3,7 +3,7 @@
 use super::random::{Random, tensor};
 use super::{Subject, assert_bits, reference};
 use crate::on_threads;
-use backend::{Backend, SampleOutput, SampleRequest};
+use backend::{Backend, Batch, SampleOutput, SampleRequest, StepInput};
 use sampling::SampleRow;
 use step::{Choice, SamplingParams, SamplingSettings};
 
@@ -56,16 +56,29 @@ pub fn sample_or_score<B: Backend>(subject: &Subject<B>) {
         let logits = random.values(requests.len() * 100, 5.0);
         let mut whole = reference();
         let rows = tensor(&mut whole, requests.len(), &logits);
-        let expected: Vec<SampleOutput> = whole.sample_or_score(&rows, &[100], &requests).expect("sample_or_score");
+        let expected = sampled(&mut whole, &rows, &[100], &requests);
         in_ranks(subject, vocab.len(), |rank, backend| {
             let first: usize = vocab[..rank].iter().sum();
             let mine: Vec<f32> = logits.chunks(100).flat_map(|row| row[first..][..vocab[rank]].to_vec()).collect();
             let mine = tensor(backend, requests.len(), &mine);
-            let got = backend.sample_or_score(&mine, vocab, &requests).expect("sample_or_score");
-            let got = backend.wait(got).expect("outputs");
+            let got = sampled(backend, &mine, vocab, &requests);
             assert_eq!(got, expected, "rank {rank} of the vocabulary parts {vocab:?}");
         });
     }
+}
+
+/// What a step of a row for each request gives for these rows of logits.
+pub(super) fn sampled<B: Backend>(
+    backend: &mut B,
+    logits: &B::Tensor,
+    vocab: &[usize],
+    requests: &[SampleRequest<'_>],
+) -> Vec<SampleOutput> {
+    let batch = Batch { tokens: vec![0; requests.len()], ..Batch::default() };
+    let rows: Vec<usize> = (0..requests.len()).collect();
+    let step = backend.prepare(StepInput { batch: &batch, rows: &rows, requests }).expect("prepare");
+    let pending = backend.sample_or_score(logits, vocab, &step, 0..rows.len()).expect("sample_or_score");
+    backend.wait(pending).expect("outputs")
 }
 
 /// Makes each rank on a thread of its own, and runs it there.

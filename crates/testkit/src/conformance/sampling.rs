@@ -1,9 +1,9 @@
 //! How tokens are chosen: every parameter alone, and all together.
 
 use super::random::{Random, tensor};
-use super::ranks::in_ranks;
+use super::ranks::{in_ranks, sampled};
 use super::{Subject, reference};
-use backend::{Backend, SampleOutput, SampleRequest};
+use backend::{Backend, SampleRequest};
 use sampling::SampleRow;
 use step::{Choice, LOGIT_BIAS_MAX, SamplingParams, SamplingSettings, TokenBias};
 
@@ -106,7 +106,7 @@ pub fn sampling_parameters<B: Backend>(subject: &Subject<B>) {
         .collect();
     let mut whole = reference();
     let rows = tensor(&mut whole, requests.len(), &logits);
-    let expected: Vec<SampleOutput> = whole.sample_or_score(&rows, &[VOCAB], &requests).expect("sample_or_score");
+    let expected = sampled(&mut whole, &rows, &[VOCAB], &requests);
     for vocab in [&[VOCAB][..], &[700, 600], &[301, 0, 599, 400]] {
         let cases_from = if vocab.len() == 1 { 0 } else { cases.len() - ON_RANKS };
         let (logits, requests) = (&logits[cases_from * VOCAB..], &requests[cases_from..]);
@@ -116,8 +116,7 @@ pub fn sampling_parameters<B: Backend>(subject: &Subject<B>) {
             let mine = tensor(backend, requests.len(), &mine);
             // Once more on two ranks: nothing is left of the first time.
             for turn in 0..if vocab.len() == 2 { 2 } else { 1 } {
-                let got = backend.sample_or_score(&mine, vocab, requests).expect("sample_or_score");
-                let got = backend.wait(got).expect("outputs");
+                let got = sampled(backend, &mine, vocab, requests);
                 for ((case, got), expected) in cases[cases_from..].iter().zip(&got).zip(&expected[cases_from..]) {
                     assert_eq!(got, expected, "{}, turn {turn}, rank {rank} of {vocab:?}", case.what);
                 }
