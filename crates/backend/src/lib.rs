@@ -18,23 +18,28 @@
 
 mod batch;
 mod collective;
+mod error;
 mod footprint;
 mod logits;
 mod mapped;
 pub mod positions;
 mod reference;
+mod shape;
+mod step_input;
 mod threads;
 mod traits;
 
 pub use batch::{Batch, BatchSeq};
 pub use collective::{Collective, CollectiveError, Leaver, SingleRank};
+pub use error::BackendError;
 pub use footprint::{Footprint, RankBytes, RankShapes, ReferenceFootprint, WeightFormat};
 pub use logits::{SampleOutput, SampleRequest, sample_or_score, sample_or_score_row};
 pub use mapped::{MappedTensor, MappedWeight};
 pub use reference::{HostKvCache, HostMatrix, HostTensor, Reference};
 pub use sampling::SampleRow;
+pub use shape::{AttentionShape, KvGroup, Positions};
+pub use step_input::{StepInput, StepLimits};
 pub use threads::Threads;
 pub use traits::{
-    AttentionShape, Backend, BackendError, KvGroup, Linear, Norm, NormLinear, Positions, ReadWeights, StepInput,
-    StepLimits, Tensor, dense_then_down, norm_then_linear, select_then_norm_linear,
+    Backend, Linear, Norm, NormLinear, ReadWeights, Tensor, dense_then_down, norm_then_linear, select_then_norm_linear,
 };
