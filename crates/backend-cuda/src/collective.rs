@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::kernels::all_reduce::{Add, RANKS_MAX};
 use crate::nccl::{self, Nccl};
 use crate::peers::{PeerMemory, can_access};
-use backend::{BackendError, Collective};
+use backend::{BackendError, Bootstrap, Collective};
 use std::rc::Rc;
 
 /// The way of sums between ranks.
@@ -131,14 +131,14 @@ impl AllReducePath {
 
 /// What holds on all ranks.
 fn facts(device: &Device, host: &mut dyn Collective) -> Result<Facts, BackendError> {
-    let world = host.world();
-    let mut ordinals = vec![0.0f32; world];
-    host.all_gather(&[device.context.ordinal() as f32], &vec![1; world], &mut ordinals)?;
-    let others = ordinals.iter().enumerate().filter(|(rank, _)| *rank != host.rank());
-    let peers = others.map(|(_, &ordinal)| ordinal as usize).all(|ordinal| can_access(device, ordinal));
-    let mine = [f32::from(u8::from(peers)), f32::from(u8::from(nccl::is_present())), device.multiprocessors as f32];
-    let mut all = vec![0.0f32; world * mine.len()];
-    host.all_gather(&mine, &vec![mine.len(); world], &mut all)?;
-    let least = |which: usize| all.chunks(mine.len()).map(|facts| facts[which] as usize).min().unwrap_or(0);
+    let mut told = |mine: &[u32]| -> Result<Vec<Vec<u32>>, BackendError> {
+        let all = host.all_gather_bytes(bytemuck::cast_slice(mine))?;
+        Ok(all.iter().map(|of_rank| bytemuck::pod_collect_to_vec(of_rank)).collect())
+    };
+    let ordinals = told(&[device.context.ordinal() as u32])?;
+    let others = ordinals.iter().enumerate().filter(|(rank, _)| *rank != device.rank);
+    let peers = others.map(|(_, ordinal)| ordinal[0] as usize).all(|ordinal| can_access(device, ordinal));
+    let all = told(&[u32::from(peers), u32::from(nccl::is_present()), device.multiprocessors as u32])?;
+    let least = |which: usize| all.iter().map(|facts| facts[which] as usize).min().unwrap_or(0);
     Ok(Facts { peers: least(0) == 1, nccl: least(1) == 1, multiprocessors: least(2) })
 }

@@ -1,7 +1,7 @@
 //! Sums by NCCL, at the level of its C interface: its errors can be seen while an operation runs, and it can be aborted.
 
 use crate::device::Device;
-use backend::{BackendError, Collective};
+use backend::{BackendError, Bootstrap, Collective};
 use cudarc::nccl::result::{self, NcclError};
 use cudarc::nccl::sys::{self, ncclDataType_t, ncclRedOp_t, ncclResult_t};
 use std::ffi::c_void;
@@ -16,9 +16,6 @@ pub(crate) struct Nccl {
 
 const NO_COMM: sys::ncclComm_t = std::ptr::null_mut();
 
-/// Words of a unique id.
-const ID_WORDS: usize = 32;
-
 /// Whether the library can be opened.
 pub(crate) fn is_present() -> bool {
     // SAFETY: opening a library runs its initializers alone, which do nothing here that depends on this process.
@@ -30,17 +27,12 @@ impl Nccl {
     pub(crate) fn connect(device: &Rc<Device>, host: &mut dyn Collective) -> Result<Self, BackendError> {
         let operation = "connecting NCCL";
         let (rank, world) = (host.rank(), host.world());
-        let mut mine = [0.0f32; ID_WORDS];
+        let mut id = sys::ncclUniqueId { internal: [0; 128] };
         if rank == 0 {
-            let id = result::get_uniqueid().map_err(|error| device.fault_text(operation, &describe(&error)))?;
-            let words: [u32; ID_WORDS] = bytemuck::cast(id.internal.map(i8::cast_unsigned));
-            mine = words.map(f32::from_bits);
+            id = result::get_uniqueid().map_err(|error| device.fault_text(operation, &describe(&error)))?;
         }
-        let mut ids = vec![0.0f32; world * ID_WORDS];
-        host.all_gather(&mine, &vec![ID_WORDS; world], &mut ids)?;
-        let words: [u32; ID_WORDS] = std::array::from_fn(|word| ids[word].to_bits());
-        let bytes: [u8; 128] = bytemuck::cast(words);
-        let id = sys::ncclUniqueId { internal: bytes.map(u8::cast_signed) };
+        let of_rank_0 = host.all_gather_bytes(bytemuck::cast_slice(&id.internal))?.swap_remove(0);
+        id.internal.copy_from_slice(bytemuck::cast_slice(&of_rank_0));
         let mut comm = NO_COMM;
         // SAFETY: the id is rank 0's, the context is current, and every rank calls with its own number.
         unsafe { result::comm_init_rank(&mut comm, world as i32, id, rank as i32) }

@@ -7,7 +7,7 @@ use crate::device::{Device, describe};
 use crate::kernels::all_reduce::{self, Add, FLAG_LINE, RANKS_MAX};
 use crate::memory::{Chunk, Pinned};
 use crate::tensor::PAD;
-use backend::{BackendError, Collective, StepLimits};
+use backend::{BackendError, Bootstrap, Collective, StepLimits};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -204,7 +204,7 @@ impl PeerMemory {
 
     /// Tells the other ranks of this rank's allocation, and maps theirs.
     fn connect(&self, host: &mut dyn Collective, own: &Chunk) -> Result<([u64; RANKS_MAX], Vec<Map>), BackendError> {
-        let (rank, world) = (host.rank(), host.world());
+        let rank = host.rank();
         let fault = |error| self.device.fault("telling the other ranks of memory", error);
         let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
         // SAFETY: `own` is a whole allocation of this context.
@@ -215,15 +215,14 @@ impl PeerMemory {
         ticket[2..4].copy_from_slice(&[own.at() as u32, (own.at() >> 32) as u32]);
         let words: [[u8; 4]; 16] = bytemuck::cast(handle.reserved.map(|byte| byte.cast_unsigned()));
         ticket[4..].iter_mut().zip(words).for_each(|(to, word)| *to = u32::from_ne_bytes(word));
-        let mut tickets = vec![0.0f32; world * TICKET_WORDS];
-        host.all_gather(&ticket.map(f32::from_bits), &vec![TICKET_WORDS; world], &mut tickets)?;
+        let tickets = host.all_gather_bytes(bytemuck::cast_slice(&ticket))?;
         let mut bases = [0; RANKS_MAX];
         let mut maps = Vec::new();
-        for (peer, ticket) in tickets.chunks_exact(TICKET_WORDS).enumerate() {
+        for (peer, ticket) in tickets.iter().enumerate() {
             if peer == rank {
                 bases[peer] = own.at();
             } else {
-                let ticket: Vec<u32> = ticket.iter().map(|word| word.to_bits()).collect();
+                let ticket: Vec<u32> = bytemuck::pod_collect_to_vec(ticket);
                 let (base, map) = self.map(&ticket).map_err(|error| {
                     let text = format!("memory of rank {peer}: {}", describe(error));
                     self.device.fault_text("mapping", &text)

@@ -54,6 +54,26 @@ pub trait Collective: Send {
     fn all_gather(&mut self, mine: &[f32], counts: &[usize], all: &mut [f32]) -> Result<(), CollectiveError>;
 }
 
+/// How ranks meet: what they tell each other before they compute.
+pub trait Bootstrap {
+    /// What each rank says, in rank order. All say equally many bytes, a multiple of 4.
+    ///
+    /// # Errors
+    ///
+    /// As [`Collective::all_reduce`].
+    fn all_gather_bytes(&mut self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError>;
+}
+
+impl<C: Collective + ?Sized> Bootstrap for C {
+    fn all_gather_bytes(&mut self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        // The bits of numbers with which nobody computes.
+        let mine: Vec<f32> = bytemuck::pod_collect_to_vec(mine);
+        let mut all = vec![0.0f32; mine.len() * self.world()];
+        self.all_gather(&mine, &vec![mine.len(); self.world()], &mut all)?;
+        Ok(all.chunks(mine.len().max(1)).map(|of_rank| bytemuck::cast_slice(of_rank).to_vec()).collect())
+    }
+}
+
 /// The only rank of a world of one: nothing to wait for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SingleRank;

@@ -3,7 +3,8 @@
 //! * [`Backend`]: the operations on one rank's device, each with its formula. The fused ones have a default that is
 //!   made of the plain ones.
 //! * [`MappedWeight`]: a weight that a backend can use where its file is mapped, without a copy.
-//! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory. [`SingleRank`] is a world of one,
+//! * [`Collective`]: the sums and gathers between ranks whose tensors live in host memory; [`Bootstrap`]: what ranks tell each other
+//!   before they compute. [`SingleRank`] is a world of one,
 //!   [`Threads`] a world within a process.
 //! * [`Footprint`]: what a backend allocates for a rank, known before a device is opened.
 //! * [`Reference`]: every operation written as plainly as its formula, in f32. It is what the others are compared with,
@@ -30,7 +31,7 @@ mod threads;
 mod traits;
 
 pub use batch::{Batch, BatchSeq};
-pub use collective::{Collective, CollectiveError, Leaver, SingleRank};
+pub use collective::{Bootstrap, Collective, CollectiveError, Leaver, SingleRank};
 pub use error::BackendError;
 pub use footprint::{Footprint, RankBytes, RankShapes, ReferenceFootprint, WeightFormat};
 pub use logits::{SampleOutput, SampleRequest, sample_or_score, sample_or_score_row};
