@@ -2,8 +2,8 @@
 //! way of the KV cache. So a block that was shared, reused or written wrongly shows in the very next token.
 
 use backend::{
-    AttentionShape, Backend, BackendError, Batch, Footprint, Linear, Norm, ReadWeights, ReferenceFootprint,
-    SampleOutput, SampleRequest, Tensor,
+    AttentionShape, Backend, BackendError, Footprint, Linear, Norm, NormLinear, ReadWeights, ReferenceFootprint,
+    SampleOutput, SampleRequest, StepInput, Tensor, select_then_norm_linear,
 };
 use forward::{Capacity, Falcon, ModelRunner, WeightSource};
 use half::bf16;
@@ -89,6 +89,7 @@ impl Backend for Ledger {
     type Matrix = ();
     type Vector = ();
     type KvCache = Vec<[u64; BLOCK_TOKENS]>;
+    type Step<'a> = StepInput<'a>;
     type Pending = Vec<SampleOutput>;
 
     fn footprint(&self) -> &dyn Footprint {
@@ -123,8 +124,16 @@ impl Backend for Ledger {
         Ok(outputs)
     }
 
-    fn embed(&mut self, _: &(), _: usize, batch: &Batch, y: &mut Numbers) -> Result<(), BackendError> {
-        y.0 = batch.tokens.iter().map(|&token| token.into()).collect();
+    fn prepare<'a>(&mut self, input: StepInput<'a>) -> Result<StepInput<'a>, BackendError> {
+        Ok(input)
+    }
+
+    fn set_rows(&self, step: &StepInput<'_>, x: &mut Numbers) {
+        x.set_rows(step.batch.rows());
+    }
+
+    fn embed(&mut self, _: &(), _: usize, step: &StepInput<'_>, y: &mut Numbers) -> Result<(), BackendError> {
+        y.0 = step.batch.tokens.iter().map(|&token| token.into()).collect();
         Ok(())
     }
 
@@ -147,7 +156,7 @@ impl Backend for Ledger {
     fn attend(
         &mut self,
         qkv: &Numbers,
-        batch: &Batch,
+        &StepInput { batch, .. }: &StepInput<'_>,
         _: usize,
         cache: &mut Self::KvCache,
         y: &mut Numbers,
@@ -170,6 +179,17 @@ impl Backend for Ledger {
         Ok(())
     }
 
+    fn select_norm_linear(
+        &mut self,
+        x: &Numbers,
+        step: &StepInput<'_>,
+        wanted: Range<usize>,
+        product: NormLinear<'_, Self>,
+        scratch: [&mut Numbers; 2],
+    ) -> Result<(), BackendError> {
+        select_then_norm_linear(self, x, &step.rows[wanted], product, scratch)
+    }
+
     fn all_reduce(&mut self, _: &mut Numbers) -> Result<(), BackendError> {
         Ok(())
     }
@@ -182,7 +202,8 @@ impl Backend for Ledger {
         &mut self,
         logits: &Numbers,
         _: &[usize],
-        requests: &[SampleRequest<'_>],
+        step: &StepInput<'_>,
+        wanted: Range<usize>,
     ) -> Result<Vec<SampleOutput>, BackendError> {
         let score = TokenScore { logprob: -1.0, model_logprob: -1.0 };
         let output = |(&sum, used): (&u64, &SampleRequest<'_>)| match used {
@@ -192,7 +213,7 @@ impl Backend for Ledger {
                 SampleOutput::Sample(Sample { token, top: Vec::new(), logits: Vec::new() })
             }
         };
-        Ok(logits.0.iter().zip(requests).map(output).collect())
+        Ok(logits.0.iter().zip(&step.requests[wanted]).map(output).collect())
     }
 }
 
