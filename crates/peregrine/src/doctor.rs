@@ -10,6 +10,7 @@ mod model;
 mod nvml;
 
 use crate::engine_args::SizeArgs;
+use crate::hub_args::HubArgs;
 use crate::output::print;
 use crate::units::gb;
 use anyhow::Result;
@@ -31,9 +32,12 @@ stored beside it.";
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct DoctorArgs {
-    /// Folder of the model, of which config.json and the files' headers are read.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a folder, of which config.json and the files' headers are read, ORG/NAME[@REVISION] of the Hugging Face hub,
+    /// of which nothing large is downloaded, or a JumpStart id.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Where the model is to run.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
@@ -144,14 +148,16 @@ fn examine(args: &DoctorArgs) -> Report {
     let tensor_parallel = if uses_gpus { found.ranks } else { on_cpus };
     // Where the GPUs will not do, what they could hold is not known.
     let machine = if uses_gpus && !found.usable { None } else { Some(backend) };
-    let model = args.model.as_ref().map(|dir| {
-        let looked = model::look(args, dir, machine, tensor_parallel);
+    let mut dir = None;
+    let model = args.model.as_ref().map(|model| {
+        let looked = model::look(args, model, machine, tensor_parallel);
+        dir = looked.dir;
         problems.extend(looked.problems);
         warnings.extend(looked.warnings);
         looked.model
     });
     let gpu = found.gpus.first().filter(|_| uses_gpus && found.usable).map(|gpu| gpu.name.as_str());
-    let checks = checks(args, uses_gpus, gpu, tensor_parallel);
+    let checks = checks(args, dir.as_deref(), uses_gpus, gpu, tensor_parallel);
     for check in &checks {
         match check.verdict {
             Verdict::Pass => {}
@@ -178,8 +184,8 @@ fn examine(args: &DoctorArgs) -> Report {
     }
 }
 
-/// All lines with a verdict. `gpu`: what the first is called, if ranks can use them.
-fn checks(args: &DoctorArgs, uses_gpus: bool, gpu: Option<&str>, ranks: usize) -> Vec<Check> {
+/// All lines with a verdict. `dir`: the model's folder, if there is one; `gpu`: what the first is called, if ranks can use them.
+fn checks(args: &DoctorArgs, dir: Option<&Path>, uses_gpus: bool, gpu: Option<&str>, ranks: usize) -> Vec<Check> {
     let measures = !args.no_measure;
     // Where they cannot be used, NVML may know why.
     let has_gpus = uses_gpus || (args.backend == Backend::Auto && runtime::gpu_traces().is_some());
@@ -187,7 +193,7 @@ fn checks(args: &DoctorArgs, uses_gpus: bool, gpu: Option<&str>, ranks: usize) -
     let threads = if uses_gpus { 1 } else { (cores / ranks).max(1) };
     let mut checks = if has_gpus { nvml::look(args.strict) } else { Vec::new() };
     checks.extend(container::look(&args.root, &container::Needs { ranks, on_gpus: uses_gpus, threads }));
-    if let Some(dir) = &args.model {
+    if let Some(dir) = dir {
         checks.extend(disk::look(dir, &args.sysfs, measures));
     }
     if measures {

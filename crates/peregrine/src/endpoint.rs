@@ -44,7 +44,11 @@ impl EndpointArgs {
                 code = signals.next() => Ok(ExitCode::from(code)),
             };
         }
-        let Engine { coordinator, service } = Engine::start(&self.engine.options()?, self.tensor_parallel)?;
+        let options = tokio::select! {
+            options = self.engine.options() => options?,
+            code = signals.next() => return Ok(ExitCode::from(code)),
+        };
+        let Engine { coordinator, service } = Engine::start(&options, self.tensor_parallel)?;
         let loaded = async {
             progress::show(coordinator.status()).await;
             if let Status::Failed { reason } = &*coordinator.status().borrow() {

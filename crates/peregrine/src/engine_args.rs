@@ -2,9 +2,10 @@
 
 mod cuda;
 
+use crate::hub_args::HubArgs;
 use anyhow::{Context, Result, ensure};
 use backend_cpu::Isa;
-use clap::builder::RangedI64ValueParser;
+use clap::builder::{NonEmptyStringValueParser, RangedI64ValueParser};
 use clap::{Args, Command, Id, ValueEnum, value_parser};
 use coordinator::RestartLimits;
 pub use cuda::CudaArgs;
@@ -14,6 +15,7 @@ use rustix::param::linux_execfn;
 use server::dialects::tgi;
 use server::{ChatOverflow, TelemetryOptions};
 use sizing::Asked;
+use source::{Freshness, Wanted};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,9 +25,15 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model and workers")]
 pub struct EngineArgs {
-    /// Folder of the model, with config.json, tokenizer.json and safetensors files; the demo model if not given.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a folder with config.json, tokenizer.json and safetensors files, ORG/NAME[@REVISION] of the Hugging Face hub,
+    /// or a JumpStart id; the demo model if not given.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
+    /// What the model is called in answers and metrics. If not given: ORG/NAME of the hub, or the folder's name.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    served_model_name: Option<String>,
     /// Where the model runs.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
@@ -183,18 +191,18 @@ impl EngineArgs {
         self.model.is_some()
     }
 
-    /// The folder of the model, if one is named.
-    pub fn model_dir(&self) -> Option<&Path> {
-        self.model.as_deref()
-    }
-
-    /// As the engine takes them; its workers are this program.
-    pub fn options(&self) -> Result<EngineOptions> {
+    /// As the engine takes them; its workers are this program. A model of the hub is downloaded if it is not there.
+    pub async fn options(&self) -> Result<EngineOptions> {
         let is_gpu = matches!(self.backend, Backend::Auto | Backend::Cuda);
         ensure!(is_gpu || !self.require_gpu, "--require-gpu: --backend runs the model elsewhere");
+        let model = match &self.model {
+            Some(model) => Some(self.hub.folder(model, Wanted::Model, Freshness::AsCached).await?),
+            None => None,
+        };
         Ok(EngineOptions {
             worker: worker_command(&self.cuda)?,
-            model: self.model.clone(),
+            model,
+            served_model_name: self.served_model_name.clone(),
             backend: if self.require_gpu { BackendChoice::Cuda } else { self.backend.into() },
             kv_tokens: self.sizes.kv_tokens,
             max_batch_tokens: self.sizes.max_batch_tokens,

@@ -11,10 +11,12 @@ mod chat;
 mod client;
 mod ctl;
 mod doctor;
+mod download;
 mod endpoint;
 mod engine_args;
 mod generate;
 mod heap;
+mod hub_args;
 mod input;
 mod log;
 mod output;
@@ -63,6 +65,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Show what a running server does, or let it take no more requests.
     Ctl(ctl::CtlArgs),
+    /// Download a model from the Hugging Face hub, and print its folder.
+    Download(download::DownloadArgs),
     /// Show how a model is sharded over a machine's GPUs or CPUs, and whether it fits.
     Plan(plan::PlanArgs),
     /// Measure throughput and latency.
@@ -100,7 +104,7 @@ fn log_filter(level: &str) -> Result<EnvFilter> {
 /// From here on there is a log. A worker's goes to its coordinator, which knows the time and the lines' target.
 fn start_log(command: &Command) -> Result<()> {
     log::report_panics();
-    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let level = if matches!(command, Command::Serve(_) | Command::Download(_)) { "info" } else { "warn" };
     let filter = log_filter(level).context("PEREGRINE_LOG")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     // To report that the log cannot be written would mean to write to it, or to panic.
@@ -149,6 +153,7 @@ fn run(command: Command, settings: &Settings, matches: &ArgMatches) -> Result<Ex
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Ctl(args) => ctl::run(args),
+        Command::Download(args) => download::run(&args),
         Command::Plan(args) => plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => benchmarks::run(args),
         Command::Doctor(args) => doctor::run(&args),
@@ -178,7 +183,7 @@ mod tests {
         let shared = documented(text.split("## ").nth(1).expect("the shared section"));
         let cli = Cli::command();
         let mut shared_left = shared.clone();
-        for name in ["serve", "generate", "chat", "ctl", "plan", "doctor", "watermark-detect"] {
+        for name in ["serve", "generate", "chat", "ctl", "download", "plan", "doctor", "watermark-detect"] {
             let section = text.split("## ").find(|section| section.starts_with(&format!("`{name}`")));
             let documented = documented(section.unwrap_or_else(|| panic!("docs/flags.md has no section `{name}`")));
             let command = cli.find_subcommand(name).expect("a subcommand");

@@ -6,6 +6,7 @@ pub mod models;
 mod text;
 
 use crate::engine_args::SizeArgs;
+use crate::hub_args::HubArgs;
 use crate::output::print;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -25,10 +26,13 @@ read, but those of an output projection that is tied to the embedding table and 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub struct PlanArgs {
-    /// Folder of the model, of which config.json and the files' headers are read, or the JumpStart id of a published one:
+    /// The model: a folder, of which config.json and the files' headers are read, ORG/NAME[@REVISION] of the Hugging Face hub,
+    /// of which nothing large is downloaded, or a JumpStart id:
     /// huggingface-llm-falcon-{7b,7b-instruct,40b,40b-instruct,180b,180b-chat}-bf16.
-    #[arg(long, value_name = "DIR|ID")]
+    #[arg(long, value_name = "MODEL")]
     model: String,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Ranks. If not given: one for each GPU of the node, or one on CPUs.
     #[arg(long, value_name = "N")]
     tensor_parallel: Option<usize>,
@@ -104,7 +108,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
 }
 
 fn report(args: &PlanArgs) -> Result<String> {
-    let model = Model::open(&args.model)?;
+    let model = Model::open(&args.model, &args.hub)?;
     let target = target(args, &model)?;
     let (name, most) = (&target.name, target.ranks_max);
     let world = args.tensor_parallel.unwrap_or(target.ranks);
@@ -160,9 +164,9 @@ fn serve_command(args: &PlanArgs, plan: &Plan) -> String {
         sizing::Backend::Cuda => "cuda",
         sizing::Backend::Cpu => "cpu",
     };
-    // An id is not where the model is.
-    let is_folder = std::path::Path::new(&plan.model).is_dir();
-    let model = if is_folder { shell_word(&plan.model) } else { "MODEL_DIR".to_owned() };
+    let model = [plan.model.clone()].into_iter().chain(args.hub.words());
+    let model: Vec<String> = model.map(|word| shell_word(&word)).collect();
+    let model = model.join(" ");
     let given = args.sizes.given().map(|(flag, value)| format!(" {flag} {value}"));
     let ranks = plan.tensor_parallel;
     format!(

@@ -1,8 +1,11 @@
-//! How far a load is, for people.
+//! How far a load or a download is, for people.
 
+use crate::supervisor;
 use coordinator::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use source::Progress;
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
@@ -12,7 +15,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shows the load, on a terminal as a bar, else as log lines, until it has ended in some way.
 pub async fn show(mut status: watch::Receiver<Status>) {
-    let bar = if std::io::stderr().is_terminal() { Bar::start() } else { None };
+    let bar = if std::io::stderr().is_terminal() { Bar::start("loading") } else { None };
     let (begin, mut logged) = (Instant::now(), Instant::now());
     loop {
         let now = status.borrow_and_update().clone();
@@ -22,7 +25,7 @@ pub async fn show(mut status: watch::Receiver<Status>) {
             Some(bar) => bar.set(done, total),
             None if logged.elapsed() >= LOG_INTERVAL => {
                 logged = Instant::now();
-                log(done, total, begin.elapsed());
+                info!("loading: {}", far(done, total, 0, begin.elapsed()));
             }
             None => {}
         }
@@ -42,6 +45,46 @@ pub async fn show(mut status: watch::Receiver<Status>) {
     }
 }
 
+/// How often it is looked how far a download is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Shows the download of `name` while `work` brings it, if there is anything to download.
+pub async fn while_downloading<T>(name: &str, progress: &Progress, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let (begin, mut told, mut bar) = (Instant::now(), None::<Instant>, None);
+    let mut had = 0;
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        let (done, total) = progress.get();
+        if done == total {
+            continue;
+        }
+        if told.is_none() {
+            // What was there before says nothing of how fast it comes.
+            had = done;
+            bar = if std::io::stderr().is_terminal() { Bar::start("downloading") } else { None };
+        }
+        if let Some(bar) = &bar {
+            bar.set(done, total);
+        }
+        if told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
+            told = Some(Instant::now());
+            let far = format!("downloading {name}: {}", far(done, total, had, begin.elapsed()));
+            supervisor::tell_that_it_starts(&far).await;
+            if bar.is_none() {
+                info!("{far}");
+            }
+        }
+    };
+    if let Some(bar) = bar {
+        bar.clear().await;
+    }
+    result
+}
+
 /// A bar on the terminal. A thread of its own draws it: a terminal may stand still.
 struct Bar {
     far: std::sync::mpsc::Sender<(u64, u64)>,
@@ -50,9 +93,9 @@ struct Bar {
 
 impl Bar {
     /// `None` where no thread can be started.
-    fn start() -> Option<Self> {
-        let style =
-            ProgressStyle::with_template("loading {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
+    fn start(what: &str) -> Option<Self> {
+        let template = format!("{what} {{bar:30}} {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, {{eta}} left");
+        let style = ProgressStyle::with_template(&template);
         // The coordinator tells ten times a second for each rank, as long as it loads.
         let ((far, how_far), (done, cleared)) = (std::sync::mpsc::channel(), oneshot::channel());
         let draw = move || {
@@ -81,10 +124,11 @@ impl Bar {
     }
 }
 
-fn log(done: u64, total: u64, elapsed: Duration) {
-    let rate = gb(done) / elapsed.as_secs_f64();
-    let left = (gb(total) - gb(done)) / rate;
-    info!("loading: {:.2} of {:.2} GB, {rate:.2} GB/s, {left:.0} s left", gb(done), gb(total));
+/// How far something is that had some bytes when it began.
+fn far(done: u64, total: u64, had: u64, elapsed: Duration) -> String {
+    let rate = gb(done - had.min(done)) / elapsed.as_secs_f64();
+    let so_far = format!("{:.2} of {:.2} GB, {rate:.2} GB/s", gb(done), gb(total));
+    if rate > 0.0 { format!("{so_far}, {:.0} s left", (gb(total) - gb(done)) / rate) } else { so_far }
 }
 
 fn gb(bytes: u64) -> f64 {

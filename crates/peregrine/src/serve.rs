@@ -141,7 +141,7 @@ impl ServeArgs {
         self.otlp_endpoint.as_ref().map(export).transpose().context("--otlp-endpoint")
     }
 
-    fn options(&self) -> Result<EngineOptions> {
+    async fn options(&self) -> Result<EngineOptions> {
         let chat_overflow = match self.chat_overflow {
             Overflow::Error => ChatOverflow::Error,
             Overflow::Cut => ChatOverflow::Cut,
@@ -152,7 +152,7 @@ impl ServeArgs {
             failures_max: (self.on_failure == OnFailure::Exit).then_some(self.restarts_max),
             window: Duration::from_secs(self.restart_window.into()),
         };
-        let mut options = self.engine.options()?;
+        let mut options = self.engine.options().await?;
         options.worker.variables = self.profile.as_deref().map(profiles::variables).unwrap_or_default();
         Ok(EngineOptions { chat_template, chat_overflow, telemetry, restarts, ..options })
     }
@@ -170,15 +170,23 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(args: ServeArgs, handed: Handed) -> Result<ExitCode> {
-    if let Some(profile) = &args.profile {
-        let slower = profiles::check(profile)?.into_iter().chain(args.engine.model_dir().and_then(doctor::read_ahead));
-        slower.for_each(|text| warn!("{text}"));
-    }
+    let slower = args.profile.as_deref().map(profiles::check).transpose()?;
     let settings = Settings {
         stall_limit: Duration::from_secs(args.stalled_stream_timeout),
         payload_limit: args.payload_limit as usize,
         ..args.access.settings()?
     };
+    // From here on a signal must end a download, and then the workers, too. Each of the two sees every signal.
+    let (mut first, mut second) = (Signals::new()?, Signals::new()?);
+    // As long as a download takes, callers had better go elsewhere than wait.
+    let options = tokio::select! {
+        options = args.options() => options?,
+        _ = first.next() => return Ok(ExitCode::SUCCESS),
+    };
+    if let Some(slower) = slower {
+        let disk = options.model.as_deref().and_then(doctor::read_ahead);
+        slower.into_iter().chain(disk).for_each(|text| warn!("{text}"));
+    }
     // The platform stands in front of a container, and shows no key of ours.
     let listeners = args.access.listen(args.sagemaker, handed).await?;
     if !args.engine.has_model() {
@@ -188,13 +196,11 @@ async fn serve(args: ServeArgs, handed: Handed) -> Result<ExitCode> {
         );
     }
     if args.check {
-        let info = Engine::check(&args.options()?, args.tensor_parallel)?;
+        let info = Engine::check(&options, args.tensor_parallel)?;
         info!("{} over {} workers, backend {}: ready to start", info.model_id, info.tensor_parallel, info.backend);
         return Ok(ExitCode::SUCCESS);
     }
-    // From here on a signal must end the workers, too. Each of the two sees every signal.
-    let (mut first, mut second) = (Signals::new()?, Signals::new()?);
-    let Engine { coordinator, service } = Engine::start(&args.options()?, args.tensor_parallel)?;
+    let Engine { coordinator, service } = Engine::start(&options, args.tensor_parallel)?;
     let info = service.info();
     info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);

@@ -77,6 +77,17 @@ pub fn tell(service: &Service) {
     }
 }
 
+/// Tells the supervisor, if there is one, that the start takes longer, and why. To be called again before a minute has passed.
+pub async fn tell_that_it_starts(status: &str) {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        notify(vec![format!("STATUS={status}"), extension()]).await;
+    }
+}
+
+fn extension() -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros())
+}
+
 async fn tell_states(service: Service) {
     let (mut states, mut was_ready, mut told) = (service.state_changes(), false, None);
     loop {
@@ -85,8 +96,7 @@ async fn tell_states(service: Service) {
         let waits = ending || !was_ready;
         let news = Some((state.name, state.reason.clone(), ending));
         if waits || news != told {
-            let extension = waits.then(|| format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
-            notify(message(&state, ending, was_ready).into_iter().chain(extension).collect()).await;
+            notify(message(&state, ending, was_ready).into_iter().chain(waits.then(extension)).collect()).await;
             told = news;
         }
         let changed = states.wait_for(|now| now.name != state.name || service.is_ending() != ending);

@@ -1,5 +1,6 @@
 //! `peregrine watermark-detect`: whether a text carries the watermark.
 
+use crate::hub_args::HubArgs;
 use crate::input::read_stdin;
 use crate::output::print;
 use anyhow::{Context, Result, bail};
@@ -15,9 +16,12 @@ const Z_SCORE_MARKED: f64 = 4.0;
 /// The text, and the model that may have written it.
 #[derive(Args, Clone, Debug)]
 pub struct WatermarkDetectArgs {
-    /// Folder of the model, with config.json and tokenizer.json; the demo model if not given.
-    #[arg(long, value_name = "DIR")]
+    /// The model: a folder with config.json and tokenizer.json, ORG/NAME[@REVISION] of the Hugging Face hub, or a JumpStart id; the
+    /// demo model if not given.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
     /// The text; read from the standard input if it is not given or "-".
     #[arg(conflicts_with = "input_ids")]
     text: Option<String>,
@@ -31,7 +35,10 @@ pub struct WatermarkDetectArgs {
 
 /// Prints what was found.
 pub fn run(args: &WatermarkDetectArgs) -> Result<()> {
-    let dir = args.model.clone().map_or_else(demo::model_dir, Ok)?;
+    let dir = match &args.model {
+        Some(model) => args.hub.description(model)?,
+        None => demo::model_dir()?,
+    };
     let found = detect_in(&tokens(args, &dir)?, &dir)?;
     print(&if args.json { json(&found) } else { text(&found) })
 }
@@ -87,7 +94,7 @@ mod tests {
     const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/tiny-falcon-7b");
 
     fn args() -> WatermarkDetectArgs {
-        WatermarkDetectArgs { model: None, text: None, input_ids: None, json: false }
+        WatermarkDetectArgs { model: None, hub: HubArgs::default(), text: None, input_ids: None, json: false }
     }
 
     /// 100 tokens, each the smallest green or else the smallest other one that was not there before.

@@ -25,6 +25,8 @@ pub struct EngineOptions {
     pub worker: WorkerCommand,
     /// Folder of the model; the demo model if `None`.
     pub model: Option<PathBuf>,
+    /// What the model is called; `None`: as its folder is.
+    pub served_model_name: Option<String>,
     /// Where the model runs.
     pub backend: BackendChoice,
     /// Tokens in each rank's KV cache; `None`: as many as memory allows on GPUs, and 16,384 on CPUs.
@@ -95,6 +97,7 @@ impl EngineOptions {
         Self {
             worker,
             model: None,
+            served_model_name: None,
             backend: BackendChoice::Auto,
             kv_tokens: None,
             max_batch_tokens: None,
@@ -209,7 +212,7 @@ impl Prepared {
         let usual = (kv_tokens / REQUEST_TOKENS).clamp(CONCURRENT_REQUESTS_LEAST, CONCURRENT_REQUESTS_MAX);
         let max_concurrent_requests = options.max_concurrent_requests.unwrap_or(usual);
         let info = Info {
-            model_id: model_id(&model_dir),
+            model_id: options.served_model_name.clone().unwrap_or_else(|| model_id(&model_dir)),
             model_dir: model_dir.clone(),
             backend: backend.to_owned(),
             tensor_parallel: world,
@@ -308,8 +311,34 @@ impl EngineOptions {
     }
 }
 
-/// A model is called as its folder.
+/// A model is called as its folder, or as its repository if that is a snapshot in Hugging Face's cache:
+/// `models--ORG--NAME/snapshots/COMMIT`.
 fn model_id(dir: &Path) -> String {
     let absolute = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    absolute.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    let name = |dir: Option<&Path>| Some(dir?.file_name()?.to_string_lossy().into_owned());
+    let parent = absolute.parent();
+    let repository = name(parent.and_then(Path::parent)).filter(|_| name(parent).as_deref() == Some("snapshots"));
+    let repository = repository.and_then(|folder| Some(folder.strip_prefix("models--")?.replacen("--", "/", 1)));
+    repository.or_else(|| name(Some(&absolute))).unwrap_or_else(|| "model".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_as_its_folder_or_its_repository() {
+        let root = tempfile::tempdir().expect("a folder");
+        for (dir, id) in [
+            ("falcon-7b", "falcon-7b"),
+            ("hub/models--tiiuae--falcon-7b/snapshots/898df1396f35e447d5fe44e0a3ccaaaa69f30d36", "tiiuae/falcon-7b"),
+            ("hub/models--gpt2/snapshots/898df1396f35e447d5fe44e0a3ccaaaa69f30d36", "gpt2"),
+            ("mine/snapshots/7", "7"),
+        ] {
+            let dir = root.path().join(dir);
+            std::fs::create_dir_all(&dir).expect("a folder");
+            assert_eq!(model_id(&dir), id);
+        }
+        assert_eq!(model_id(Path::new("/")), "model");
+    }
 }

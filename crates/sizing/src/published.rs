@@ -6,6 +6,8 @@ use model::FalconConfig;
 pub struct Published {
     /// Its JumpStart id.
     pub id: &'static str,
+    /// Its repository on the Hugging Face hub.
+    pub repository: &'static str,
     config: &'static [u8],
     /// Name of the node that it is meant for.
     pub node: &'static str,
@@ -17,16 +19,16 @@ const FALCON_180B: &[u8] = include_bytes!("configs/falcon-180b.json");
 
 /// All of them.
 pub const PUBLISHED: [Published; 6] = {
-    const fn row(id: &'static str, config: &'static [u8], node: &'static str) -> Published {
-        Published { id, config, node }
+    const fn row(id: &'static str, repository: &'static str, config: &'static [u8], node: &'static str) -> Published {
+        Published { id, repository, config, node }
     }
     [
-        row("huggingface-llm-falcon-7b-bf16", FALCON_7B, "g5.2xlarge"),
-        row("huggingface-llm-falcon-7b-instruct-bf16", FALCON_7B, "g5.2xlarge"),
-        row("huggingface-llm-falcon-40b-bf16", FALCON_40B, "g5.12xlarge"),
-        row("huggingface-llm-falcon-40b-instruct-bf16", FALCON_40B, "g5.12xlarge"),
-        row("huggingface-llm-falcon-180b-bf16", FALCON_180B, "p4de.24xlarge"),
-        row("huggingface-llm-falcon-180b-chat-bf16", FALCON_180B, "p4de.24xlarge"),
+        row("huggingface-llm-falcon-7b-bf16", "tiiuae/falcon-7b", FALCON_7B, "g5.2xlarge"),
+        row("huggingface-llm-falcon-7b-instruct-bf16", "tiiuae/falcon-7b-instruct", FALCON_7B, "g5.2xlarge"),
+        row("huggingface-llm-falcon-40b-bf16", "tiiuae/falcon-40b", FALCON_40B, "g5.12xlarge"),
+        row("huggingface-llm-falcon-40b-instruct-bf16", "tiiuae/falcon-40b-instruct", FALCON_40B, "g5.12xlarge"),
+        row("huggingface-llm-falcon-180b-bf16", "tiiuae/falcon-180B", FALCON_180B, "p4de.24xlarge"),
+        row("huggingface-llm-falcon-180b-chat-bf16", "tiiuae/falcon-180B-chat", FALCON_180B, "p4de.24xlarge"),
     ]
 };
 

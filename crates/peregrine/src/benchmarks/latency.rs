@@ -30,7 +30,7 @@ pub struct LatencyArgs {
 /// Measures, and prints a row for each batch.
 pub async fn run(args: LatencyArgs) -> Result<()> {
     let options = LatencyOptions {
-        engine: args.engine.options()?,
+        engine: args.engine.options().await?,
         tensor_parallel: args.tensor_parallel,
         batch_sizes: args.batch_sizes,
         input_lens: args.input_lens,

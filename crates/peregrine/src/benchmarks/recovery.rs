@@ -30,7 +30,7 @@ pub struct RecoveryArgs {
 /// Measures, and prints a row for each kill.
 pub async fn run(args: RecoveryArgs) -> Result<()> {
     let options = RecoveryOptions {
-        engine: args.engine.options()?,
+        engine: args.engine.options().await?,
         tensor_parallel: args.tensor_parallel,
         streams: args.streams,
         input_len: args.input_len,

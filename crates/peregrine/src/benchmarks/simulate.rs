@@ -1,5 +1,6 @@
 //! `peregrine bench simulate`: what a node would do under load, by the real scheduler and a computed clock.
 
+use crate::hub_args::HubArgs;
 use crate::output::print;
 use crate::plan::models::Model;
 use anyhow::{Context, Result, ensure};
@@ -12,9 +13,11 @@ use step::BLOCK_TOKENS;
 /// Arguments of `peregrine bench simulate`.
 #[derive(Args, Debug)]
 pub struct SimulateArgs {
-    /// Folder of the model, of which only config.json is read, or the JumpStart id of a published one.
-    #[arg(long, value_name = "DIR|ID", default_value = "huggingface-llm-falcon-180b-bf16")]
+    /// The model, of which only its shape is used: a folder, ORG/NAME[@REVISION] of the Hugging Face hub, or a JumpStart id.
+    #[arg(long, value_name = "MODEL", default_value = "huggingface-llm-falcon-180b-bf16")]
     model: String,
+    #[command(flatten)]
+    hub: HubArgs,
     /// The node, by its instance type; the id's usual one if not given, or p4de.24xlarge for a folder.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -37,7 +40,7 @@ pub struct SimulateArgs {
 
 /// Simulates, and prints what came of it.
 pub fn run(args: &SimulateArgs) -> Result<()> {
-    let model = Model::open(&args.model)?;
+    let model = Model::open(&args.model, &args.hub)?;
     let node = Node::named(args.node.as_deref().unwrap_or(model.default_node))?;
     let (name, gpus) = (node.name, node.gpus);
     let world = args.tensor_parallel.unwrap_or(gpus);

@@ -7,13 +7,15 @@ use runtime::Machine;
 use serde::Serialize;
 use sizing::Fit;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use step::BLOCK_TOKENS;
 use weights::{Checkpoint, Unresolved, WeightsError};
 
 /// What was found of it.
 pub(super) struct Found {
     pub(super) model: Model,
+    /// Its folder, if there is one.
+    pub(super) dir: Option<PathBuf>,
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -64,25 +66,33 @@ impl fmt::Display for Model {
     }
 }
 
-/// Looks at the folder `dir`, and whether its model fits over `ranks` ranks on a backend, if there is one.
-pub(super) fn look(args: &DoctorArgs, dir: &Path, backend: Option<&str>, ranks: usize) -> Found {
-    let folder = dir.display().to_string();
+/// Looks at a model's folder, and whether it fits over `ranks` ranks on a backend, if there is one.
+pub(super) fn look(args: &DoctorArgs, model: &Path, backend: Option<&str>, ranks: usize) -> Found {
+    let folder = model.display().to_string();
     let mut found = Found {
         model: Model { folder: folder.clone(), ..Model::default() },
+        dir: None,
         problems: Vec::new(),
         warnings: Vec::new(),
     };
-    if !dir.is_dir() {
-        found.problems.push(format!("--model {folder}: there is no such folder"));
-        return found;
-    }
-    let (config, checkpoint) = match Checkpoint::open_unresolved(dir) {
+    let dir = match args.hub.description(model) {
+        Ok(dir) => dir,
+        Err(error) => {
+            found.problems.push(format!("{error:#}"));
+            return found;
+        }
+    };
+    found.dir = Some(dir.clone());
+    let (config, checkpoint) = match Checkpoint::open_unresolved(&dir) {
         Ok(checkpoint) => (checkpoint.config().clone(), Some(checkpoint)),
         Err(error) => {
             found.problems.push(error.to_string());
+            if dir != model {
+                found.problems.push(format!("the weights are not here yet: `peregrine download {folder}` brings them"));
+            }
             // Where the weights are yet to come, the config alone says what would fit.
             let has_none = matches!(error, WeightsError::NoCheckpoint { .. });
-            match weights::read_config(dir) {
+            match weights::read_config(&dir) {
                 Ok(config) if has_none => (config, None),
                 _ => return found,
             }

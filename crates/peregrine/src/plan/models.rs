@@ -1,8 +1,9 @@
-//! The model that is planned for: a folder, or a published model by its JumpStart id.
+//! The model that is planned for: a folder, a published model by its JumpStart id, or one of the Hugging Face hub.
 
-use anyhow::{Result, bail};
+use crate::hub_args::HubArgs;
+use anyhow::Result;
 use model::FalconConfig;
-use sizing::{PUBLISHED, Published};
+use sizing::Published;
 use std::path::Path;
 use weights::{Checkpoint, WeightsError};
 
@@ -22,17 +23,15 @@ pub struct Model {
 }
 
 impl Model {
-    /// The model in the folder `name`, whose weights may be yet to come, or else the published one with that id.
-    pub fn open(name: &str) -> Result<Self> {
-        let dir = Path::new(name);
-        let (config, checkpoint, default_node) = if dir.is_dir() {
-            let (config, checkpoint) = look(dir)?;
-            (config, Some(checkpoint), FOLDER_NODE)
-        } else if let Some(published) = Published::find(name) {
+    /// The model in the folder `name`, whose weights may be yet to come, or else the published one with that id, whose shape is
+    /// known, or else the one of the hub.
+    pub fn open(name: &str, hub: &HubArgs) -> Result<Self> {
+        let published = Published::find(name).filter(|_| !Path::new(name).is_dir());
+        let (config, checkpoint, default_node) = if let Some(published) = published {
             (published.config(), None, published.node)
         } else {
-            let known = PUBLISHED.map(|published| published.id).join("\n  ");
-            bail!("--model {name}: there is no such folder, and no such id; ids are\n  {known}");
+            let (config, checkpoint) = look(&hub.description(Path::new(name))?)?;
+            (config, Some(checkpoint), FOLDER_NODE)
         };
         Ok(Self { name: name.to_owned(), config, checkpoint, default_node })
     }

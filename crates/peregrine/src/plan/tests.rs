@@ -8,6 +8,7 @@ use std::path::Path;
 fn args(model: &str) -> PlanArgs {
     PlanArgs {
         model: model.to_owned(),
+        hub: HubArgs::default(),
         tensor_parallel: None,
         node: None,
         backend: None,
@@ -22,7 +23,7 @@ fn plan(id: &str, node: &str, world: usize, backend: Backend) -> Plan {
 }
 
 fn asked_plan(id: &str, node: &str, world: usize, backend: Backend, step_rows: Option<u32>) -> Plan {
-    let config = Model::open(id).unwrap().config;
+    let config = Model::open(id, &HubArgs::default()).unwrap().config;
     let site = NodeSite { node: Node::named(node).unwrap(), backend, footprints: &BackendFootprints };
     let others = NODES.each_ref().map(|node| NodeSite { node, ..site });
     let others = others.each_ref().map(|site| (site.node.name, site.node.gpus, site as &dyn Site));
@@ -72,7 +73,7 @@ fn falcon_180b_in_time() {
     let id = "huggingface-llm-falcon-180b-bf16";
     let plan = plan(id, "p4de.24xlarge", 8, Backend::Cuda);
     let node = Node::named("p4de.24xlarge").unwrap();
-    let prediction = Prediction::new(&Model::open(id).unwrap().config, node, 8, plan.kv_tokens);
+    let prediction = Prediction::new(&Model::open(id, &HubArgs::default()).unwrap().config, node, 8, plan.kv_tokens);
     let one = &prediction.decode[0];
     assert!(one.size == 1 && (21.85..21.95).contains(&one.floor_ms), "{one:?}");
     // With what each product takes for any size, as an H100 showed it. Without, it would be 27.9.
@@ -80,7 +81,7 @@ fn falcon_180b_in_time() {
     assert!((31.0..32.5).contains(&one.stock_ms), "{one:?}");
     // What all launches move is what the rank has, less the embedding table: the output projection is read instead.
     let moved: u64 = prediction.launches.iter().map(|launch| launch.times * launch.bytes).sum();
-    let config = Model::open(id).unwrap().config;
+    let config = Model::open(id, &HubArgs::default()).unwrap().config;
     let table = (config.vocab / 8 * config.hidden * 2) as u64;
     let weights = plan.ranks[0].weight_bytes - if config.tied { 0 } else { table };
     assert!((weights..weights + weights / 500).contains(&moved), "{moved} bytes moved, {weights} of weights");
@@ -89,7 +90,7 @@ fn falcon_180b_in_time() {
 #[test]
 fn more_work_takes_longer_and_no_step_is_below_its_floor() {
     for id in PUBLISHED.map(|published| published.id) {
-        let model = Model::open(id).unwrap();
+        let model = Model::open(id, &HubArgs::default()).unwrap();
         for node in &NODES {
             let plan = plan(id, node.name, node.gpus, Backend::Cuda);
             if !plan.fits {
@@ -145,7 +146,7 @@ fn what_would_fit_is_the_smallest_degree_of_each_node() {
 
 #[test]
 fn bytes_short_are_the_border_of_fitting() {
-    let model = Model::open("huggingface-llm-falcon-180b-bf16").unwrap();
+    let model = Model::open("huggingface-llm-falcon-180b-bf16", &HubArgs::default()).unwrap();
     for node in &NODES {
         for world in 1..=node.gpus {
             let plan = plan(&model.name, node.name, world, Backend::Cuda);

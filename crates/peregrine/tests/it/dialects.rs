@@ -53,7 +53,7 @@ async fn variables_that_cannot_be_followed_are_named() {
     for (variable, value, message) in [
         ("QUANTIZE", "gptq", "QUANTIZE is set, and cannot be followed: weights are bfloat16"),
         ("SM_NUM_GPUS", "many", "SM_NUM_GPUS: --tensor-parallel many"),
-        ("HF_MODEL_ID", "tiiuae/falcon-7b", "--model tiiuae/falcon-7b: there is no such folder"),
+        ("HF_MODEL_ID", "tiiuae/falcon-7b", "tiiuae/falcon-7b: this revision is not in /nonexistent/hub"),
     ] {
         let arguments = Server::arguments(["--sagemaker"]);
         let said = Program::new(arguments).envs([(variable, value)]).run().await.failure();

@@ -12,6 +12,7 @@
 //! * [`benchmarks`]: `peregrine bench`.
 //! * [`bodies`]: the largest bodies there may be.
 //! * [`cuda`]: GPUs, which are stood in for; [`cuda_recovery`]: what becomes of them behind a fault.
+//! * [`hub`]: models of the Hugging Face hub, which [`mock_hub`] stands for.
 //! * [`dialects`]: the HTTP dialects, and how flags and variables set them.
 //! * [`generate_cli`]: `peregrine generate`.
 //! * [`chat_cli`]: `peregrine chat`.
@@ -50,11 +51,14 @@ mod descriptors;
 mod dialects;
 mod generate_cli;
 mod grpc_chat;
+mod hub;
 mod lifecycle;
 mod load;
 mod logs;
 mod malformed;
 mod memory;
+#[path = "../../../source/tests/hub/mock.rs"]
+mod mock_hub;
 mod model_files;
 mod openai;
 mod openapi;

@@ -53,6 +53,11 @@ pub(super) const CRATES: &[Crate] = &[
         uses: Only(&[]),
     },
     Crate { name: "timeouts", what: "clocks that stand still in a pause, limits of a step, polling", uses: Only(&[]) },
+    Crate {
+        name: "source",
+        what: "where a model's files are: a folder, or the Hugging Face hub and its cache; brings them to a folder",
+        uses: Only(&[]),
+    },
     Crate { name: "weights", what: "safetensors over mmap: a rank's byte runs", uses: Only(&["model"]) },
     Crate {
         name: "backend",

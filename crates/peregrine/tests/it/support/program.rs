@@ -35,6 +35,11 @@ impl Program {
         let family = Family::new();
         let mut command = Command::new(program);
         command.args(arguments).env(MARK, &family.mark).env("TMPDIR", family.temp.path());
+        // No test asks the Hugging Face hub, or depends on what somebody has downloaded.
+        command.envs([("HF_HUB_OFFLINE", "1"), ("HF_HOME", "/nonexistent")]);
+        for variable in ["HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+            command.env_remove(variable);
+        }
         command.env_remove("PEREGRINE_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // As a shell starts it, so that the group can be signalled as a terminal does.
         command.process_group(0).kill_on_drop(true);

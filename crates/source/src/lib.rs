@@ -1,0 +1,25 @@
+//! Where a model's files are, and how they come to a folder of this machine.
+//!
+//! * [`Source`]: what `--model` names: a folder, or a repository of the Hugging Face hub. [`Source::bring`] makes a folder of it.
+//! * [`Repository`]: ORG/NAME at a revision.
+//! * [`HubSettings`]: where the hub and its cache are, and who asks, by the variables that Hugging Face's own tools have.
+//! * `cache`: the cache, laid out as they lay it out, so that either reads what the other wrote.
+//! * `hub`: what is asked of the hub; `transfer`: one file, resumed and checked; `snapshot`: a whole model.
+
+mod cache;
+mod error;
+mod files;
+mod hub;
+mod progress;
+mod repository;
+mod settings;
+mod snapshot;
+mod source;
+mod transfer;
+
+pub use error::SourceError;
+pub use files::Wanted;
+pub use progress::Progress;
+pub use repository::Repository;
+pub use settings::HubSettings;
+pub use source::{Freshness, Source};
