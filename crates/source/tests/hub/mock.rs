@@ -61,6 +61,7 @@ pub struct Content {
 }
 
 /// A request that came.
+#[allow(dead_code, reason = "one of the two programs that use this module reads all of it")]
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// To the CDN, and not the hub.
