@@ -81,7 +81,7 @@ pub enum SourceError {
     Answer { repository: Repository, url: String, expected: &'static str, found: String },
     /// Weights in other formats only.
     #[error(
-        "{repository}: it has no safetensors files{}; `peregrine convert` writes some of PyTorch's: docs/getting-a-model.md",
+        "{repository}: it has no safetensors files{}; docs/getting-a-model.md says how other formats are converted",
         .other.as_ref().map(|file| format!(", but {file}")).unwrap_or_default()
     )]
     NoSafetensors {

@@ -18,6 +18,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection may bring nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// The ETag of a large file, which redirects lead to.
+const LINKED_ETAG: &str = "x-linked-etag";
 const REDIRECTS_MAX: u32 = 10;
 /// Tries in a row that bring nothing, at most.
 const TRIES: u32 = 5;
@@ -54,11 +56,12 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
 }
 
-/// Where redirects may lead.
+/// How far redirects are followed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Follow {
-    /// Nowhere but on the hub: what lies elsewhere does not say what the hub knows of it.
+    /// Until the hub says what it knows of a file: what lies behind does not know that.
     Hub,
+    /// To the end.
     Anywhere,
 }
 
@@ -111,7 +114,7 @@ impl Hub {
         self.with_patience(async || {
             let response = self.send(Method::HEAD, url.clone(), 0, Follow::Hub).await?;
             let headers = response.headers();
-            let hash = text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str()));
+            let hash = text(headers, LINKED_ETAG).or_else(|| text(headers, ETAG.as_str()));
             let hash = hash.map(|tag| tag.trim_start_matches("W/").trim_matches('"').to_owned());
             // It becomes the name of a file.
             let is_name =
@@ -161,7 +164,8 @@ impl Hub {
             }
             let next = text(response.headers(), LOCATION.as_str()).and_then(|to| url.join(&to).ok());
             let next = next.ok_or_else(|| self.answer(&url, "a redirect's Location", "none".to_owned()))?;
-            if follow == Follow::Hub && next.origin() != self.settings.endpoint.origin() {
+            let is_told = response.headers().contains_key(LINKED_ETAG);
+            if follow == Follow::Hub && (is_told || next.origin() != self.settings.endpoint.origin()) {
                 return Ok(response);
             }
             url = next;

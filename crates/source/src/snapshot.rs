@@ -64,7 +64,10 @@ struct Download<'a> {
 
 impl Download<'_> {
     /// Brings these files, some at once. None is begun if there is no room for all.
-    async fn all(&self, names: Vec<String>) -> Result<(), SourceError> {
+    async fn all(&self, mut names: Vec<String>) -> Result<(), SourceError> {
+        // A commit's files stay what they are.
+        let dir = self.cache.snapshot(self.commit);
+        names.retain(|name| !dir.join(name).exists());
         let entries = names.iter().map(|name| self.hub.entry(self.commit, name));
         let entries: Vec<Entry> = stream::iter(entries).buffered(PARALLEL).try_collect().await?;
         self.make_sure_of_room(&entries)?;

@@ -134,6 +134,8 @@ async fn a_model_comes_once_and_lies_where_other_tools_look() {
     }
     assert_eq!(it.bring().await.expect("it is there"), dir);
     assert_eq!(it.hub.asked().len(), 0, "what is there is not asked for");
+    it.bring_as(mock::REPOSITORY, Wanted::Model, Freshness::Newest).await.expect("it is there");
+    assert_eq!(it.hub.asked().len(), 1, "what the newest commit is, and nothing of its files");
 }
 
 #[tokio::test]
@@ -327,6 +329,16 @@ async fn the_files_of_an_index_come_and_no_others() {
     it.hub.asked();
     it.bring().await.expect("a folder");
     assert_eq!(it.ranges().len(), 0, "its bytes are still there");
+}
+
+#[tokio::test]
+async fn a_mirror_may_have_the_files_itself() {
+    let mut it = Fixture::new().await;
+    it.set("HF_TOKEN", TOKEN);
+    it.hub.content().is_mirror = true;
+    let dir = it.bring().await.expect("a folder");
+    assert_eq!(fs::read(dir.join(WEIGHTS)).expect("a file"), it.weights());
+    assert_eq!(it.names("blobs").iter().filter(|name| **name == sha256(&it.weights())).count(), 1);
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ pub struct Content {
     pub hub_failures: u32,
     /// The CDN sends all of a file, whatever range is asked for.
     pub ignores_ranges: bool,
+    /// Large files lie at the hub, as at a mirror's, and not at the CDN.
+    pub is_mirror: bool,
     /// The CDN sends other bytes than the hub has, so many times from now on.
     pub wrong: u32,
     /// The hub says that large files have so many bytes.
@@ -89,6 +91,7 @@ impl MockHub {
             cdn_failures: 0,
             hub_failures: 0,
             ignores_ranges: false,
+            is_mirror: false,
             wrong: 0,
             claims: None,
         };
@@ -162,6 +165,9 @@ async fn of_hub(State(shared): State<Arc<Shared>>, request: Request) -> Response
         return failed(StatusCode::UNAUTHORIZED, "", "Invalid credentials in Authorization header");
     }
     let path = request.uri().path().to_owned();
+    if content.is_mirror && path.trim_start_matches('/').len() == sha256(b"").len() {
+        return large_file(&mut content, &request);
+    }
     if let Some(hash) = path.strip_prefix("/api/resolve-cache/") {
         return small_file(&content, hash);
     }
@@ -200,7 +206,8 @@ fn resolve(cdn: &str, content: &Content, name: &str) -> Response {
         put("x-linked-etag", format!("\"{hash}\""));
         put("x-linked-size", content.claims.unwrap_or(bytes.len() as u64).to_string());
         put("etag", "\"not-this\"".to_owned());
-        put(LOCATION.as_str(), format!("{cdn}/{hash}?signature=secret"));
+        let place = if content.is_mirror { "" } else { cdn };
+        put(LOCATION.as_str(), format!("{place}/{hash}?signature=secret"));
         (StatusCode::FOUND, headers).into_response()
     } else {
         put(LOCATION.as_str(), format!("/api/resolve-cache/{}", git_hash(bytes)));
@@ -218,7 +225,10 @@ fn small_file(content: &Content, hash: &str) -> Response {
 
 async fn of_cdn(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     shared.note(true, &request);
-    let mut content = shared.content();
+    large_file(&mut shared.content(), &request)
+}
+
+fn large_file(content: &mut Content, request: &Request) -> Response {
     if take(&mut content.cdn_failures) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
