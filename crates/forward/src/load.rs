@@ -93,30 +93,50 @@ impl<B: Backend> Loader<'_, B> {
             LayerNorms::ParallelTwo => (Role::AttentionNorm, Some(Role::MlpNorm)),
             LayerNorms::Sequential => (Role::InputNorm, Some(Role::PostAttentionNorm)),
         };
-        let mut layer = Layer {
-            attention_norm: self.norm(layer, first)?,
-            qkv: self.linear(layer, Role::QueryKeyValue)?,
-            dense: self.linear(layer, Role::Dense)?,
-            mlp_norm: second.map(|role| self.norm(layer, role)).transpose()?,
-            up: self.linear(layer, Role::DenseHTo4h)?,
-            down: self.linear(layer, Role::Dense4hToH)?,
+        // In the order of the shard table, in which a model that was cut for its ranks stores them.
+        let attention_norm = self.norm(layer, first)?;
+        let mlp_norm = second.map(|role| self.norm(layer, role)).transpose()?;
+        let qkv = self.linear(layer, Role::QueryKeyValue)?;
+        let (dense, dense_bias) = self.weight_and_bias(layer, Role::Dense)?;
+        let up = self.linear(layer, Role::DenseHTo4h)?;
+        let (down, down_bias) = self.weight_and_bias(layer, Role::Dense4hToH)?;
+        let (dense_bias, down_bias) = match (dense_bias, down_bias) {
+            // One sum of both products has one bias.
+            (Some(dense), Some(down)) if self.config.norms != LayerNorms::Sequential => {
+                (Some(dense.iter().zip(&down).map(|(dense, down)| dense + down).collect()), None)
+            }
+            biases => biases,
         };
-        // One sum of both products has one bias.
-        if self.config.norms != LayerNorms::Sequential && layer.down.bias.take().is_some() {
-            layer.dense.bias = self.sum_of_biases(index)?;
-        }
-        Ok(layer)
+        Ok(Layer {
+            attention_norm,
+            qkv,
+            dense: Linear { weight: dense, bias: self.vector(dense_bias)? },
+            mlp_norm,
+            up,
+            down: Linear { weight: down, bias: self.vector(down_bias)? },
+        })
     }
 
     fn norm(&mut self, layer: Option<usize>, role: Role) -> Result<Norm<B>, BackendError> {
         let mut part = |part| {
-            let vector = self.vector(TensorId { layer, role, part })?;
+            let values = self.values(TensorId { layer, role, part });
+            let vector = self.vector(values)?;
             Ok::<_, BackendError>(vector.expect("norms are whole on every rank"))
         };
         Ok(Norm { scale: part(Part::Weight)?, bias: part(Part::Bias)?, eps: self.config.norm_eps })
     }
 
     fn linear(&mut self, layer: Option<usize>, role: Role) -> Result<Linear<B>, BackendError> {
+        let (weight, bias) = self.weight_and_bias(layer, role)?;
+        Ok(Linear { weight, bias: self.vector(bias)? })
+    }
+
+    /// The rank's part of a product's weight, and the values of that of its bias, if there is one.
+    fn weight_and_bias(
+        &mut self,
+        layer: Option<usize>,
+        role: Role,
+    ) -> Result<(B::Matrix, Option<Vec<f32>>), BackendError> {
         let id = TensorId { layer, role, part: Part::Weight };
         let weight = match self.shard.get(&id).cloned() {
             Some(tensor) => match self.mapped_matrix(&tensor)? {
@@ -128,7 +148,7 @@ impl<B: Backend> Loader<'_, B> {
                 self.backend.matrix(rows, columns, &|_, _| {})?
             }
         };
-        Ok(Linear { weight, bias: self.vector(TensorId { layer, role, part: Part::Bias })? })
+        Ok((weight, self.values(TensorId { layer, role, part: Part::Bias })))
     }
 
     /// A weight that is used where its file is mapped; `None` if that cannot be.
@@ -159,8 +179,8 @@ impl<B: Backend> Loader<'_, B> {
         }
     }
 
-    fn vector(&mut self, id: TensorId) -> Result<Option<B::Vector>, BackendError> {
-        self.values(id).map(|values| self.backend.vector(&values)).transpose()
+    fn vector(&mut self, values: Option<Vec<f32>>) -> Result<Option<B::Vector>, BackendError> {
+        values.map(|values| self.backend.vector(&values)).transpose()
     }
 
     /// The rank's part of a vector; `None` if it has none.
@@ -175,14 +195,6 @@ impl<B: Backend> Loader<'_, B> {
         let mut spread = vec![0.0; wide];
         self.heads.read_rows(1, 0..wide, &mut spread, |range, out| out.copy_from_slice(&values[range]));
         Some(spread)
-    }
-
-    /// Of the two products whose sum is a layer's output.
-    fn sum_of_biases(&mut self, layer: usize) -> Result<Option<B::Vector>, BackendError> {
-        let values = |role| self.values(TensorId { layer: Some(layer), role, part: Part::Bias });
-        let (dense, down) = (values(Role::Dense), values(Role::Dense4hToH));
-        let sum = dense.into_iter().flatten().zip(down.into_iter().flatten()).map(|(dense, down)| dense + down);
-        self.backend.vector(&sum.collect::<Vec<f32>>()).map(Some)
     }
 }
 

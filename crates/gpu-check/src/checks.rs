@@ -114,7 +114,7 @@ fn load(model: &str, longest: usize, end: Threads, options: &CudaOptions) -> Res
     let checkpoint = Checkpoint::open(&dir)?;
     let config = checkpoint.config();
     let partition = Partition::new(config, end.rank(), end.world());
-    let source = ShardSource(checkpoint.shard(&partition));
+    let source = ShardSource(checkpoint.shard(&partition)?);
     let options = CudaOptions { device: end.rank(), ..options.clone() };
     let cuda = Cuda::new(&options, Box::new(end))?;
     let kv_blocks = 2 * longest.div_ceil(BLOCK_TOKENS);

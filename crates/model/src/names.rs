@@ -136,6 +136,13 @@ impl Prefix {
 }
 
 impl TensorNames {
+    /// Those of Hugging Face's own checkpoints.
+    #[must_use]
+    pub fn of(config: &FalconConfig) -> Self {
+        let names = tensors(config).into_iter().map(|spec| (spec.id, spec.id.to_string())).collect();
+        Self { names, stored_head: None, buffers: 0 }
+    }
+
     /// Holds the `stored` tensors (name and shape) against those that the model has: each must be there once, in its
     /// shape, and nothing else but buffers that are computed. One prefix may stand before all names. With tied
     /// embeddings the table may be stored under either name, or under both: see [`Self::stored_head`].

@@ -25,9 +25,9 @@ pub struct EndpointArgs {
     api_key_file: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Workers over which the model is sharded.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = ranks())]
-    tensor_parallel: u32,
+    /// Workers over which the model is sharded. If not given: those for which `peregrine shard` has cut it, or 2.
+    #[arg(long, value_name = "N", value_parser = ranks())]
+    tensor_parallel: Option<u32>,
 }
 
 impl EndpointArgs {
@@ -48,7 +48,7 @@ impl EndpointArgs {
             options = self.engine.options() => options?,
             code = signals.next() => return Ok(ExitCode::from(code)),
         };
-        let Engine { coordinator, service } = Engine::start(&options, self.tensor_parallel)?;
+        let Engine { coordinator, service } = Engine::start(&options, options.degree(self.tensor_parallel, 2)?)?;
         let loaded = async {
             progress::show(coordinator.status()).await;
             if let Status::Failed { reason } = &*coordinator.status().borrow() {

@@ -27,6 +27,7 @@ mod profiles;
 mod progress;
 mod serve;
 mod settings;
+mod shard;
 mod signals;
 mod stream;
 mod supervisor;
@@ -75,6 +76,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Show what holds for each flag of `serve`, and from where: command line, variable, file or default.
     Config(ConfigArgs),
+    /// Cut a model for its workers: a file for each, which it reads once and in order.
+    Shard(shard::ShardArgs),
     /// Detect the watermark in a text.
     WatermarkDetect(watermark_detect::WatermarkDetectArgs),
     /// Run one rank; started by `serve`, `generate` and `chat`, which speak to it over its standard input.
@@ -104,7 +107,7 @@ fn log_filter(level: &str) -> Result<EnvFilter> {
 /// From here on there is a log. A worker's goes to its coordinator, which knows the time and the lines' target.
 fn start_log(command: &Command) -> Result<()> {
     log::report_panics();
-    let level = if matches!(command, Command::Serve(_) | Command::Download(_)) { "info" } else { "warn" };
+    let level = if matches!(command, Command::Serve(_) | Command::Download(_) | Command::Shard(_)) { "info" } else { "warn" };
     let filter = log_filter(level).context("PEREGRINE_LOG")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     // To report that the log cannot be written would mean to write to it, or to panic.
@@ -158,6 +161,7 @@ fn run(command: Command, settings: &Settings, matches: &ArgMatches) -> Result<Ex
         Command::Bench(args) => benchmarks::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => show(&args, settings, matches).map(|()| ExitCode::SUCCESS),
+        Command::Shard(args) => shard::run(&args).map(|()| ExitCode::SUCCESS),
         Command::WatermarkDetect(args) => watermark_detect::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(args).map(|()| ExitCode::SUCCESS),
         Command::Probe(args) => probe::run(&args).map(|()| ExitCode::SUCCESS),
@@ -183,7 +187,7 @@ mod tests {
         let shared = documented(text.split("## ").nth(1).expect("the shared section"));
         let cli = Cli::command();
         let mut shared_left = shared.clone();
-        for name in ["serve", "generate", "chat", "ctl", "download", "plan", "doctor", "watermark-detect"] {
+        for name in ["serve", "generate", "chat", "ctl", "download", "plan", "doctor", "shard", "watermark-detect"] {
             let section = text.split("## ").find(|section| section.starts_with(&format!("`{name}`")));
             let documented = documented(section.unwrap_or_else(|| panic!("docs/flags.md has no section `{name}`")));
             let command = cli.find_subcommand(name).expect("a subcommand");

@@ -1,9 +1,10 @@
-//! How far a load or a download is, for people.
+//! How far a load, a download or other work on many bytes is, for people.
 
 use crate::supervisor;
 use coordinator::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use source::Progress;
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -83,6 +84,43 @@ pub async fn while_downloading<T>(name: &str, progress: &Progress, work: impl Fu
         bar.clear().await;
     }
     result
+}
+
+/// How far some work on bytes is: a bar on a terminal, else log lines.
+pub struct Bytes {
+    what: &'static str,
+    bar: Option<Bar>,
+    total: u64,
+    begin: Instant,
+    logged: Cell<Instant>,
+}
+
+impl Bytes {
+    /// The work `what` begins, on `total` bytes.
+    pub fn start(what: &'static str, total: u64) -> Self {
+        let bar = if std::io::stderr().is_terminal() { Bar::start(what) } else { None };
+        Self { what, bar, total, begin: Instant::now(), logged: Cell::new(Instant::now()) }
+    }
+
+    /// So many are done.
+    pub fn set(&self, done: u64) {
+        match &self.bar {
+            Some(bar) => bar.set(done, self.total),
+            None if self.logged.get().elapsed() >= LOG_INTERVAL => {
+                self.logged.set(Instant::now());
+                info!("{}: {}", self.what, far(done, self.total, 0, self.begin.elapsed()));
+            }
+            None => {}
+        }
+    }
+
+    /// The work has ended.
+    pub fn end(self) {
+        if let Some(Bar { far, cleared }) = self.bar {
+            drop(far);
+            let _ = cleared.blocking_recv();
+        }
+    }
 }
 
 /// A bar on the terminal. A thread of its own draws it: a terminal may stand still.

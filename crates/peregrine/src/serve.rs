@@ -27,9 +27,9 @@ use tracing::{error, info, warn};
 pub struct ServeArgs {
     #[command(flatten)]
     engine: EngineArgs,
-    /// Workers over which the model is sharded.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = ranks())]
-    tensor_parallel: u32,
+    /// Workers over which the model is sharded. If not given: those for which `peregrine shard` has cut it, or 1.
+    #[arg(long, value_name = "N", value_parser = ranks())]
+    tensor_parallel: Option<u32>,
     /// The machine, which sets how many workers there are and their sizes, where nothing else is said: an instance type, or local. A machine
     /// that is another one is refused.
     #[arg(long, value_name = "NAME", value_parser = profiles::names())]
@@ -195,12 +195,13 @@ async fn serve(args: ServeArgs, handed: Handed) -> Result<ExitCode> {
              Falcon model to serve that"
         );
     }
+    let degree = options.degree(args.tensor_parallel, 1)?;
     if args.check {
-        let info = Engine::check(&options, args.tensor_parallel)?;
+        let info = Engine::check(&options, degree)?;
         info!("{} over {} workers, backend {}: ready to start", info.model_id, info.tensor_parallel, info.backend);
         return Ok(ExitCode::SUCCESS);
     }
-    let Engine { coordinator, service } = Engine::start(&options, args.tensor_parallel)?;
+    let Engine { coordinator, service } = Engine::start(&options, degree)?;
     let info = service.info();
     info!("{} over {} workers, backend {}", info.model_id, info.tensor_parallel, info.backend);
     info!("gRPC on {}, HTTP on {}", listeners.grpc.local_addr()?, listeners.http.local_addr()?);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use step::BLOCK_TOKENS;
 use text::{ChatTemplate, Tokenizer};
-use weights::{Checkpoint, Unresolved};
+use weights::{Checkpoint, Manifest, Unresolved};
 
 /// Which model runs, and how.
 #[derive(Clone, Debug)]
@@ -126,6 +126,21 @@ impl EngineOptions {
     }
 }
 
+impl EngineOptions {
+    /// Over how many workers the model is sharded: as `asked`, or as it was cut, or else `otherwise`.
+    ///
+    /// # Errors
+    ///
+    /// If the folder's manifest makes no sense.
+    pub fn degree(&self, asked: Option<u32>, otherwise: u32) -> Result<u32, EngineError> {
+        let cut = match (&self.model, asked) {
+            (Some(dir), None) => Manifest::read(dir)?.map(|manifest| manifest.tensor_parallel as u32),
+            _ => None,
+        };
+        Ok(asked.or(cut).unwrap_or(otherwise))
+    }
+}
+
 /// Requests that run or wait at once, where nobody says how many: one for so many tokens of the KV cache, within limits.
 const REQUEST_TOKENS: u32 = 128;
 const CONCURRENT_REQUESTS_LEAST: u32 = 128;
@@ -184,6 +199,9 @@ impl Prepared {
             return Err(EngineError::NoFolder { dir: model_dir });
         }
         let (config, checkpoint) = open(&model_dir, options.backend)?;
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.check_degree(world)?;
+        }
         let tokenizer = Tokenizer::open(&model_dir)?;
         compare_vocabularies(&config, &tokenizer)?;
         if tokenizer.ignores_clean_up() {

@@ -1,9 +1,11 @@
 //! A model directory whose config and tensors fit together.
 
+use crate::cut::Cut;
 use crate::files::{Files, Located};
-use crate::layout::{self, CONFIG, INDEX};
+use crate::layout::{self, CONFIG, INDEX, Layout};
+use crate::reader::StoredPart;
 use crate::{Note, ShardReader, WeightsError, note};
-use model::{FalconConfig, NamesError, Partition, TensorNames};
+use model::{FalconConfig, NamesError, Partition, ShardTensor, TensorId, TensorNames};
 use safetensors::Dtype;
 use std::path::Path;
 
@@ -29,8 +31,30 @@ fn parse_config(dir: &Path) -> Result<(FalconConfig, Vec<u8>), WeightsError> {
 pub struct Checkpoint {
     config: FalconConfig,
     names: TensorNames,
-    files: Files,
+    weights: Weights,
     notes: Vec<Note>,
+}
+
+/// How a checkpoint stores its tensors.
+enum Weights {
+    /// Each whole.
+    Whole(Files),
+    /// Each rank's part of them in a file of its own.
+    Cut(Cut),
+}
+
+impl Weights {
+    fn files(&self) -> &[Files] {
+        match self {
+            Self::Whole(files) => std::slice::from_ref(files),
+            Self::Cut(cut) => &cut.ranks,
+        }
+    }
+
+    /// A tensor, or a part of it.
+    fn some(&self, name: &str) -> &Located {
+        self.files().iter().find_map(|files| files.tensors.get(name)).expect("every tensor of the model is stored")
+    }
 }
 
 /// A checkpoint of which no weight was read yet. If the config ties the output projection to the embedding table and both are
@@ -43,6 +67,21 @@ impl Unresolved {
     #[must_use]
     pub fn config(&self) -> &FalconConfig {
         &self.0.config
+    }
+
+    /// As [`Checkpoint::tensor_parallel`].
+    #[must_use]
+    pub fn tensor_parallel(&self) -> Option<usize> {
+        self.0.tensor_parallel()
+    }
+
+    /// As [`Checkpoint::check_degree`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check_degree(&self, world: usize) -> Result<(), WeightsError> {
+        self.0.check_degree(world)
     }
 
     /// The notes that need no weight.
@@ -63,9 +102,9 @@ impl Unresolved {
     #[must_use]
     pub fn resolve(self) -> Checkpoint {
         let Self(mut checkpoint) = self;
-        if let Some(head) = checkpoint.names.stored_head() {
-            let table = checkpoint.names.name(model::TensorId::EMBEDDINGS);
-            if !checkpoint.files.holds_equal(table, head) {
+        if let (Weights::Whole(files), Some(head)) = (&checkpoint.weights, checkpoint.names.stored_head()) {
+            let table = checkpoint.names.name(TensorId::EMBEDDINGS);
+            if !files.holds_equal(table, head) {
                 checkpoint.notes.push(Note::HeadDiffers { head: head.to_owned(), table: table.to_owned() });
                 checkpoint.untie();
             }
@@ -114,25 +153,36 @@ impl Checkpoint {
         if let Err(error @ (WeightsError::AdapterAlone(_) | WeightsError::Gguf { .. })) = layout {
             return Err(error);
         }
-        let (config, json) = parse_config(dir)?;
-        let files = Files::open(dir, layout?)?;
+        let (mut config, json) = parse_config(dir)?;
+        let weights = match layout? {
+            Layout::Single(path) => Weights::Whole(Files::single(dir, path)?),
+            Layout::Indexed(path) => Weights::Whole(Files::indexed(dir, &path)?),
+            Layout::Cut(path) => Weights::Cut(Cut::open(dir, path, &mut config)?),
+        };
         let quantization = FalconConfig::quantization_method(&json);
-        check_types(&files, quantization.as_deref())?;
-        if let Some((tensor, file)) =
-            files.lacking.iter().find(|(tensor, _)| !TensorNames::may_be_absent(&config, tensor)).cloned()
-        {
-            return Err(WeightsError::IndexedTensorMissing { path: dir.join(INDEX), tensor, file });
+        for files in weights.files() {
+            check_types(files, quantization.as_deref())?;
         }
-        let stored = files.tensors.iter().map(|(name, located)| (&**name, &*located.stored.shape));
-        let names = TensorNames::find(&config, stored).map_err(|reason| {
-            let path = match &reason {
-                NamesError::Unknown { name, .. } | NamesError::Shape { name, .. } => files.path(name).to_owned(),
-                _ => dir.to_owned(),
-            };
-            WeightsError::Names { path, reason }
-        })?;
-        let notes = note::of(&config, &json, &files, &names, quantization);
-        Ok(Self { config, names, files, notes })
+        let names = match &weights {
+            Weights::Whole(files) => names_of(dir, &config, files)?,
+            Weights::Cut(_) => TensorNames::of(&config),
+        };
+        let dtype = |id| weights.some(names.name(id)).stored.dtype;
+        let notes = note::of(&config, &json, dtype, &names, quantization);
+        Ok(Self { config, names, weights, notes })
+    }
+
+    /// The files, if each tensor is stored whole.
+    pub(crate) fn whole(&self) -> Option<&Files> {
+        match &self.weights {
+            Weights::Whole(files) => Some(files),
+            Weights::Cut(_) => None,
+        }
+    }
+
+    /// The name by which a tensor is stored.
+    pub(crate) fn stored_name(&self, id: TensorId) -> &str {
+        self.names.name(id)
     }
 
     fn untie(&mut self) {
@@ -156,15 +206,68 @@ impl Checkpoint {
     /// full speed.
     #[must_use]
     pub fn in_huge_pages(&self) -> bool {
-        self.files.in_huge_pages()
+        self.weights.files().iter().all(Files::in_huge_pages)
+    }
+
+    /// For how many ranks the weights are cut, in files of their own; `None` if they are stored whole.
+    #[must_use]
+    pub fn tensor_parallel(&self) -> Option<usize> {
+        match &self.weights {
+            Weights::Whole(_) => None,
+            Weights::Cut(cut) => Some(cut.ranks.len()),
+        }
+    }
+
+    /// Whether `world` ranks can load the weights: any number, unless they are cut.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Degree`]: they are cut for another number.
+    pub fn check_degree(&self, world: usize) -> Result<(), WeightsError> {
+        match &self.weights {
+            Weights::Cut(cut) if cut.ranks.len() != world => {
+                Err(WeightsError::Degree { dir: cut.dir.clone(), cut: cut.ranks.len(), asked: world })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A reader of the tensors that `partition` holds.
-    #[must_use]
-    pub fn shard(&self, partition: &Partition) -> ShardReader<'_> {
+    ///
+    /// # Errors
+    ///
+    /// As [`check_degree`](Self::check_degree).
+    pub fn shard(&self, partition: &Partition) -> Result<ShardReader<'_>, WeightsError> {
+        self.check_degree(partition.world)?;
         let tensors = model::shard(&self.config, partition);
-        ShardReader::new(&self.files, tensors, |id| self.names.name(id))
+        Ok(match &self.weights {
+            Weights::Whole(files) => ShardReader::new(files, tensors, |tensor| StoredPart {
+                name: self.names.name(tensor.id),
+                part: tensor.clone(),
+                crc32: None,
+            }),
+            Weights::Cut(cut) => {
+                let stored = |tensor: &ShardTensor| cut.stored(partition.rank, tensor, self.names.name(tensor.id));
+                ShardReader::new(&cut.ranks[partition.rank], tensors, stored)
+            }
+        })
     }
+}
+
+/// Under which names `files` store the model's tensors, each whole.
+fn names_of(dir: &Path, config: &FalconConfig, files: &Files) -> Result<TensorNames, WeightsError> {
+    let lacking = files.lacking.iter().find(|(tensor, _)| !TensorNames::may_be_absent(config, tensor));
+    if let Some((tensor, file)) = lacking.cloned() {
+        return Err(WeightsError::IndexedTensorMissing { path: dir.join(INDEX), tensor, file });
+    }
+    let stored = files.tensors.iter().map(|(name, located)| (&**name, &*located.stored.shape));
+    TensorNames::find(config, stored).map_err(|reason| {
+        let path = match &reason {
+            NamesError::Unknown { name, .. } | NamesError::Shape { name, .. } => files.path(name).to_owned(),
+            _ => dir.to_owned(),
+        };
+        WeightsError::Names { path, reason }
+    })
 }
 
 /// Refuses weights that are quantized, and other types that are not read, by the first tensor in the order of names.

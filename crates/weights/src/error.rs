@@ -57,6 +57,53 @@ pub enum WeightsError {
         /// The first file, by name.
         file: String,
     },
+    /// The directory holds weights that were cut for ranks, without their manifest.
+    #[error(
+        "{dir}: no shards.json, but {file}: it is what `peregrine shard` writes last; cut the model again, or copy the whole \
+         folder"
+    )]
+    NoManifest {
+        dir: PathBuf,
+        /// The first file, by name.
+        file: String,
+    },
+    /// The manifest of a cut model makes no sense.
+    #[error("{path}: not a manifest of `peregrine shard`: {reason}; cut the model again")]
+    Manifest {
+        path: PathBuf,
+        /// The field, what was expected and what was found.
+        reason: String,
+    },
+    /// A file of a cut model is not the one that was written.
+    #[error("{path}: not the file that shards.json names: expected {expected}, found {found}; copy it again, or cut the model again")]
+    FileChanged { path: PathBuf, expected: String, found: String },
+    /// A tensor of a cut model is not what was written.
+    #[error(
+        "{path}: tensor `{tensor}` is damaged: its CRC-32 is {found:08x}, and {expected:08x} by shards.json; copy the file \
+         again, or cut the model again"
+    )]
+    TensorChanged {
+        path: PathBuf,
+        tensor: String,
+        /// By the manifest.
+        expected: u32,
+        /// Of what was read.
+        found: u32,
+    },
+    /// The weights were cut for another number of ranks.
+    #[error(
+        "{dir}: these weights are cut for --tensor-parallel {cut}, not {asked}; ask for that, or cut the model again"
+    )]
+    Degree {
+        dir: PathBuf,
+        /// Ranks for which they were cut.
+        cut: usize,
+        /// Ranks that are to load them.
+        asked: usize,
+    },
+    /// The model to be cut is cut already.
+    #[error("{dir}: these weights are cut already; cut the model that they were made from")]
+    CutAlready { dir: PathBuf },
     /// The directory holds weights for llama.cpp only.
     #[error(
         "{dir}: no model.safetensors, but {file}: GGUF is not read; take the safetensors files that it was made from"

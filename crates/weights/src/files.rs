@@ -1,7 +1,7 @@
 //! The safetensors files of a model directory.
 
 use crate::header::{self, Stored};
-use crate::layout::{self, Layout};
+use crate::layout;
 use crate::mmap::MappedFile;
 use crate::{WeightsError, index};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,20 +25,31 @@ pub(crate) struct Located {
 }
 
 impl Files {
-    /// Maps the files, and checks their headers. No tensor is read yet.
+    /// Maps the files that `index` names, and checks their headers. No tensor is read yet.
     ///
     /// # Errors
     ///
     /// If a file cannot be mapped, or its header is damaged or does not fit its length; if the index names a file outside
     /// of `dir` or one that is missing; if two files hold the same tensor, or it is in another than the index says.
-    pub(crate) fn open(dir: &Path, layout: Layout) -> Result<Self, WeightsError> {
-        let dir = dir.to_owned();
-        let mut opened = Self { dir, files: Vec::new(), tensors: BTreeMap::new(), lacking: Vec::new() };
-        match layout {
-            Layout::Single(path) => opened.add(path)?,
-            Layout::Indexed(path) => opened.add_indexed(&path)?,
-        }
+    pub(crate) fn indexed(dir: &Path, index: &Path) -> Result<Self, WeightsError> {
+        let mut opened = Self::none(dir);
+        opened.add_indexed(index)?;
         Ok(opened)
+    }
+
+    /// Maps one file of `dir`, and checks its header.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mapped, or its header is damaged or does not fit its length.
+    pub(crate) fn single(dir: &Path, path: PathBuf) -> Result<Self, WeightsError> {
+        let mut opened = Self::none(dir);
+        opened.add(path)?;
+        Ok(opened)
+    }
+
+    fn none(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), lacking: Vec::new() }
     }
 
     /// Whether every file is small, or mostly in huge pages of the page cache.

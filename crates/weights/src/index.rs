@@ -1,6 +1,7 @@
 //! `model.safetensors.index.json`: which file holds which tensor.
 
 use crate::WeightsError;
+use crate::layout::is_plain_name;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,11 +25,6 @@ pub(crate) fn parse(path: &Path, json: &[u8]) -> Result<BTreeMap<String, String>
         }
     });
     entries.collect()
-}
-
-/// An index comes with a download and must not lead out of its directory.
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const MANIFEST: &str = "shards.json";
 const ADAPTER: &str = "adapter_config.json";
 /// Files that a model needs or that say how it is used, and that a clone without Git LFS may lack.
 const SMALL_FILES: [&str; 5] =
@@ -22,6 +23,8 @@ pub(crate) enum Layout {
     Single(PathBuf),
     /// In the files that this index names.
     Indexed(PathBuf),
+    /// Cut for the ranks, in the files that this manifest names.
+    Cut(PathBuf),
 }
 
 /// Looks for weights in `dir`, and for what stands in the way of using them.
@@ -40,8 +43,10 @@ pub(crate) fn find(dir: &Path) -> Result<Layout, WeightsError> {
         let error = if dir.join(CONFIG).is_file() { WeightsError::AdapterBeside } else { WeightsError::AdapterAlone };
         return Err(error(dir.join(ADAPTER)));
     }
-    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-    if single.is_file() {
+    let (single, index, manifest) = (dir.join(SINGLE), dir.join(INDEX), dir.join(MANIFEST));
+    if manifest.is_file() {
+        Ok(Layout::Cut(manifest))
+    } else if single.is_file() {
         Ok(Layout::Single(single))
     } else if index.is_file() {
         Ok(Layout::Indexed(index))
@@ -63,6 +68,8 @@ fn other_format(dir: &Path) -> WeightsError {
         WeightsError::Pickled { dir, file }
     } else if let Some(file) = find(|name| name.ends_with(".gguf")) {
         WeightsError::Gguf { dir, file }
+    } else if let Some(file) = find(|name| name.starts_with("rank-") && name.ends_with(".safetensors")) {
+        WeightsError::NoManifest { dir, file }
     } else if let Some(file) = find(|name| name.ends_with(".safetensors")) {
         WeightsError::OtherName { dir, file }
     } else {
@@ -84,6 +91,11 @@ fn is_pickled(name: &str) -> bool {
         && name != "training_args.bin"
 }
 
+/// What names a file comes with a download and must not lead out of its directory.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
+
 /// Reads a small file whole.
 ///
 /// # Errors
@@ -92,6 +104,12 @@ fn is_pickled(name: &str) -> bool {
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
     let bytes = std::fs::read(path).map_err(io_error(path))?;
     if is_pointer(&bytes) { Err(WeightsError::LfsPointer { path: path.to_owned() }) } else { Ok(bytes) }
+}
+
+/// Whether a file of this name holds weights, in whatever format, or says where they are.
+pub(crate) fn is_of_weights(name: &str) -> bool {
+    const ENDS: [&str; 7] = [".safetensors", ".safetensors.index.json", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"];
+    name == MANIFEST || is_variant(name) || is_pickled(name) || ENDS.iter().any(|end| name.ends_with(end))
 }
 
 pub(crate) fn is_pointer(bytes: &[u8]) -> bool {
@@ -111,7 +129,7 @@ mod tests {
 
     #[test]
     fn formats_are_known_by_the_names_of_their_files() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 11] = [
             (&[], "no checkpoint"),
             (&["README.md", "training_args.bin"], "no checkpoint"),
             (&["pytorch_model.bin"], "pytorch_model.bin"),
@@ -121,6 +139,7 @@ mod tests {
             (&["model.safetensors.index.fp16.json"], "variant"),
             (&["b.Q4_K.gguf", "a.Q4_K.gguf"], "a.Q4_K.gguf"),
             (&["weights.safetensors"], "weights.safetensors"),
+            (&["rank-0-of-2.safetensors"], "no shards.json"),
             (&["model-00001-of-00002.safetensors"], "model-00001-of-00002.safetensors"),
         ];
         for (files, expected) in cases {

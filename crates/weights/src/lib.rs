@@ -7,6 +7,8 @@
 //! * [`ShardReader`] copies a rank's tensors out of the maps by byte runs, from as many threads as the caller likes.
 //! * [`Mapped`] is a rank's part of a tensor where its file is mapped, for devices that can use it there.
 //! * [`TensorChecksum`]s tell whether a later load of the same part has read the same.
+//! * [`Cutting`] cuts a model for its ranks: a file for each, and a [`Manifest`] of what is in them. A [`Checkpoint`] opens such a
+//!   folder, too.
 //! * [`Progress`] tells another thread how far that is.
 //!
 //! **Invariant:** whatever a directory holds, opening it gives a [`WeightsError`] that names the file, or a checkpoint
@@ -19,12 +21,14 @@
 
 mod checkpoint;
 mod checksum;
+mod cut;
 mod error;
 mod files;
 mod generation;
 mod header;
 mod index;
 mod layout;
+mod manifest;
 mod mapped;
 mod mmap;
 mod note;
@@ -33,8 +37,10 @@ mod reader;
 
 pub use checkpoint::{Checkpoint, Unresolved, read_config};
 pub use checksum::TensorChecksum;
+pub use cut::{CutFile, CutFolder, CutTarget, Cutting};
 pub use error::WeightsError;
 pub use generation::read_generation_eos;
+pub use manifest::{Crc32, Manifest, OtherFile, RankFile};
 pub use mapped::Mapped;
 pub use mmap::{Fault, report_faults};
 pub use note::Note;

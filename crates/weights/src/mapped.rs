@@ -21,10 +21,16 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// All elements of the whole tensor, row-major. Touching one that is not in memory reads it from the file.
+    /// All elements of the stored tensor, row-major. Touching one that is not in memory reads it from the file.
     #[must_use]
     pub fn elements(&self) -> &[bf16] {
         bytemuck::cast_slice(self.bytes())
+    }
+
+    /// The rank's part, numbered in what is stored: as in the whole tensor, or all of it where a file holds this part alone.
+    #[must_use]
+    pub fn part(&self) -> &ShardTensor {
+        &self.part
     }
 
     /// Reads `elements` of the rank's part (row-major numbers in its local matrix) into memory, as far as they are not there,

@@ -1,7 +1,6 @@
 //! What the owner of a checkpoint should know, though it can be used.
 
-use crate::files::Files;
-use model::{FalconConfig, TensorNames};
+use model::{FalconConfig, TensorId, TensorNames};
 use safetensors::Dtype;
 use std::fmt;
 
@@ -75,15 +74,16 @@ impl fmt::Display for Note {
     }
 }
 
+/// `dtype` gives the type in which a tensor is stored.
 pub(crate) fn of(
     config: &FalconConfig,
     json: &[u8],
-    files: &Files,
+    dtype: impl Fn(TensorId) -> Dtype,
     names: &TensorNames,
     quantization: Option<String>,
 ) -> Vec<Note> {
     let matrices = model::tensors(config).into_iter().filter(|spec| spec.shape.len() > 1);
-    let types: Vec<Dtype> = matrices.map(|spec| files.tensors[names.name(spec.id)].stored.dtype).collect();
+    let types: Vec<Dtype> = matrices.map(|spec| dtype(spec.id)).collect();
     let rounded = [Dtype::F16, Dtype::F32].into_iter().filter_map(|from| {
         let matrices = types.iter().filter(|dtype| **dtype == from).count();
         (matrices > 0).then_some(Note::Rounded { matrices, from })

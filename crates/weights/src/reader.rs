@@ -3,7 +3,7 @@
 use crate::checksum::Checksum;
 use crate::files::{Files, Located};
 use crate::mapped::Mapped;
-use crate::{Progress, TensorChecksum};
+use crate::{Progress, TensorChecksum, WeightsError};
 use crc32fast::Hasher;
 use half::{bf16, f16};
 use model::{ShardTensor, TensorId};
@@ -31,19 +31,36 @@ pub struct ShardReader<'a> {
 struct Source<'a> {
     name: &'a str,
     located: &'a Located,
+    /// The rank's part of what is stored: as in the whole model, or all of it where a file holds this part alone.
+    part: ShardTensor,
     checksum: Arc<Checksum>,
+    /// What must be read, where it is known.
+    crc32: Option<u32>,
+}
+
+/// How a checkpoint stores a rank's part of a tensor.
+pub(crate) struct StoredPart<'a> {
+    pub(crate) name: &'a str,
+    /// The part, numbered in what is stored.
+    pub(crate) part: ShardTensor,
+    /// The CRC-32 of the part, where it is known.
+    pub(crate) crc32: Option<u32>,
 }
 
 impl<'a> ShardReader<'a> {
-    /// `name` gives the name by which a file stores a tensor.
-    pub(crate) fn new(files: &'a Files, tensors: Vec<ShardTensor>, name: impl Fn(TensorId) -> &'a str) -> Self {
+    /// `stored` says how `files` store the rank's part of a tensor.
+    pub(crate) fn new(
+        files: &'a Files,
+        tensors: Vec<ShardTensor>,
+        stored: impl Fn(&ShardTensor) -> StoredPart<'a>,
+    ) -> Self {
         let (mut sources, mut total) = (HashMap::new(), 0);
         for tensor in &tensors {
-            let name = name(tensor.id);
+            let StoredPart { name, part, crc32 } = stored(tensor);
             let located = &files.tensors[name];
             let bytes = tensor.local_elements() * located.stored.element_bytes();
             total += bytes as u64;
-            sources.insert(tensor.id, Source { name, located, checksum: Arc::new(Checksum::new(bytes)) });
+            sources.insert(tensor.id, Source { name, located, part, checksum: Arc::new(Checksum::new(bytes)), crc32 });
         }
         Self { files, tensors, sources, progress: Arc::new(Progress::new(total)) }
     }
@@ -66,11 +83,32 @@ impl<'a> ShardReader<'a> {
     #[must_use]
     pub fn checksums(&self) -> Vec<TensorChecksum> {
         let of = |tensor: &ShardTensor| {
-            let Source { name, located, checksum } = self.source(tensor);
+            let Source { name, located, checksum, .. } = self.source(tensor);
             let file = self.files.file(located).path.display().to_string();
             TensorChecksum { file, tensor: (*name).to_owned(), crc32: checksum.crc32() }
         };
         self.tensors.iter().map(of).collect()
+    }
+
+    /// Holds what was read against the CRC-32s that `peregrine shard` wrote down, if the model was cut by it; as with
+    /// [`checksums`](Self::checksums), once each element has been read.
+    ///
+    /// # Errors
+    ///
+    /// The first tensor that differs, with its file.
+    pub fn verify(&self) -> Result<(), WeightsError> {
+        for tensor in &self.tensors {
+            let Source { name, located, checksum, crc32, .. } = self.source(tensor);
+            match (crc32, checksum.crc32()) {
+                (Some(expected), found) if *expected != found => {
+                    let path = self.files.file(located).path.clone();
+                    let tensor = (*name).to_owned();
+                    return Err(WeightsError::TensorChanged { path, tensor, expected: *expected, found });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Copies `elements` of the rank's part of `tensor` (row-major numbers in its local matrix) to `out`. BF16 is
@@ -114,11 +152,11 @@ impl<'a> ShardReader<'a> {
     /// If `tensor` is not one of [`tensors`](Self::tensors).
     #[must_use]
     pub fn mapped(&self, tensor: &ShardTensor) -> Option<Mapped> {
-        let Source { located, checksum, .. } = self.source(tensor);
+        let Source { located, part, checksum, .. } = self.source(tensor);
         let mapped = Mapped {
             file: Arc::clone(self.files.file(located)),
             stored: located.stored.clone(),
-            part: tensor.clone(),
+            part: part.clone(),
             checksum: Arc::clone(checksum),
             progress: self.progress(),
         };
@@ -157,11 +195,11 @@ impl<'a> ShardReader<'a> {
         copy: impl Fn(Dtype, &[u8], &mut [T]),
     ) {
         assert_eq!(out.len(), elements.len(), "{}: length of the output for elements {elements:?}", tensor.id);
-        let Source { located, checksum, .. } = self.source(tensor);
+        let Source { located, part, checksum, .. } = self.source(tensor);
         let (dtype, element_bytes) = (located.stored.dtype, located.stored.element_bytes());
         let bytes = self.files.bytes(located);
         let (mut piece, mut rest) = (Hasher::new(), out);
-        for run in runs(tensor, elements.clone()) {
+        for run in runs(part, elements.clone()) {
             for block in bytes[run.start * element_bytes..run.end * element_bytes].chunks(BLOCK_BYTES) {
                 let filled = rest.split_off_mut(..block.len() / element_bytes).expect("a block is within the elements");
                 piece.update(block);
@@ -174,8 +212,8 @@ impl<'a> ShardReader<'a> {
 
     /// Bytes of the file between the first and the last element of each of the tensor's ranges of rows.
     fn spans(&self, tensor: &ShardTensor) -> impl Iterator<Item = Range<usize>> {
-        let stored = &self.source(tensor).located.stored;
-        spans(tensor, 0..tensor.local_elements()).map(|span| stored.bytes(span))
+        let Source { located, part, .. } = self.source(tensor);
+        spans(part, 0..tensor.local_elements()).map(|span| located.stored.bytes(span))
     }
 
     fn source(&self, tensor: &ShardTensor) -> &Source<'a> {

@@ -123,7 +123,7 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let checkpoint = Checkpoint::open_resolved(&spec.model_dir, spec.tied)?;
     let config = checkpoint.config();
     let partition = Partition::new(config, spec.rank, spec.world);
-    let reader = checkpoint.shard(&partition);
+    let reader = checkpoint.shard(&partition)?;
     // A second load of the same rank does not happen; if it did, its progress would merely not be seen.
     let _ = progress.set(reader.progress());
     let capacity =
@@ -132,6 +132,7 @@ pub fn load<B: Backend + 'static>(backend: B, spec: &RankSpec, progress: &LoadPr
     let bytes = footprint.bytes(&rank_shapes(footprint, WeightFormat::default(), config, &partition, capacity));
     let (source, leaver) = (ShardSource(reader), backend.leaver());
     let falcon = Falcon::load(backend, config, &partition, capacity, &source)?;
+    source.0.verify()?;
     let runner = Box::new(ModelRunner::new(falcon));
     let checksums = source.0.checksums();
     Ok(Loaded { runner, weight_bytes: bytes.weights, kv_bytes: bytes.kv_cache, checksums, leaver })
@@ -164,9 +165,9 @@ impl WeightSource for ShardSource<'_> {
     }
 
     fn mapped(&self, tensor: &ShardTensor) -> Option<MappedWeight> {
-        let ShardTensor { columns_total, rows, columns, .. } = tensor.clone();
-        let tensor = Arc::new(Tensor(self.0.mapped(tensor)?));
-        Some(MappedWeight { tensor, columns_total, rows, columns })
+        let mapped = self.0.mapped(tensor)?;
+        let ShardTensor { columns_total, rows, columns, .. } = mapped.part().clone();
+        Some(MappedWeight { tensor: Arc::new(Tensor(mapped)), columns_total, rows, columns })
     }
 
     fn release(&self, tensor: &ShardTensor) {

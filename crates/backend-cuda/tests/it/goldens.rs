@@ -26,7 +26,7 @@ fn load(model: &str, collective: Threads, deterministic: bool) -> ModelRunner<Cu
     let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
     let config = checkpoint.config();
     let partition = Partition::new(config, collective.rank(), collective.world());
-    let reader = checkpoint.shard(&partition);
+    let reader = checkpoint.shard(&partition).expect("not cut");
     let capacity = Capacity { kv_blocks: 16, rows_max: 96, logits_rows_max: 20 };
     let wait_limit = Duration::from_secs(300);
     let options = CudaOptions { deterministic, wait_limit, ..CudaOptions::new(collective.rank()) };

@@ -31,7 +31,7 @@ pub fn load(options: &CudaOptions, collective: Threads) -> ModelRunner<Cuda> {
     let checkpoint = Checkpoint::open(&dir).expect("a checkpoint");
     let config = checkpoint.config();
     let partition = Partition::new(config, collective.rank(), collective.world());
-    let reader = checkpoint.shard(&partition);
+    let reader = checkpoint.shard(&partition).expect("not cut");
     let capacity = Capacity { kv_blocks: 64, rows_max: ROWS_MAX, logits_rows_max: 4 };
     let options = CudaOptions { device: collective.rank(), ..options.clone() };
     let backend = Cuda::new(&options, Box::new(collective)).expect("a device");

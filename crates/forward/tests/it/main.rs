@@ -2,4 +2,5 @@
 
 mod checkpoints;
 mod goldens;
+mod reads;
 mod support;

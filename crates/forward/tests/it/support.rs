@@ -14,7 +14,7 @@ pub fn load(dir: &Path, collective: Threads) -> (FalconConfig, Falcon<Reference<
     let checkpoint = Checkpoint::open(dir).expect("a checkpoint");
     let config = checkpoint.config().clone();
     let partition = Partition::new(&config, collective.rank(), collective.world());
-    let reader = checkpoint.shard(&partition);
+    let reader = checkpoint.shard(&partition).expect("not cut");
     let capacity = Capacity { kv_blocks: 16, rows_max: 64, logits_rows_max: 5 };
     let backend = Reference::new(collective);
     let falcon = Falcon::load(backend, &config, &partition, capacity, &ShardSource(reader)).expect("load");

@@ -10,9 +10,9 @@ use clap::{Args, value_parser};
 pub struct LatencyArgs {
     #[command(flatten)]
     engine: EngineArgs,
-    /// Over how many workers the model is cut.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = ranks())]
-    tensor_parallel: u32,
+    /// Over how many workers the model is cut. If not given: those for which `peregrine shard` has cut it, or 1.
+    #[arg(long, value_name = "N", value_parser = ranks())]
+    tensor_parallel: Option<u32>,
     /// Sequences that run together; each size is measured.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4,8,16", value_parser = value_parser!(u32).range(1..=65_536))]
     batch_sizes: Vec<u32>,
@@ -29,9 +29,10 @@ pub struct LatencyArgs {
 
 /// Measures, and prints a row for each batch.
 pub async fn run(args: LatencyArgs) -> Result<()> {
+    let engine = args.engine.options().await?;
     let options = LatencyOptions {
-        engine: args.engine.options().await?,
-        tensor_parallel: args.tensor_parallel,
+        tensor_parallel: engine.degree(args.tensor_parallel, 1)?,
+        engine,
         batch_sizes: args.batch_sizes,
         input_lens: args.input_lens,
         output_len: args.output_len,

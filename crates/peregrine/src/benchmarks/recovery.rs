@@ -10,9 +10,9 @@ use clap::{Args, value_parser};
 pub struct RecoveryArgs {
     #[command(flatten)]
     engine: EngineArgs,
-    /// Over how many workers the model is cut.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = ranks())]
-    tensor_parallel: u32,
+    /// Over how many workers the model is cut. If not given: those for which `peregrine shard` has cut it, or 2.
+    #[arg(long, value_name = "N", value_parser = ranks())]
+    tensor_parallel: Option<u32>,
     /// Streams that run when a rank is killed.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=65_536))]
     streams: u32,
@@ -29,9 +29,10 @@ pub struct RecoveryArgs {
 
 /// Measures, and prints a row for each kill.
 pub async fn run(args: RecoveryArgs) -> Result<()> {
+    let engine = args.engine.options().await?;
     let options = RecoveryOptions {
-        engine: args.engine.options().await?,
-        tensor_parallel: args.tensor_parallel,
+        tensor_parallel: engine.degree(args.tensor_parallel, 2)?,
+        engine,
         streams: args.streams,
         input_len: args.input_len,
         tokens_before: args.tokens_before,

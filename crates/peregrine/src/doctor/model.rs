@@ -98,6 +98,8 @@ pub(super) fn look(args: &DoctorArgs, model: &Path, backend: Option<&str>, ranks
             }
         }
     };
+    let degree = checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.check_degree(ranks));
+    found.problems.extend(degree.err().map(|error| error.to_string()));
     found.model.files_in_huge_pages = checkpoint.as_ref().map(Unresolved::in_huge_pages);
     let mut notes = checkpoint.as_ref().map(|checkpoint| checkpoint.notes().to_vec()).unwrap_or_default();
     let fitted = backend.map(|backend| {

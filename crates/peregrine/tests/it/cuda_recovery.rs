@@ -112,7 +112,7 @@ impl Fault {
 fn part_bytes(rank: usize, world: usize) -> u64 {
     let checkpoint = Checkpoint::open(&demo_model()).expect("the demo model");
     let partition = Partition::new(checkpoint.config(), rank, world);
-    checkpoint.shard(&partition).progress().total()
+    checkpoint.shard(&partition).expect("not cut").progress().total()
 }
 
 /// Two texts at once: a greedy one, and one that is drawn, each with the scores of its tokens.

@@ -27,6 +27,7 @@
 //! * [`memory`]: what the workers hold.
 //! * [`model_files`]: weights files that change while they are served.
 //! * [`openai`]: OpenAI's routes, over real workers.
+//! * [`shard`]: models that are cut for their workers.
 //! * [`supervisor`]: what systemd is told.
 //! * [`upgrade`]: a process takes over from another, under load.
 //! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
@@ -66,6 +67,7 @@ mod pauses;
 mod recovery;
 mod reflection;
 mod settings;
+mod shard;
 #[path = "../support/standin.rs"]
 mod standin;
 mod supervisor;

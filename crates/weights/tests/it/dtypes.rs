@@ -12,7 +12,7 @@ fn every_dtype_is_rounded_to_nearest_even_and_widened_exactly() {
         let tensors = samples::random_tensors(dtype, &mut rng);
         let dir = samples::directory(&[("model.safetensors", samples::safetensors(&tensors))]);
         let files = Checkpoint::open(dir.path()).unwrap();
-        let reader = files.shard(&Partition::new(&config, 0, 1));
+        let reader = files.shard(&Partition::new(&config, 0, 1)).unwrap();
         for tensor in reader.tensors() {
             let exact: Vec<f32> = widened(dtype, &tensors[&tensor.id.to_string()].2);
             let mut wide = vec![0.0; exact.len()];
@@ -64,7 +64,7 @@ fn norms_of_an_f32_checkpoint_keep_their_precision() {
     let dir = samples::directory(&[("model.safetensors", samples::safetensors(&tensors))]);
     let files = Checkpoint::open(dir.path()).unwrap();
     for rank in 0..2 {
-        let reader = files.shard(&Partition::new(&config, rank, 2));
+        let reader = files.shard(&Partition::new(&config, rank, 2)).unwrap();
         let norm = reader.tensors().iter().find(|tensor| tensor.id.role == Role::FinalNorm).unwrap();
         let mut read = vec![0.0; config.hidden];
         reader.read_f32(norm, &mut read);
