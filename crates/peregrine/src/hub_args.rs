@@ -5,8 +5,9 @@ use crate::threads::start_runtime;
 use anyhow::{Result, bail};
 use clap::Args;
 use sizing::{PUBLISHED, Published};
-use source::{Freshness, HubSettings, Progress, Repository, Source, SourceError, Wanted};
+use source::{Freshness, HubSettings, Progress, Repository, Source, SourceError, StoreSettings, Wanted};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Which revision of a model is taken from the Hugging Face hub, and where it is kept.
 #[derive(Args, Clone, Debug, Default)]
@@ -14,7 +15,8 @@ pub struct HubArgs {
     /// Branch, tag or commit of a model of the Hugging Face hub. If not given: main.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
-    /// Folder where models of the hub are kept. If not given: as the variables HF_HUB_CACHE and HF_HOME say.
+    /// Folder where models of the hub and of object stores are kept. If not given: as the variables HF_HUB_CACHE and HF_HOME say, and
+    /// ~/.cache/peregrine for object stores.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }
@@ -23,14 +25,20 @@ impl HubArgs {
     /// The folder of a model that is named as a folder, ORG/NAME[@REVISION], or JumpStart id. What is wanted of it and not there is
     /// downloaded.
     pub async fn folder(&self, model: &Path, wanted: Wanted, freshness: Freshness) -> Result<PathBuf> {
-        let source = self.source(model)?;
-        if let Source::Folder(dir) = source {
-            return Ok(dir);
+        let (name, progress) = (model.display().to_string(), Arc::<Progress>::default());
+        match self.source(model)? {
+            Source::Folder(dir) => Ok(dir),
+            Source::Hub(repository) => {
+                let settings = HubSettings::from_environment(self.cache_dir.as_deref(), |name| std::env::var_os(name))?;
+                let bringing = repository.bring(wanted, freshness, &settings, &progress);
+                Ok(while_downloading(&name, &progress, bringing).await?)
+            }
+            Source::Store(url) => {
+                let settings = store_settings(self.cache_dir.as_deref());
+                let bringing = url.bring(wanted, &settings, &progress);
+                Ok(while_downloading(&name, &progress, bringing).await?)
+            }
         }
-        let settings = HubSettings::from_environment(self.cache_dir.as_deref(), |name| std::env::var_os(name))?;
-        let progress = Progress::default();
-        let bringing = source.bring(wanted, freshness, &settings, &progress);
-        Ok(while_downloading(&model.display().to_string(), &progress, bringing).await?)
     }
 
     /// The folder of a model of which no weights are read, as [`Self::folder`] finds it; outside of a runtime.
@@ -61,12 +69,19 @@ impl HubArgs {
         match (&self.revision, source) {
             (None, source) => Ok(source),
             (Some(revision), Source::Hub(repository)) => at(&repository, revision),
-            (Some(revision), source @ Source::Folder(_)) => {
-                tracing::warn!("--revision {revision} has no effect: {} is a folder", model.display());
+            (Some(revision), source @ (Source::Folder(_) | Source::Store(_))) => {
+                tracing::warn!("--revision {revision} has no effect: {} is not of the hub", model.display());
                 Ok(source)
             }
         }
     }
+}
+
+/// How object stores are asked, by the variables of their own tools.
+pub fn store_settings(cache: Option<&Path>) -> StoreSettings {
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    StoreSettings::from_environment(cache, variables)
 }
 
 fn at(repository: &Repository, revision: &str) -> Result<Source> {

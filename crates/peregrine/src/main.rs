@@ -107,7 +107,8 @@ fn log_filter(level: &str) -> Result<EnvFilter> {
 /// From here on there is a log. A worker's goes to its coordinator, which knows the time and the lines' target.
 fn start_log(command: &Command) -> Result<()> {
     log::report_panics();
-    let level = if matches!(command, Command::Serve(_) | Command::Download(_) | Command::Shard(_)) { "info" } else { "warn" };
+    let level =
+        if matches!(command, Command::Serve(_) | Command::Download(_) | Command::Shard(_)) { "info" } else { "warn" };
     let filter = log_filter(level).context("PEREGRINE_LOG")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     // To report that the log cannot be written would mean to write to it, or to panic.

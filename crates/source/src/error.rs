@@ -1,6 +1,6 @@
 //! Why a model's files are not to be had.
 
-use crate::Repository;
+use crate::{Repository, StoreError};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,6 +107,9 @@ pub enum SourceError {
     /// Other bytes came than the hub has.
     #[error("{repository}: {file} came with the hash {found}, expected {expected}; what came is thrown away")]
     Hash { repository: Repository, file: String, expected: String, found: String },
+    /// An object store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A file of this machine.
     #[error("{path}: {reason}")]
     Io { path: PathBuf, reason: io::Error },

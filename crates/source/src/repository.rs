@@ -1,6 +1,8 @@
 //! Names of repositories.
 
+use crate::{Freshness, HubSettings, Progress, SourceError, Wanted, snapshot};
 use std::fmt;
+use std::path::PathBuf;
 
 /// The revision that is taken where none is named.
 const MAIN: &str = "main";
@@ -28,6 +30,24 @@ impl Repository {
     #[must_use]
     pub fn at(&self, revision: &str) -> Option<Self> {
         is_revision(revision).then(|| Self { id: self.id.clone(), revision: revision.to_owned() })
+    }
+
+    /// The folder with the files that are wanted, in the hub's cache. They are downloaded if they are not there.
+    ///
+    /// Must be called within a tokio runtime. If the future is dropped, what has come so far stays, and the next call goes on from
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`]: they are nowhere to be had.
+    pub async fn bring(
+        &self,
+        wanted: Wanted,
+        freshness: Freshness,
+        settings: &HubSettings,
+        progress: &Progress,
+    ) -> Result<PathBuf, SourceError> {
+        snapshot::bring(self, wanted, freshness, settings, progress).await
     }
 
     /// ORG/NAME.

@@ -1,6 +1,6 @@
 //! What `--model` names.
 
-use crate::{HubSettings, Progress, Repository, SourceError, Wanted, snapshot};
+use crate::{Repository, SourceError, StoreUrl};
 use std::path::{Path, PathBuf};
 
 /// Where a model's files are.
@@ -10,6 +10,8 @@ pub enum Source {
     Folder(PathBuf),
     /// In a repository of the Hugging Face hub.
     Hub(Repository),
+    /// In an object store.
+    Store(StoreUrl),
 }
 
 /// Whether the hub is asked about a revision that its cache has whole.
@@ -22,38 +24,20 @@ pub enum Freshness {
 }
 
 impl Source {
-    /// A folder that is there, or else ORG/NAME[@REVISION].
+    /// A folder that is there, or else ORG/NAME[@REVISION] or the URL of an object store.
     ///
     /// # Errors
     ///
-    /// [`SourceError::NoSuchModel`]: it is neither.
+    /// [`SourceError::NoSuchModel`]: it is none of them. [`SourceError::Store`]: it is the URL of something else.
     pub fn parse(model: &Path) -> Result<Self, SourceError> {
         if model.is_dir() {
             return Ok(Self::Folder(model.to_owned()));
         }
+        if let Some(url) = model.to_str().and_then(StoreUrl::parse) {
+            return Ok(Self::Store(url?));
+        }
         let repository = model.to_str().and_then(Repository::parse);
         repository.map(Self::Hub).ok_or_else(|| SourceError::NoSuchModel { model: model.to_owned() })
-    }
-
-    /// The folder with the files that are wanted. Those of the hub are downloaded to its cache, if they are not there.
-    ///
-    /// Must be called within a tokio runtime. If the future is dropped, what has come so far stays, and the next call goes on from
-    /// there.
-    ///
-    /// # Errors
-    ///
-    /// [`SourceError`]: they are nowhere to be had.
-    pub async fn bring(
-        &self,
-        wanted: Wanted,
-        freshness: Freshness,
-        settings: &HubSettings,
-        progress: &Progress,
-    ) -> Result<PathBuf, SourceError> {
-        match self {
-            Self::Folder(dir) => Ok(dir.clone()),
-            Self::Hub(repository) => snapshot::bring(repository, wanted, freshness, settings, progress).await,
-        }
     }
 }
 

@@ -90,6 +90,7 @@ fn check(files: &Files, shard: &[ShardTensor]) -> Result<(), NamesError> {
         return Ok(());
     }
     let known = |name: &str| shard.iter().any(|tensor| tensor.id.to_string() == name);
-    let (name, located) = files.tensors.iter().find(|(name, _)| !known(name)).expect("more tensors than those of `shard`");
+    let (name, located) =
+        files.tensors.iter().find(|(name, _)| !known(name)).expect("more tensors than those of `shard`");
     Err(NamesError::Unknown { name: name.clone(), found: located.stored.shape.clone() })
 }

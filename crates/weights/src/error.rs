@@ -75,7 +75,9 @@ pub enum WeightsError {
         reason: String,
     },
     /// A file of a cut model is not the one that was written.
-    #[error("{path}: not the file that shards.json names: expected {expected}, found {found}; copy it again, or cut the model again")]
+    #[error(
+        "{path}: not the file that shards.json names: expected {expected}, found {found}; copy it again, or cut the model again"
+    )]
     FileChanged { path: PathBuf, expected: String, found: String },
     /// A tensor of a cut model is not what was written.
     #[error(

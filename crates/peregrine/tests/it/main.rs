@@ -27,7 +27,7 @@
 //! * [`memory`]: what the workers hold.
 //! * [`model_files`]: weights files that change while they are served.
 //! * [`openai`]: OpenAI's routes, over real workers.
-//! * [`shard`]: models that are cut for their workers.
+//! * [`shard`]: models that are cut for their workers. [`stores`]: models in object stores.
 //! * [`supervisor`]: what systemd is told.
 //! * [`upgrade`]: a process takes over from another, under load.
 //! * [`text`]: ends of a text, stop strings, special tokens, and prompts of any length.
@@ -66,10 +66,14 @@ mod openapi;
 mod pauses;
 mod recovery;
 mod reflection;
+#[allow(dead_code, reason = "tests of `source` want more of it")]
+#[path = "../../../source/tests/store/server.rs"]
+mod s3;
 mod settings;
 mod shard;
 #[path = "../support/standin.rs"]
 mod standin;
+mod stores;
 mod supervisor;
 mod support;
 mod surroundings;

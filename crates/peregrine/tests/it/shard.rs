@@ -39,13 +39,13 @@ async fn a_cut_model_answers_as_the_whole_one_at_the_degree_that_it_was_cut_for(
     let other = Program::new(["generate", PROMPT, "--model", &out, "--tensor-parallel", "2"]).run().await.failure();
     assert!(other.contains(&format!("{out}: these weights are cut for --tensor-parallel 3, not 2")), "{other}");
     let doctor = Program::new(["doctor", "--model", &out, "--backend", "cpu", "--tensor-parallel", "2"]).run().await;
-    assert!(!doctor.status.success() && doctor.stdout.contains("cut for --tensor-parallel 3, not 2"), "{doctor:?}");
+    assert!(!doctor.status.success() && doctor.stderr.contains("cut for --tensor-parallel 3, not 2"), "{doctor:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_rank_of_a_cut_model_is_started_again_and_what_is_damaged_is_named() {
     let (_dir, out) = cut("2").await;
-    let mut server = Server::ready(["--model", &out]).await;
+    let server = Server::ready(["--model", &out]).await;
     let client = server.client().await;
     let expected = client.generate(greedy(PROMPT, 8)).await.generated_text;
     server.ranks(2).await[1].signal(Signal::KILL);

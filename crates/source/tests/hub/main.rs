@@ -3,7 +3,7 @@
 mod mock;
 
 use mock::{COMMIT, MockHub, TOKEN, git_hash, sha256};
-use source::{Freshness, HubSettings, Progress, Repository, Source, SourceError, Wanted};
+use source::{Freshness, HubSettings, Progress, Repository, SourceError, Wanted};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -61,8 +61,8 @@ impl Fixture {
     }
 
     async fn bring_as(&self, name: &str, wanted: Wanted, freshness: Freshness) -> Result<PathBuf, SourceError> {
-        let source = Source::Hub(Repository::parse(name).expect("a name"));
-        source.bring(wanted, freshness, &self.settings(), &Progress::default()).await
+        let repository = Repository::parse(name).expect("a name");
+        repository.bring(wanted, freshness, &self.settings(), &Progress::default()).await
     }
 
     async fn bring(&self) -> Result<PathBuf, SourceError> {
@@ -111,8 +111,8 @@ async fn a_model_comes_once_and_lies_where_other_tools_look() {
     let mut it = Fixture::new().await;
     it.set("HF_TOKEN", TOKEN);
     let progress = Progress::default();
-    let source = Source::Hub(Repository::parse(mock::REPOSITORY).expect("a name"));
-    let dir = source.bring(Wanted::Model, Freshness::AsCached, &it.settings(), &progress).await.expect("a folder");
+    let repository = Repository::parse(mock::REPOSITORY).expect("a name");
+    let dir = repository.bring(Wanted::Model, Freshness::AsCached, &it.settings(), &progress).await.expect("a folder");
     assert_eq!(dir, it.cache("snapshots").join(COMMIT));
     let files = it.hub.content().files.clone();
     for name in ["config.json", "tokenizer.json", "generation_config.json", WEIGHTS] {

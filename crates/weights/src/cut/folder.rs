@@ -31,7 +31,8 @@ impl CutFolder {
         for entry in fs::read_dir(dir).map_err(io_error(dir))? {
             let name = entry.map_err(io_error(dir))?.file_name().to_string_lossy().into_owned();
             if layout::is_of_weights(&name) || name == layout::CONFIG {
-                let reason = io::Error::new(io::ErrorKind::AlreadyExists, "the folder holds a model already; name a new one");
+                let reason =
+                    io::Error::new(io::ErrorKind::AlreadyExists, "the folder holds a model already; name a new one");
                 return Err(WeightsError::Io { path: dir.join(name), reason });
             }
         }

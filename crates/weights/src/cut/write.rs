@@ -1,12 +1,12 @@
 //! Cuts a model for its ranks.
 
 use super::shape;
+use crate::WeightsError;
 use crate::checkpoint::Checkpoint;
 use crate::files::{Files, Located, io_error};
 use crate::layout::{self, MANIFEST};
 use crate::manifest::{Crc32, Manifest, OtherFile, RankFile};
 use crate::reader::runs;
-use crate::WeightsError;
 use crc32fast::Hasher;
 use model::{Partition, ShardTensor};
 use serde_json::{Map, Value, json};
@@ -90,7 +90,11 @@ impl<'a> Cutting<'a> {
             }
             done += bytes.len() as u64;
             progress(done);
-            others.push(OtherFile { name: name.clone(), bytes: bytes.len() as u64, crc32: Crc32(crc32fast::hash(&bytes)) });
+            others.push(OtherFile {
+                name: name.clone(),
+                bytes: bytes.len() as u64,
+                crc32: Crc32(crc32fast::hash(&bytes)),
+            });
         }
         let mut outputs = self.ranks.iter().map(|rank| Output::new(target, rank)).collect::<Result<Vec<_>, _>>()?;
         for spec in model::tensors(self.checkpoint.config()) {

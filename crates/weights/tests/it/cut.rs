@@ -66,7 +66,10 @@ fn every_rank_reads_what_it_reads_of_the_whole_model() {
                         let (mut out, mut wide) = (vec![bf16::ZERO; elements], vec![0.0; elements]);
                         reader.read(tensor, 0..elements, &mut out);
                         reader.read_f32(tensor, &mut wide);
-                        (out.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), wide.iter().map(|x| x.to_bits()).collect())
+                        (
+                            out.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                            wide.iter().map(|x| x.to_bits()).collect(),
+                        )
                     };
                     let same: ((_, Vec<u32>), (_, _)) = (read(&reader), read(&expected));
                     assert_eq!(same.0, same.1, "{dtype}, rank {rank} of {world}, {}", tensor.id);
@@ -106,7 +109,7 @@ fn a_file_holds_the_tensors_of_its_rank_in_the_order_of_a_load() {
 fn a_head_that_is_stored_and_differs_is_cut_too() {
     let mut tensors = random(Dtype::BF16);
     let table = tensors[&TensorId::EMBEDDINGS.to_string()].clone();
-    tensors.insert(HEAD.to_owned(), table.clone());
+    tensors.insert(HEAD.to_owned(), table);
     let tied = cut(model(&tensors).path(), 2);
     let checkpoint = Checkpoint::open(tied.path()).unwrap();
     assert!(checkpoint.config().tied && !manifest(tied.path()).ranks[0].tensors.contains_key(HEAD));
@@ -149,7 +152,9 @@ fn what_is_missing_or_other_than_it_was_cut_is_named() {
     let dir = fresh();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let error = checkpoint.shard(&Partition::new(checkpoint.config(), 0, 4)).err().unwrap().to_string();
-    assert!(error.ends_with("these weights are cut for --tensor-parallel 2, not 4; ask for that, or cut the model again"));
+    assert!(
+        error.ends_with("these weights are cut for --tensor-parallel 2, not 4; ask for that, or cut the model again")
+    );
     assert!(matches!(Cutting::new(dir.path(), &checkpoint, 2).err(), Some(WeightsError::CutAlready { .. })));
 
     fs::write(dir.path().join("tokenizer.json"), b"[]").unwrap();
@@ -250,9 +255,9 @@ fn what_was_interrupted_is_no_model_and_is_done_again() {
     cutting.write(&mut folder, &mut |_| {}).unwrap();
     folder.finish().unwrap();
     Checkpoint::open(out.path()).unwrap();
-    let left = fs::read_dir(out.path()).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".unfinished")
-    });
+    let left = fs::read_dir(out.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".unfinished"));
     assert_eq!(left.count(), 0);
     let error = CutFolder::new(out.path()).err().unwrap().to_string();
     assert!(error.contains("the folder holds a model already"), "{error}");
